@@ -1,0 +1,1 @@
+"""A4A: image-prompt adapters of one diffusion model, made to work on another."""

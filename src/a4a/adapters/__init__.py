@@ -1,0 +1,1 @@
+"""Image-prompt adapters: what is read, and what is made of it."""

@@ -1,0 +1,94 @@
+"""A4A: an adapter of other sites, and the all-for-all mapping of its features to these."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from a4a.adapters.adapter import ImagePromptAdapter, sites_from_config, sites_to_config
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.features import Site, SiteFeatures
+from a4a.method import AllForAll
+from a4a.method.linears import Sharing
+
+
+class A4A(ImagePromptAdapter):
+    """The transferred adapter: `source` makes features for the base model's sites, `mapping` those of the upgraded model.
+
+    The base model itself is never needed. Saved, the folder holds the source adapter's weights too, since they may have
+    been fine-tuned.
+
+    Args:
+        base: configuration of the source adapter.
+        sites: of the upgraded model.
+        d_scm, rounds, inner, heads, residual, sharing, warm_start: see `AllForAll`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        base: dict[str, Any],
+        sites: list[list[Any]],
+        d_scm: int | None = None,
+        rounds: int = 2,
+        inner: int | None = None,
+        heads: int = 8,
+        residual: bool = True,
+        sharing: Sharing = "site",
+        warm_start: bool = True,
+    ):
+        super().__init__()
+        self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
+        self.sites = sites_from_config(sites)
+        self.embed, self.tokens, self.image_encoder = self.source.embed, self.source.tokens, self.source.image_encoder
+        self.mapping = AllForAll(
+            self.source.sites,
+            self.sites,
+            self.tokens,
+            d_scm=d_scm,
+            rounds=rounds,
+            inner=inner,
+            heads=heads,
+            residual=residual,
+            sharing=sharing,
+            warm_start=warm_start,
+        )
+
+    @classmethod
+    def wrap(
+        cls,
+        source: IPAdapter,
+        sites: Sequence[Site],
+        text: tuple[Sequence[nn.Linear], Sequence[nn.Linear]] | None = None,
+        **options: Any,
+    ) -> "A4A":
+        """An untrained transfer of `source` to `sites`.
+
+        With `text`, the upgraded model's own key and value projections at the sites, alignment starts from them (needs
+        `sharing="site"`); without, it starts at random as in the paper.
+        """
+        adapter = cls(dict(source.config), sites_to_config(sites), **options)
+        adapter.source.load_state_dict(source.state_dict())
+        if text is not None:
+            d_scm = adapter.mapping.alignments[0].linears.layers[0].in_features
+            vocabulary = torch.randn(text[0][0].in_features, d_scm) / d_scm**0.5  # pyright: ignore[reportOperatorIssue, reportArgumentType, reportCallIssue]
+            for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
+                alignment.start_as_text(projections, vocabulary)
+        return adapter
+
+    def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+        return self.mapping(self.source(embeds))
+
+    def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+        return self.source.unconditional(embeds)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}
+        return {
+            "projection": [p for p in self.mapping.parameters() if id(p) not in mapping],
+            "mapping": [p for p in self.mapping.parameters() if id(p) in mapping],
+            "adapter": list(self.source.parameters()),
+        }

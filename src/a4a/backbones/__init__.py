@@ -1,0 +1,5 @@
+"""Denoisers that features are injected into: a family a file."""
+
+from a4a.backbones.backbone import Backbone, Text, backbone_for, denoiser_of, families, load_pipeline
+
+__all__ = ["Backbone", "Text", "backbone_for", "denoiser_of", "families", "load_pipeline"]

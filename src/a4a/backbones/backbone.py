@@ -1,0 +1,129 @@
+"""What the code must know of one family of denoisers."""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+from a4a.errors import InputError
+from a4a.features import Site
+
+Text = dict[str, Tensor]
+"""What a denoiser takes of its prompts, one row a prompt; the keys are the backbone's own business."""
+
+
+class Backbone(ABC):
+    """A diffusers pipeline, seen as a denoiser with sites.
+
+    A subclass in a file of this folder is found by itself: it names the denoisers that it serves.
+    """
+
+    denoisers: ClassVar[tuple[str, ...]]
+    """Class names of the denoisers, as diffusers calls them."""
+    families: ClassVar[dict[str, "type[Backbone]"]] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in cls.denoisers:
+            Backbone.families[name] = cls
+
+    def __init__(self, pipe: DiffusionPipeline):
+        self.pipe = pipe
+        self.sites = self.find_sites(self.denoiser)
+
+    @property
+    def denoiser(self) -> Any:
+        return denoiser_of(self.pipe)
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.denoiser.dtype
+
+    @classmethod
+    @abstractmethod
+    def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
+        """The cross-attention layers; in the order of published adapters where there are any."""
+
+    def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
+        """The denoiser's own key and value projections at its sites."""
+        modules = [self.denoiser.get_submodule(s.name) for s in self.sites]
+        return [m.to_k for m in modules], [m.to_v for m in modules]
+
+    @abstractmethod
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Prompts as the pipeline itself encodes them, one row each, on the CPU."""
+
+    @abstractmethod
+    def no_text(self) -> Text:
+        """One row: what the pipeline's guidance uses where there is no negative prompt."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """The denoiser's prediction [batch, channels, height, width] of what `target` gives."""
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pictures [batch, 3, height, width] in [-1, 1] to latents, scaled as the denoiser sees them."""
+        vae = self.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample()
+        return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+    @property
+    def training_scheduler(self) -> DDPMScheduler:
+        """The noise that the model was trained with."""
+        return DDPMScheduler.from_config(self.pipe.scheduler.config)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+    def target(self, scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser was trained to predict."""
+        kind = scheduler.config.prediction_type  # pyright: ignore[reportAttributeAccessIssue]
+        if kind == "epsilon":
+            return noise
+        if kind == "v_prediction":
+            return scheduler.get_velocity(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        if kind == "sample":
+            return latents
+        raise InputError(f"The scheduler predicts {kind!r}; expected epsilon, v_prediction or sample.")
+
+
+def denoiser_of(pipe: DiffusionPipeline) -> Any:
+    denoiser = getattr(pipe, "unet", None)
+    return denoiser if denoiser is not None else getattr(pipe, "transformer", None)
+
+
+def families() -> dict[str, type[Backbone]]:
+    """All backbones by the class names of their denoisers."""
+    package = importlib.import_module("a4a.backbones")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"a4a.backbones.{module.name}")
+    return Backbone.families
+
+
+def backbone_for(pipe: DiffusionPipeline) -> Backbone:
+    """The backbone of a pipeline; InputError where none serves its denoiser."""
+    name = type(denoiser_of(pipe)).__name__
+    known = families()
+    if name not in known:
+        raise InputError(f"The denoiser {name} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}.")
+    return known[name](pipe)
+
+
+def load_pipeline(path: str | Path, **kwargs: Any) -> DiffusionPipeline:
+    """A diffusers pipeline from a folder or a hub name."""
+    if not Path(path).exists() and (str(path).startswith((".", "/", "~")) or str(path).count("/") != 1):
+        raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(str(path), **kwargs)
+    except (OSError, ValueError, EnvironmentError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names.") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

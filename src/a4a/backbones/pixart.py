@@ -1,0 +1,51 @@
+"""PixArt-alpha and -Sigma: transformers with cross-attention to T5."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from a4a.backbones.backbone import Backbone, Text
+from a4a.features import Site
+
+
+class PixArt(Backbone):
+    denoisers = ("PixArtTransformer2DModel",)
+
+    @classmethod
+    def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
+        names = [name for name, _ in denoiser.named_modules() if name.endswith(".attn2")]
+        last = max(len(names) - 1, 1)
+        return tuple(Site(name, denoiser.get_submodule(name).to_k.out_features, i / last) for i, name in enumerate(names))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+    @property
+    def _length(self) -> int:
+        return min(self.pipe.tokenizer.model_max_length, 120)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        states, mask, *_ = self.pipe.encode_prompt(  # pyright: ignore[reportAttributeAccessIssue]
+            list(prompts), do_classifier_free_guidance=False, device=self.pipe.device, max_sequence_length=self._length, clean_caption=False
+        )
+        return {"states": states.cpu(), "mask": mask.cpu()}
+
+    def no_text(self) -> Text:
+        return self.encode_text([""])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        added = {"resolution": None, "aspect_ratio": None}
+        if self.denoiser.config.sample_size == 128:  # as the pipeline decides it: only the 1024-pixel models have these embeddings
+            factor = self.pipe.vae_scale_factor  # pyright: ignore[reportAttributeAccessIssue]
+            height, width = (side * factor for side in noisy.shape[-2:])
+            added = {
+                "resolution": noisy.new_tensor([[height, width]]).expand(len(noisy), -1),
+                "aspect_ratio": noisy.new_tensor([[height / width]]).expand(len(noisy), -1),
+            }
+        prediction = self.denoiser(
+            noisy,
+            encoder_hidden_states=text["states"].to(noisy),
+            encoder_attention_mask=text["mask"].to(noisy.device),
+            timestep=timesteps,
+            added_cond_kwargs=added,
+        ).sample
+        return prediction[:, : noisy.shape[1]]  # the rest is the learned variance, which PixArt's mean loss ignores

@@ -1,0 +1,1 @@
+"""Pictures and captions, and their encodings, made once."""

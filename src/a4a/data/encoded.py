@@ -1,0 +1,97 @@
+"""Frozen things run once: pictures as latents and image embeddings, captions as text states, kept on disk.
+
+A cache file is named by what made it (the pictures, the model's weights), so another model or data set never finds it.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a4a.backbones import Backbone
+from a4a.files import replacing
+
+
+class Pictures(Protocol):
+    """A data set before encoding."""
+
+    captions: Sequence[str]
+    pairs: Tensor
+    """[rows, 2]: for every training sample the picture that is the reference and the one that is the target."""
+    key: str
+    """Names the content: another content has another key."""
+
+    def __len__(self) -> int: ...
+    def pixels(self, indices: Tensor) -> Tensor:
+        """[n, 3, height, width] in [0, 1]."""
+        ...
+
+
+class Encoded:
+    """Training samples from encodings: latents and caption of the target, image embedding of the reference."""
+
+    def __init__(self, latents: Tensor, embeds: Tensor | None, text: dict[str, Tensor], line: Tensor, pairs: Tensor):
+        self.latents, self.embeds, self.text, self.line, self.pairs = latents, embeds, text, line, pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def batch(self, indices: Tensor) -> dict[str, Any]:
+        reference, target = self.pairs[indices].unbind(1)
+        line = self.line[target]
+        batch = {"latents": self.latents[target], **{f"text.{name}": t[line] for name, t in self.text.items()}}
+        if self.embeds is not None:
+            batch["embeds"] = self.embeds[reference]
+        return batch
+
+
+@torch.no_grad()
+def encode(pictures: Pictures, backbone: Backbone, image_encoder, folder: Path, batch_size: int = 64) -> Encoded:
+    """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
+    vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
+    rows = torch.arange(len(pictures)).split(batch_size)
+
+    def over_pictures(name: str, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        def make() -> dict[str, Tensor]:
+            torch.manual_seed(0)  # latents are samples of a posterior
+            parts = [function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows, desc=f"encoding {name}", leave=False)]
+            return {name: torch.cat(parts)}
+
+        return _cached(folder / f"{name}-{_hash(pictures.key, fingerprint(model))}.safetensors", make)[name]
+
+    latents = over_pictures("latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1))
+    embeds = None if image_encoder is None else over_pictures("embeds", image_encoder.model, image_encoder)
+
+    lines = sorted(set(pictures.captions))
+    parts = [backbone.encode_text(lines[i : i + batch_size]) for i in range(0, len(lines), batch_size)]
+    text = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    number = {line: i for i, line in enumerate(lines)}
+    line = torch.tensor([number[c] for c in pictures.captions])
+    return Encoded(latents, embeds, text, line, pictures.pairs)
+
+
+def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    if not path.exists():
+        tensors = make()
+        with replacing(path) as beside:
+            save_file(tensors, beside)
+    return load_file(path)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights, from a thousand numbers of each: quick for billions of them."""
+    digest = hashlib.sha256()
+    for name, t in model.state_dict().items():
+        flat = t.detach().flatten()
+        sample = flat[:: max(len(flat) // 1000, 1)].float().cpu()
+        digest.update(f"{name}{tuple(t.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,20 @@
+"""Coupling Space Projection (sec. 3.2, eq. 7, 8): features of all base sites, in one space."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from a4a.method.linears import Sharing, SiteLinears
+
+
+class CouplingSpaceProjection(nn.Module):
+    """Base features of widths d_1 .. d_l, each to width d_scm, stacked: `K = Proj([k_1, ..., k_l])`."""
+
+    def __init__(self, widths: Sequence[int], d_scm: int, sharing: Sharing):
+        super().__init__()
+        self.linears = SiteLinears(widths, [d_scm] * len(widths), sharing)
+
+    def forward(self, sites: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "batch sites tokens d_scm"]:
+        return torch.stack(self.linears(sites), dim=1)

@@ -1,0 +1,1 @@
+"""Measures of what came out: a metric a file."""

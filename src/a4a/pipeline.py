@@ -1,0 +1,85 @@
+"""Any diffusers pipeline of a supported denoiser, with an image prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.features import SiteFeatures, differing_site
+from a4a.injection import Scale, attach
+
+ImagePrompt = Image.Image | Sequence[Image.Image] | Tensor
+
+
+class ImagePromptPipeline:
+    """`pipe`, unchanged, plus `image_prompt=` and `image_prompt_scale=`; whatever else a call is given goes to `pipe`.
+
+        pipe = ImagePromptPipeline(PixArtAlphaPipeline.from_pretrained(...), A4A.from_pretrained(...), CLIPImageEncoder.load(...))
+        images = pipe("a cat on a beach", image_prompt=photo, image_prompt_scale=0.8).images
+
+    Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter, image_encoder: CLIPImageEncoder | str | Path | None = None):
+        self.pipe, self.backbone = pipe, backbone_for(pipe)
+        named = type(adapter).__name__ == "A4A" or any(not s.name.isdigit() for s in adapter.sites)
+        if (difference := differing_site(self.backbone.sites, adapter.sites, names=named)) is not None:
+            raise InputError(
+                f"The adapter is not for {type(self.backbone.denoiser).__name__} of {type(pipe).__name__}: {difference} "
+                f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."
+            )
+        self.adapter = adapter.eval().to(self.backbone.device)
+        self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
+        if self.image_encoder is not None:
+            self.image_encoder.check(adapter.embed, type(adapter).__name__)
+
+    def embed(self, image_prompt: ImagePrompt) -> Tensor:
+        """Image embeddings [references, embed], which can be kept and given again as `image_prompt`."""
+        if isinstance(image_prompt, Tensor):
+            if image_prompt.ndim != 2 or image_prompt.shape[1] != self.adapter.embed:
+                raise InputError(f"image_prompt embeddings have shape {tuple(image_prompt.shape)}; expected [references, {self.adapter.embed}].")
+            return image_prompt
+        if self.image_encoder is None:
+            raise InputError("This pipeline was made without an image encoder; pass one, or give image_prompt as embeddings.")
+        return self.image_encoder([image_prompt] if isinstance(image_prompt, Image.Image) else list(image_prompt))
+
+    @torch.no_grad()
+    def features(self, image_prompt: ImagePrompt) -> tuple[SiteFeatures, SiteFeatures]:
+        """Features of each reference, and of no image. They hold for every step, prompt and seed."""
+        embeds = self.embed(image_prompt).to(self.backbone.device, next(self.adapter.parameters()).dtype)
+        positive = self.adapter(embeds)
+        negative = self.adapter(self.adapter.unconditional(embeds[:1]))
+        return positive, negative.map(lambda t: t.expand(len(embeds), -1, -1))
+
+    def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
+        """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
+        if image_prompt is None:
+            return self.pipe(prompt=prompt, **kwargs)
+        positive, negative = self.features(image_prompt)
+        prompts = self._rows(prompt, kwargs)
+        if positive.batch not in (1, prompts):
+            raise InputError(f"There are {positive.batch} references for {prompts} prompts; give one for all or one for each.")
+        repeats = kwargs.get("num_images_per_prompt") or 1
+        times = repeats * prompts if positive.batch == 1 else repeats
+        positive, negative = (f.repeat_interleave(times).to(self.backbone.dtype) for f in (positive, negative))
+        with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
+            return self.pipe(prompt=prompt, **kwargs)
+
+    @staticmethod
+    def _rows(prompt: Any, kwargs: dict[str, Any]) -> int:
+        if isinstance(prompt, str):
+            return 1
+        if prompt is not None:
+            return len(prompt)
+        embeds = kwargs.get("prompt_embeds")
+        if embeds is None:
+            raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
+        return len(embeds)

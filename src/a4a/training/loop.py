@@ -1,0 +1,327 @@
+"""The training loop. It knows steps, devices, checkpoints and logs; what is learned is the objective's business.
+
+Every random number of a step (noise, time steps, dropped conditions) comes from a generator that is seeded by the run's
+seed, the step and the process, and the order of the data by the seed and the epoch. So a resumed run needs no
+generator's state: it goes on with the same numbers.
+"""
+
+import csv
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a4a.errors import InputError
+from a4a.training import checkpoint
+
+Batch = dict[str, Any]
+Scores = dict[str, float]
+
+
+class Objective(nn.Module):
+    """A loss and the parameters that minimise it.
+
+    `forward(batch)` gives the loss as a scalar. Its parameters that require gradients are what is trained and saved.
+    """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for AdamW, each with `params`, `lr` and a `name`."""
+        raise TypeError(f"{type(self).__name__} does not say which parameters it trains.")
+
+
+class Table(Protocol):
+    """Rows that can be fetched a batch at a time. Fetching must not touch torch's global generator."""
+
+    def __len__(self) -> int: ...
+    def batch(self, indices: Tensor) -> Batch: ...
+
+
+@dataclass
+class TrainingConfig:
+    samples: int
+    """Samples to process in all (SC in the paper: steps x batch x processes)."""
+    batch_size: int = 4
+    """Samples per process and forward pass."""
+    gradient_accumulation: int = 1
+    """Forward passes per optimiser step."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Course of the learning rates after the warm-up."""
+    warmup: int = 0
+    """Optimiser steps over which the learning rates rise from zero."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights that is saved and scored in place of them; none by default."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpoint_every: int = 20_000
+    """Samples between two checkpoints."""
+    keep_checkpoints: int = 2
+    evaluate_every: int | None = None
+    """Samples between two evaluations; only at the end by default."""
+    tensorboard: bool = True
+    """Log to TensorBoard besides the CSV file."""
+
+
+class Order:
+    """A new random order of all rows in every epoch, by seed alone."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed, self.epoch, self.order = rows, seed, -1, torch.empty(0, dtype=torch.long)
+
+    def take(self, start: int, count: int) -> Tensor:
+        """Indices of the samples start .. start + count, counted over all epochs."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, self.rows)
+            if epoch != self.epoch:
+                generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+                self.epoch, self.order = epoch, torch.randperm(self.rows, generator=generator)
+            parts.append(self.order[offset : offset + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
+
+
+def train(
+    objective: Objective,
+    table: Table,
+    config: TrainingConfig,
+    output: Path | str,
+    *,
+    resume: bool = False,
+    evaluate: Callable[[int], Scores] | None = None,
+    description: str = "training",
+    accelerator: Accelerator | None = None,
+) -> list[dict[str, float]]:
+    """Trains the objective in place and returns the rows of `output/log.csv`.
+
+    With a moving average, the objective holds the averaged weights during `evaluate(samples)` and in the end.
+    Stops with SystemExit after a checkpoint on SIGTERM and Ctrl-C; raises InputError on an empty table, on a folder
+    that holds another run and is not resumed, and FloatingPointError on a loss that is not finite.
+    """
+    output = Path(output)
+    if len(table) == 0:
+        raise InputError(f"The training data for {output} is empty; give at least one sample.")
+    accelerator = accelerator or Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation, sync_with_dataloader=False),
+    )
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    groups = objective.parameter_groups()
+    names = [group["name"] for group in groups]
+    per_pass = config.batch_size * accelerator.num_processes
+    per_step = per_pass * config.gradient_accumulation
+    steps = math.ceil(config.samples / per_step)
+
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=accelerator.device.type == "cuda")
+    scheduler = get_scheduler(config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
+    ema = EMAModel(trained.values(), decay=config.ema_decay, use_ema_warmup=True, power=0.75) if config.ema_decay else None
+
+    folder, first = output / "checkpoints", 0
+    saved = checkpoint.existing(folder)
+    if saved and not resume:
+        raise InputError(f"{output} already holds a run; pass --resume to go on with it, or choose another output folder.")
+    if saved:
+        first, weights, state, average = checkpoint.load(saved[-1])
+        if weights.keys() != trained.keys() or any(weights[n].shape != p.shape for n, p in trained.items()):
+            raise InputError(f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder.")
+        with torch.no_grad():
+            for name, p in trained.items():
+                p.copy_(weights[name])
+        optimizer.load_state_dict(state)
+        scheduler.last_epoch = first - 1
+        scheduler.step()
+        if ema is not None and average is not None:
+            ema.shadow_params = [average[name].to(p) for name, p in trained.items()]
+            ema.optimization_step = first
+
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    if ema is not None:
+        ema.to(accelerator.device)
+    order = Order(len(table), config.seed)
+    log = _Log(output, accelerator, config.tensorboard, first * per_step)
+
+    def fetch(number: int) -> tuple[Tensor, Batch]:
+        rows = order.take(number * per_pass, per_pass)[accelerator.process_index :: accelerator.num_processes]
+        return rows, table.batch(rows)
+
+    def save(step: int) -> None:
+        if accelerator.is_main_process:
+            average = dict(zip(trained, ema.shadow_params, strict=True)) if ema is not None else None
+            checkpoint.save(folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints)
+
+    def score(step: int) -> Scores:
+        if evaluate is None:
+            return {}
+        with _averaged(ema, list(trained.values())), torch.no_grad():
+            objective.eval()
+            scores = evaluate(step * per_step)
+            objective.train()
+        return scores
+
+    def crossed(every: int | None, step: int) -> bool:
+        return every is not None and (step * per_step) // every > ((step - 1) * per_step) // every
+
+    objective.train()
+    passes = config.gradient_accumulation
+    bar = tqdm(total=steps * per_step, initial=first * per_step, desc=description, unit="sample", disable=not accelerator.is_main_process)
+    with ThreadPoolExecutor(1) as pool, _stop_signals() as stopped:
+        if first == 0 and evaluate is not None:
+            log.write({"step": 0, "samples": 0, **score(0)})
+        upcoming = pool.submit(fetch, first * passes)
+        began, shown = time.perf_counter(), 0
+        for step in range(first + 1, steps + 1):
+            total = 0.0
+            for part in range(passes):
+                number = (step - 1) * passes + part
+                rows, batch = upcoming.result()
+                if number + 1 < steps * passes:
+                    upcoming = pool.submit(fetch, number + 1)
+                torch.manual_seed(_mix(config.seed, number, accelerator.process_index))
+                with accelerator.accumulate(model):
+                    loss = model(_to(batch, accelerator.device))
+                    value = float(loss.detach())
+                    if not math.isfinite(value):
+                        rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
+                        last = checkpoint.existing(folder)
+                        raise FloatingPointError(
+                            f"The loss is {value} at step {step} (learning rates: {rates}; samples {rows.tolist()}); "
+                            f"the last good checkpoint is {last[-1] if last else 'none'}."
+                        )
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients and config.max_grad_norm:
+                        accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                total += value / passes
+            scheduler.step()
+            if ema is not None:
+                ema.step(trained.values())
+            shown += per_step
+            bar.update(per_step)
+            bar.set_postfix(loss=f"{total:.4f}")
+            last = step == steps
+            row = {"step": step, "samples": step * per_step, "loss": total, "samples_per_second": shown / (time.perf_counter() - began)}
+            if last or crossed(config.evaluate_every, step):
+                before = time.perf_counter()
+                row |= score(step)
+                began += time.perf_counter() - before
+            log.write(row)
+            if last or stopped() or crossed(config.checkpoint_every, step):
+                save(step)
+            if stopped():
+                bar.close()
+                log.close()
+                raise SystemExit(128 + stopped())
+    bar.close()
+    log.close()
+    if ema is not None:
+        ema.copy_to(trained.values())
+    accelerator.wait_for_everyone()
+    return log.rows
+
+
+@contextmanager
+def _averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Catches SIGTERM and Ctrl-C; what it yields tells the signal's number, 0 while none came."""
+    received: list[int] = []
+    try:
+        previous = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        previous = {}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """One row a step, in memory, in `log.csv` and in TensorBoard."""
+
+    def __init__(self, output: Path, accelerator: Accelerator, tensorboard: bool, done: int):
+        self.path, self.main = output / "log.csv", accelerator.is_main_process
+        self.rows: list[dict[str, float]] = []
+        self.writer = None
+        if not self.main:
+            return
+        output.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():  # a resumed run drops the rows that it will write again
+            self.rows = [r for r in read_log(self.path) if r["samples"] <= done] if done else []
+        self._rewrite()
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=done)
+
+    def write(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        if not self.main:
+            return
+        if set(row) - set(self.columns):
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        if self.writer is not None:
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, int(row["samples"]))
+
+    def _rewrite(self) -> None:
+        self.columns = list(dict.fromkeys(["step", "samples", "loss", "samples_per_second", *(k for r in self.rows for k in r)]))
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a `log.csv`; columns that a row leaves empty are absent from it."""
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several, so that neighbours share nothing (splitmix64)."""
+    mixed = 0
+    for n in numbers:
+        mixed = (mixed + n + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        mixed ^= mixed >> 31
+    return mixed >> 1

@@ -1,0 +1,113 @@
+"""Eq. 14: the upgraded model's own loss, with what an adapter adds to it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers.training_utils import compute_snr
+from torch import Tensor
+
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.backbones import Backbone, Text
+from a4a.injection import Injection
+from a4a.training.loop import Batch, Objective
+
+
+@dataclass
+class Rates:
+    """Learning rates by kind of parameter (the paper's asynchronous training)."""
+
+    projection: float = 1e-5
+    """Coupling space projection and alignment."""
+    mapping: float = 1e-4
+    """All else in A4A."""
+    adapter: float = 1e-6
+    """The source adapter where it is fine-tuned; a whole IP-Adapter that is trained from scratch."""
+    denoiser: float = 1e-4
+    """The denoiser itself, where no adapter is trained."""
+
+
+@dataclass
+class Dropping:
+    """How often a condition is left out in training, so that guidance has something to guide away from."""
+
+    image: float = 0.05
+    text: float = 0.05
+    both: float = 0.05
+
+
+@dataclass
+class ObjectiveConfig:
+    rates: Rates = field(default_factory=Rates)
+    dropping: Dropping = field(default_factory=Dropping)
+    train_source: bool = False
+    """Fine-tune the source adapter too (A4A only)."""
+    weighting: Literal["none", "min_snr"] = "none"
+    """Weights of the time steps: none as the paper, or min(SNR, gamma) / SNR, which favours noisy steps."""
+    gamma: float = 5.0
+    """Of the min-SNR weighting."""
+    gradient_checkpointing: bool = False
+
+
+class Denoising(Objective):
+    """The denoising loss of a backbone, of which an adapter is trained, or the denoiser itself where there is none."""
+
+    def __init__(self, backbone: Backbone, adapter: ImagePromptAdapter | None, config: ObjectiveConfig):
+        super().__init__()
+        self.config, self.adapter = config, adapter
+        self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
+        self._backbone = backbone
+        self.scheduler = backbone.training_scheduler
+        self._no_text = backbone.no_text()
+        self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
+        if adapter is not None:
+            adapter.train().requires_grad_(True)
+            if hasattr(adapter, "source"):
+                adapter.source.requires_grad_(config.train_source)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        if config.gradient_checkpointing:
+            own = {"gradient_checkpointing_func": self.injection.checkpoint} if self.injection is not None else {}
+            self.denoiser.enable_gradient_checkpointing(**own)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.adapter is None:
+            return [{"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
+        trained = {name: [p for p in group if p.requires_grad] for name, group in self.adapter.groups().items()}
+        return [{"name": name, "params": group, "lr": getattr(self.config.rates, name)} for name, group in trained.items() if group]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, embed]."""
+        latents = batch["latents"].float()
+        count, device = len(latents), latents.device
+        draw = torch.rand(count, device=device)
+        drop = self.config.dropping
+        without_image = draw < drop.image + drop.both
+        without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
+
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (count,), device=device)  # pyright: ignore[reportAttributeAccessIssue]
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        target = self._backbone.target(self.scheduler, latents, noise, timesteps)
+
+        if self.injection is not None and self.adapter is not None:
+            embeds = batch["embeds"].float()
+            embeds = torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds)
+            self.injection.set(self.adapter(embeds))
+        prediction = self._backbone.predict(noisy.to(self.denoiser.dtype), timesteps, self._text(batch, without_text))
+        loss = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        if self.config.weighting == "min_snr":
+            snr = compute_snr(self.scheduler, timesteps)
+            velocity = self.scheduler.config.prediction_type == "v_prediction"  # pyright: ignore[reportAttributeAccessIssue]
+            loss = loss * snr.clamp(max=self.config.gamma) / (snr + 1 if velocity else snr)
+        return loss.mean()
+
+    def _text(self, batch: Batch, without: Tensor) -> Text:
+        text = {name.removeprefix("text."): t for name, t in batch.items() if name.startswith("text.")}
+        for name, t in text.items():
+            empty = self._no_text[name].to(t.device, t.dtype)
+            text[name] = torch.where(without.view(-1, *[1] * (t.ndim - 1)), empty, t)
+        return text
+
+    def detach(self) -> None:
+        """Leaves the denoiser as it was."""
+        if self.injection is not None:
+            self.injection.detach()

@@ -1,0 +1,187 @@
+"""`a4a zoo build`: every model of the zoo from nothing, a stage at a time.
+
+A stage is a function of its recipe (`recipes/zoo.yaml`) that leaves one folder of models. A stage whose folder exists is
+not run again; a stage that was stopped goes on from its checkpoint.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
+
+from a4a.backbones import backbone_for
+from a4a.data.encoded import encode
+from a4a.files import replacing
+from a4a.training.loop import TrainingConfig, train
+from a4a.training.objective import Denoising, ObjectiveConfig, Rates
+from a4a.zoo import denoisers, language, perception
+from a4a.zoo.pictures import WorldPictures
+
+
+@dataclass
+class Workshop:
+    """Where stages put what they make, and where they keep unfinished runs."""
+
+    models: Path
+    runs: Path
+
+    def run(self, stage: str, objective, table, rate_free: dict[str, Any], **kwargs) -> None:
+        config = TrainingConfig(**rate_free)
+        train(objective, table, config, self.runs / stage, resume=True, description=stage, **kwargs)
+
+
+STAGES: dict[str, Callable[..., None]] = {}
+
+
+def stage(function: Callable[..., None]) -> Callable[..., None]:
+    STAGES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@stage
+def vae(shop: Workshop, target: Path, training: dict, widths: list[int], rate: float, edges: float, prior: float) -> None:
+    """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
+    model = perception.vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    table = perception.Drawings("vae", training["samples"])
+    shop.run("vae", perception.Reconstruction(model, rate, edges, prior), table, training)
+    model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+    held = perception.Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]
+    with torch.no_grad():
+        latents = torch.cat([model.encode(p * 2 - 1).latent_dist.sample() for p in held.split(100)])
+        painted = torch.cat([model.decode(z).sample for z in latents.split(100)])
+    model.register_to_config(scaling_factor=float(1 / latents.std()))
+    error = ((painted / 2 + 0.5).clamp(0, 1) - held).square().mean((1, 2, 3))
+    model.save_pretrained(target)
+    card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
+
+
+def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int, rate: float, shape: dict) -> None:
+    tokenizer = language.clip_tokenizer()
+    model = perception.clip_model(len(tokenizer), int(tokenizer.eos_token_id), **shape)
+    shop.run(name, perception.Contrast(model, rate), perception.Captioned(tokenizer, subjects), training)
+    model.eval()
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target / "tokenizer")
+    CLIPTextModel.from_pretrained(target).save_pretrained(target / "text_encoder")
+    CLIPTextModelWithProjection.from_pretrained(target).save_pretrained(target / "text_encoder_with_projection")
+    CLIPVisionModelWithProjection.from_pretrained(target).save_pretrained(target / "image_encoder")
+    size = {"height": 64, "width": 64}
+    CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=size).save_pretrained(target / "image_encoder")
+    held = perception.Drawings("validation", 256)
+    pictures = held.batch(torch.arange(256))["pictures"][:, 0]
+    lines = perception.describe(held.subjects, held.views[0], 3)
+    ids = tokenizer(lines, padding="max_length", truncation=True, max_length=language.LENGTH, return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = model(input_ids=ids, pixel_values=perception.clip_pixels(pictures)).logits_per_image
+    right = logits.argmax(1) == torch.arange(256)
+    card(target, {"caption_of_256_found": float(right.float().mean()), "images": 256})
+
+
+@stage
+def clip_small(shop: Workshop, target: Path, **recipe) -> None:
+    """The CLIP whose text tower conditions sd15-mini (and is sdxl-mini's first text encoder)."""
+    _clip(shop, "clip-small", target, **recipe)
+
+
+@stage
+def clip_large(shop: Workshop, target: Path, **recipe) -> None:
+    """The CLIP whose vision tower is the adapters' image encoder; its text tower is sdxl-mini's second text encoder."""
+    _clip(shop, "clip-large", target, **recipe)
+
+
+@stage
+def t5(shop: Workshop, target: Path, training: dict, sentences: int, rate: float, width: int, layers: int) -> None:
+    """The text encoder of pixart-mini, trained by span corruption."""
+    tokenizer = language.t5_tokenizer()
+    model = language.t5_model(len(tokenizer), width, layers)
+    sentinel = int(tokenizer.convert_tokens_to_ids("<extra_id_0>"))  # pyright: ignore[reportArgumentType]
+    shop.run("t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training)
+    encoder = T5EncoderModel(model.config)
+    encoder.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(("shared", "encoder"))})
+    encoder.save_pretrained(target / "text_encoder")
+    tokenizer.save_pretrained(target / "tokenizer")
+    card(target, {})
+
+
+@stage
+def identity(shop: Workshop, target: Path, training: dict, subjects: int, rate: float) -> None:
+    """The judge of identity; it plays the part of ArcFace and no adapter ever sees it."""
+    model = perception.IdentityEncoder()
+    shop.run("identity", perception.Recognition(model, rate), perception.Drawings("identity", subjects, views=2), training)
+    pictures = perception.Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
+    with torch.no_grad():
+        first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])
+    model.save_pretrained(target)
+    found = (first @ second.T).argmax(1) == torch.arange(100)
+    card(target, {"cosine_of_two_drawings": float((first * second).sum(1).mean()), "found_of_100": float(found.float().mean())})
+
+
+@stage
+def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: float) -> None:
+    """The judge of scene, place and size."""
+    model = perception.SceneClassifier()
+    shop.run("scene", perception.Classification(model, rate), perception.Drawings("identity", subjects), training)
+    held = perception.Drawings("validation", 500).batch(torch.arange(500))
+    with torch.no_grad():
+        parts = model.eval()(held["pictures"][:, 0])
+    right = torch.stack([p.argmax(1) == held["kinds"][:, 0, i] for i, p in enumerate(parts)])
+    model.save_pretrained(target)
+    card(target, dict(zip(("scene", "place", "size"), right.float().mean(1).tolist(), strict=True)))
+
+
+def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, compile: bool = False) -> None:
+    """Trains a whole denoiser on drawings and captions; a text is left out one time in ten."""
+    backbone = backbone_for(pipe)
+    objective = Denoising(backbone, None, ObjectiveConfig(rates=Rates(denoiser=rate), weighting="min_snr"))
+    objective.config.dropping.image = 0.0  # what `both` drops is the text alone here
+    if compile:
+        backbone.denoiser.compile()
+    shop.run(name, objective, encode(WorldPictures("train", **data), backbone, None, shop.runs / "cache"), training)
+    pipe.save_pretrained(target)
+
+
+@stage
+def sd15_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+    """The base model."""
+    _denoiser(shop, "sd15-mini", denoisers.sd15_mini(shop.models, **model), target, **recipe)
+
+
+@stage
+def sdxl_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+    """The upgraded U-Net."""
+    _denoiser(shop, "sdxl-mini", denoisers.sdxl_mini(shop.models, **model), target, **recipe)
+
+
+@stage
+def pixart_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+    """The upgraded transformer."""
+    _denoiser(shop, "pixart-mini", denoisers.pixart_mini(shop.models, **model), target, **recipe)
+
+
+def card(target: Path, figures: dict[str, Any]) -> None:
+    (target / "figures.json").write_text(json.dumps(figures, indent=1))
+    print(target.name, json.dumps(figures))
+
+
+def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None) -> None:
+    shop = Workshop(models, runs)
+    for name in stages or recipe:
+        if (models / name).exists():
+            continue
+        torch.manual_seed(0)
+        with replacing(models / name) as target:
+            target.mkdir(parents=True)
+            STAGES[name](shop, target, **recipe[name])
+
+
+def grid(pictures: Tensor, columns: int):
+    from diffusers.utils import make_image_grid
+    from PIL import Image
+
+    arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return make_image_grid([Image.fromarray(a) for a in arrays], rows=len(arrays) // columns, cols=columns)

@@ -1,0 +1,104 @@
+"""The zoo's three text-to-image models, untrained, as diffusers pipelines."""
+
+from pathlib import Path
+
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+
+def scheduler() -> DPMSolverMultistepScheduler:
+    """Stable Diffusion's noise; 15 steps of this solver are enough."""
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)  # pyright: ignore[reportArgumentType]
+
+
+def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPipeline:
+    """Three widths, cross-attention at all of them, 16 sites: 5, 5 and 6, as SD1.5."""
+    text_encoder = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder")
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=tuple(widths),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=2,
+        attention_head_dim=heads,
+        cross_attention_dim=text_encoder.config.hidden_size,
+        norm_num_groups=16,
+    )
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        text_encoder=text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
+        unet=unet,
+        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+
+
+def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int) -> StableDiffusionXLPipeline:
+    """Two widths, several transformer layers a block, two text encoders, pooled text and time ids."""
+    first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder")
+    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-large" / "text_encoder_with_projection")
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=tuple(widths),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=2,
+        transformer_layers_per_block=tuple(layers),
+        attention_head_dim=tuple(heads),
+        cross_attention_dim=first.config.hidden_size + second.config.hidden_size,
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=time_width,
+        projection_class_embeddings_input_dim=second.config.projection_dim + 6 * time_width,
+    )
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        text_encoder=first,
+        tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
+        text_encoder_2=second,
+        tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-large" / "tokenizer"),
+        unet=unet,
+        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+        add_watermarker=False,
+    )
+
+
+def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixArtAlphaPipeline:
+    """A transformer with learned variance on T5."""
+    text_encoder = T5EncoderModel.from_pretrained(models / "t5" / "text_encoder")
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=16,
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=head_width,
+        cross_attention_dim=heads * head_width,
+        caption_channels=text_encoder.config.d_model,
+        patch_size=1,
+        use_additional_conditions=False,
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=T5Tokenizer.from_pretrained(models / "t5" / "tokenizer"),
+        text_encoder=text_encoder,
+        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        transformer=transformer,
+        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+    )

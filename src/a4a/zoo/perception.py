@@ -1,0 +1,223 @@
+"""What the zoo sees and compares with: its VAE, its CLIPs, and the two judges (identity, scene)."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
+
+from a4a.training.loop import Batch, Objective
+from a4a.zoo.language import LENGTH
+from a4a.zoo.world import PLACES, SCENES, SIZES, Subjects, Views, describe, draw
+
+
+class Drawings:
+    """Drawings of a split's subjects, `views` to a subject, made when they are asked for."""
+
+    def __init__(self, split: str, subjects: int, views: int = 1):
+        self.subjects = Subjects.sample(subjects, split)
+        self.views = [Views.sample(subjects, 1000 * len(split) + v) for v in range(views)]
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def batch(self, indices: Tensor) -> Batch:
+        subjects, views = self.subjects[indices], [v[indices] for v in self.views]
+        pictures = torch.stack([draw(subjects, v) for v in views], 1)
+        kinds = torch.stack([torch.stack([v.scene, v.place, v.size], 1) for v in views], 1)
+        return {"pictures": pictures, "kinds": kinds}
+
+
+# --- the VAE ----------------------------------------------------------------------------------------------------------
+
+
+def vae_model(widths: tuple[int, ...]) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=1,  # at full resolution there are 8 channels: more groups would normalise their colours away
+        mid_block_add_attention=False,
+        sample_size=64,
+    )
+
+
+class Reconstruction(Objective):
+    """L1 on pixels and on their differences (edges: eyes and mouths), a slight pull of the latents to unit variance."""
+
+    def __init__(self, vae: AutoencoderKL, rate: float, edges: float, prior: float):
+        super().__init__()
+        self.vae, self.rate, self.edges, self.prior = vae, rate, edges, prior
+
+    def parameter_groups(self):
+        return [{"name": "vae", "params": list(self.parameters()), "lr": self.rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        pictures = (batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
+        posterior = self.vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        painted = self.vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
+        loss = F.l1_loss(painted, pictures) + 0.5 * F.mse_loss(painted, pictures)
+        for dim in (-1, -2):
+            loss = loss + self.edges * F.l1_loss(painted.diff(dim=dim), pictures.diff(dim=dim))
+        return loss + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
+
+
+# --- CLIP -------------------------------------------------------------------------------------------------------------
+
+
+def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, text_width: int, text_layers: int, projection: int) -> CLIPModel:
+    vision = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": patch,
+        "projection_dim": projection,
+        "hidden_act": "gelu",
+    }
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": text_width,
+        "intermediate_size": 4 * text_width,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "projection_dim": projection,
+        "hidden_act": "gelu",
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
+
+
+class Captioned:
+    """Drawings (normalised for CLIP, kept as bytes) and descriptions, a fresh wording in every epoch's batch."""
+
+    def __init__(self, tokenizer, count: int, wordings: int = 4):
+        self.subjects, self.views = Subjects.sample(count, "clip"), Views.sample(count, 5)
+        chunks = torch.arange(count).split(500)
+        self.pictures = torch.cat([(draw(self.subjects[c], self.views[c]) * 255).round().byte() for c in chunks])
+        lines = [describe(self.subjects, self.views, 31 + w) for w in range(wordings)]
+        encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
+        self.ids = torch.stack([tokenizer(line, **encode).input_ids for line in lines], 1)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Tensor) -> Batch:
+        return {"pictures": self.pictures[indices], "ids": self.ids[indices]}
+
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_pixels(pictures: Tensor) -> Tensor:
+    """What CLIP's image processor makes of pictures in [0, 1] that have the right size already."""
+    mean, std = pictures.new_tensor(CLIP_MEAN), pictures.new_tensor(CLIP_STD)
+    return (pictures - mean[:, None, None]) / std[:, None, None]
+
+
+class Contrast(Objective):
+    """CLIP's own objective."""
+
+    def __init__(self, clip: CLIPModel, rate: float):
+        super().__init__()
+        self.clip, self.rate = clip, rate
+
+    def parameter_groups(self):
+        return [{"name": "clip", "params": list(self.parameters()), "lr": self.rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        pixels = clip_pixels(batch["pictures"].float() / 255)
+        ids = batch["ids"][:, int(torch.randint(batch["ids"].shape[1], ()))]
+        logits = self.clip(input_ids=ids, pixel_values=pixels).logits_per_image
+        target = torch.arange(len(ids), device=ids.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+# --- the judges -------------------------------------------------------------------------------------------------------
+
+
+class _ConvNet(nn.Sequential):
+    """64 x 64 pixels to one vector; residual-free, five strides of two."""
+
+    def __init__(self, widths: tuple[int, ...], out: int):
+        layers: list[nn.Module] = []
+        before = 3
+        for width in widths:
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            before = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, out))
+
+
+class IdentityEncoder(ModelMixin, ConfigMixin):
+    """The zoo's ArcFace: pictures [batch, 3, 64, 64] in [0, 1] to unit vectors [batch, embed], alike for one subject."""
+
+    @register_to_config
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), embed: int = 64):
+        super().__init__()
+        self.net = _ConvNet(tuple(widths), embed)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return F.normalize(self.net(pictures * 2 - 1), dim=-1)
+
+
+class SceneClassifier(ModelMixin, ConfigMixin):
+    """Pictures [batch, 3, 64, 64] in [0, 1] to logits for scene, place and size."""
+
+    @register_to_config
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 64)):
+        super().__init__()
+        self.net = _ConvNet(tuple(widths), len(SCENES) + len(PLACES) + len(SIZES))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        return self.net(pictures * 2 - 1).split([len(SCENES), len(PLACES), len(SIZES)], dim=-1)
+
+
+def _weathered(pictures: Tensor) -> Tensor:
+    """Blur, noise and a change of contrast, each to a random degree: judges must not mind a VAE."""
+    n = len(pictures)
+    degree = torch.rand(n, 4, 1, 1, 1, device=pictures.device)
+    blurred = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    pictures = torch.lerp(pictures, blurred, degree[:, 0])
+    pictures = (pictures - 0.5) * (0.85 + 0.3 * degree[:, 1]) + 0.5 + 0.1 * (degree[:, 2] - 0.5)
+    return pictures + 0.08 * degree[:, 3] * torch.randn_like(pictures)
+
+
+class Recognition(Objective):
+    """Two drawings of one subject are alike, those of others in the batch are not (normalised temperature cross-entropy)."""
+
+    def __init__(self, encoder: IdentityEncoder, rate: float, temperature: float = 0.1):
+        super().__init__()
+        self.encoder, self.rate, self.temperature = encoder, rate, temperature
+
+    def parameter_groups(self):
+        return [{"name": "identity", "params": list(self.parameters()), "lr": self.rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        pictures = batch["pictures"]
+        vectors = self.encoder(_weathered(pictures.flatten(0, 1))).unflatten(0, pictures.shape[:2])
+        logits = vectors[:, 0] @ vectors[:, 1].T / self.temperature
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Classification(Objective):
+    def __init__(self, classifier: SceneClassifier, rate: float):
+        super().__init__()
+        self.classifier, self.rate = classifier, rate
+
+    def parameter_groups(self):
+        return [{"name": "classifier", "params": list(self.parameters()), "lr": self.rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        logits = self.classifier(_weathered(batch["pictures"][:, 0]))
+        losses = [F.cross_entropy(part, batch["kinds"][:, 0, i]) for i, part in enumerate(logits)]
+        return torch.stack(losses).sum()
