@@ -179,17 +179,18 @@ def train(
     objective.train()
     passes = config.gradient_accumulation
     bar = tqdm(total=steps * per_step, initial=first * per_step, desc=description, unit="sample", disable=not accelerator.is_main_process)
+    ahead = accelerator.device.type != "cpu"  # on a CPU a second thread would only fight for the cores
     with ThreadPoolExecutor(1) as pool, _stop_signals() as stopped:
         if first == 0 and evaluate is not None:
             log.write({"step": 0, "samples": 0, **score(0)})
-        upcoming = pool.submit(fetch, first * passes)
+        upcoming = pool.submit(fetch, first * passes) if ahead else None
         began, shown = time.perf_counter(), 0
         for step in range(first + 1, steps + 1):
             total = 0.0
             for part in range(passes):
                 number = (step - 1) * passes + part
-                rows, batch = upcoming.result()
-                if number + 1 < steps * passes:
+                rows, batch = upcoming.result() if upcoming is not None else fetch(number)
+                if ahead and number + 1 < steps * passes:
                     upcoming = pool.submit(fetch, number + 1)
                 torch.manual_seed(_mix(config.seed, number, accelerator.process_index))
                 with accelerator.accumulate(model):

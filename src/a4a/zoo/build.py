@@ -44,10 +44,10 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @stage
-def vae(shop: Workshop, target: Path, training: dict, widths: list[int], rate: float, edges: float, prior: float) -> None:
+def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float) -> None:
     """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
     model = perception.vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    table = perception.Drawings("vae", training["samples"])
+    table = perception.Drawings("vae", subjects)
     shop.run("vae", perception.Reconstruction(model, rate, edges, prior), table, training)
     model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
     held = perception.Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]

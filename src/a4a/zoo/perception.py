@@ -13,27 +13,33 @@ from a4a.zoo.world import PLACES, SCENES, SIZES, Subjects, Views, describe, draw
 
 
 class Drawings:
-    """Drawings of a split's subjects, `views` to a subject, made when they are asked for."""
+    """Drawings of a split's subjects, `views` to a subject, kept as bytes."""
 
     def __init__(self, split: str, subjects: int, views: int = 1):
         self.subjects = Subjects.sample(subjects, split)
         self.views = [Views.sample(subjects, 1000 * len(split) + v) for v in range(views)]
+        self.pictures = torch.stack([as_bytes(self.subjects, v) for v in self.views], 1)
+        self.kinds = torch.stack([torch.stack([v.scene, v.place, v.size], 1) for v in self.views], 1)
 
     def __len__(self) -> int:
         return len(self.subjects)
 
     def batch(self, indices: Tensor) -> Batch:
-        subjects, views = self.subjects[indices], [v[indices] for v in self.views]
-        pictures = torch.stack([draw(subjects, v) for v in views], 1)
-        kinds = torch.stack([torch.stack([v.scene, v.place, v.size], 1) for v in views], 1)
-        return {"pictures": pictures, "kinds": kinds}
+        """`pictures` [n, views, 3, 64, 64] in [0, 1], `kinds` [n, views, 3]: scene, place, size."""
+        return {"pictures": self.pictures[indices].float() / 255, "kinds": self.kinds[indices]}
+
+
+def as_bytes(subjects: Subjects, views: Views) -> Tensor:
+    """Drawings in chunks that fit the cache, [n, 3, 64, 64] of bytes."""
+    chunks = torch.arange(len(subjects)).split(500)
+    return torch.cat([(draw(subjects[c], views[c]) * 255).round().byte() for c in chunks])
 
 
 # --- the VAE ----------------------------------------------------------------------------------------------------------
 
 
 def vae_model(widths: tuple[int, ...]) -> AutoencoderKL:
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
@@ -43,10 +49,14 @@ def vae_model(widths: tuple[int, ...]) -> AutoencoderKL:
         mid_block_add_attention=False,
         sample_size=64,
     )
+    with torch.no_grad():  # the posterior starts narrow: at unit width its noise drowns the picture for hundreds of steps
+        vae.quant_conv.weight[8:].zero_()  # pyright: ignore[reportOptionalMemberAccess]
+        vae.quant_conv.bias[8:].fill_(-5.0)  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
+    return vae
 
 
 class Reconstruction(Objective):
-    """L1 on pixels and on their differences (edges: eyes and mouths), a slight pull of the latents to unit variance."""
+    """Squares (colours first), L1, and L1 on differences (edges: eyes and mouths); a slight pull of the latents to unit variance."""
 
     def __init__(self, vae: AutoencoderKL, rate: float, edges: float, prior: float):
         super().__init__()
@@ -59,7 +69,7 @@ class Reconstruction(Objective):
         pictures = (batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         painted = self.vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
-        loss = F.l1_loss(painted, pictures) + 0.5 * F.mse_loss(painted, pictures)
+        loss = 2 * F.mse_loss(painted, pictures) + 0.7 * F.l1_loss(painted, pictures)
         for dim in (-1, -2):
             loss = loss + self.edges * F.l1_loss(painted.diff(dim=dim), pictures.diff(dim=dim))
         return loss + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
@@ -100,8 +110,7 @@ class Captioned:
 
     def __init__(self, tokenizer, count: int, wordings: int = 4):
         self.subjects, self.views = Subjects.sample(count, "clip"), Views.sample(count, 5)
-        chunks = torch.arange(count).split(500)
-        self.pictures = torch.cat([(draw(self.subjects[c], self.views[c]) * 255).round().byte() for c in chunks])
+        self.pictures = as_bytes(self.subjects, self.views)
         lines = [describe(self.subjects, self.views, 31 + w) for w in range(wordings)]
         encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         self.ids = torch.stack([tokenizer(line, **encode).input_ids for line in lines], 1)
