@@ -2,11 +2,16 @@
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
 
 from a4a.errors import InputError
 
@@ -23,18 +28,33 @@ def replacing(target: Path | str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         _rename(beside, target)
-    except OSError as error:
-        raise _sentence(error, target) from error
-    except Exception as error:
-        # safetensors and torch wrap the system's error in their own; the cause is in the text alone.
-        if "No space left" in str(error) or "StorageFull" in str(error):
-            raise _sentence(OSError(errno.ENOSPC, "No space left on device"), target) from error
+    except InputError:
         raise
+    except Exception as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        raise _sentence(cause, target) from error
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
-            beside.unlink(missing_ok=True) if os.access(target.parent, os.W_OK) else None
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """torch.save through a file of Python's: given a path, torch loses the system's error and keeps the file open after it."""
+    with path.open("wb") as file:
+        torch.save(value, file)
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said: safetensors tells its number in the text alone, torch.save fails once more on top of it."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else None
 
 
 def _rename(beside: Path, target: Path) -> None:

@@ -126,12 +126,14 @@ class _Injected:
 
 @cache
 def _injected(stock: type[nn.Module]) -> type:
+    plain = stock.forward  # looked up here, since torch.compile cannot follow a look-up in the class
+
     def forward(self, *args, **kwargs):
         injection, index = self.__dict__["_injection"]
         state = injection.state[index]
         if state is None:
-            return stock.forward(self, *args, **kwargs)
-        return stock.forward(_StandIn(self, state, injection.sites[index].name), *args, **kwargs)  # pyright: ignore[reportArgumentType]
+            return plain(self, *args, **kwargs)
+        return plain(_StandIn(self, state, injection.sites[index].name), *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     return type(stock.__name__, (_Injected, stock), {"forward": forward, "__module__": stock.__module__})
 

@@ -70,7 +70,8 @@ class A4A(ImagePromptAdapter):
         With `text`, the upgraded model's own key and value projections at the sites, alignment starts from them (needs
         `sharing="site"`); without, it starts at random as in the paper.
         """
-        adapter = cls(dict(source.config), sites_to_config(sites), **options)
+        base = {name: value for name, value in source.config.items() if not name.startswith("_")}  # not the folder it came from
+        adapter = cls(base, sites_to_config(sites), **options)
         adapter.source.load_state_dict(source.state_dict())
         if text is not None:
             d_scm = adapter.mapping.alignments[0].linears.layers[0].in_features

@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 from a4a.features import Site
-from a4a.files import replacing
+from a4a.files import replacing, save_torch
 
 Tensors = dict[str, Tensor]
 
@@ -84,7 +83,7 @@ def write(adapter: IPAdapter, path: str | Path, dtype: torch.dtype = torch.float
             layers[f"{2 * i + 1}.to_{kind}_ip.weight"] = tensors[f"to_{kind}.{i}.weight"]
     with replacing(path) as beside:
         if path.suffix == ".bin":
-            torch.save({"image_proj": image_proj, "ip_adapter": layers}, beside)
+            save_torch({"image_proj": image_proj, "ip_adapter": layers}, beside)
         else:
             flat = {f"image_proj.{k}": t for k, t in image_proj.items()} | {f"ip_adapter.{k}": t for k, t in layers.items()}
             save_file(flat, beside)
@@ -143,12 +142,14 @@ def load(path: str | Path) -> tuple[Tensors, Tensors]:
                 raise InputError(f"{file} holds a {type(loaded).__name__}; expected a dict with image_proj and ip_adapter, as IP-Adapter publishes it.")
             flat = {f"{half}.{name}": t for half, part in loaded.items() if isinstance(part, dict) for name, t in part.items()}
             flat |= {name: t for name, t in loaded.items() if isinstance(t, Tensor)}
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "global" in str(error).lower():
+        if "GLOBAL" in str(error):
             raise InputError(f"{file} is a pickle that would run code when loaded, so it was not; get the adapter as .safetensors from a source that you trust.") from error
         raise InputError(f"{file} is truncated or corrupted; download it again.") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{file} is truncated or corrupted ({str(error).splitlines()[0]}); download it again.") from error
+    except Exception as error:  # what a damaged pickle raises is whatever its bytes happen to mean
+        raise InputError(f"{file} is truncated or corrupted ({first_line(error)}); download it again.") from error
     halves: tuple[Tensors, Tensors] = ({}, {})
     for name, tensor in flat.items():
         for half, prefixes in zip(halves, (("image_proj.",), ("ip_adapter.", "adapter_modules.")), strict=True):
@@ -160,6 +161,7 @@ def load(path: str | Path) -> tuple[Tensors, Tensors]:
 
 def find(path: str | Path) -> Path:
     """The checkpoint file that a path, a folder or a hub name stands for."""
+    path = resolve(path)
     local = Path(path)
     if local.is_dir():
         files = sorted([*local.glob("*.safetensors"), *local.glob("*.bin")])
@@ -171,11 +173,11 @@ def find(path: str | Path) -> Path:
         if local.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
             raise InputError(f"{path} is no adapter file by its ending {local.suffix or '(none)'}; expected .safetensors or .bin.")
         return local
-    owner, _, rest = str(path).partition("/")
+    owner, _, rest = path.partition("/")
     repo, _, inside = rest.partition("/")
-    if not inside or str(path).startswith((".", "/", "~")):
+    if not inside or path.startswith((".", "/", "~")):
         raise InputError(f"There is no adapter file {path}; give a .safetensors or .bin file, a folder with one, or a hub name such as h94/IP-Adapter/models/ip-adapter_sd15.safetensors.")
     try:
         return Path(hf_hub_download(f"{owner}/{repo}", inside))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"There is no adapter file {path} here, and the hub did not give {inside} of {owner}/{repo} ({str(error).splitlines()[0]}); check the name or the connection.") from error
+        raise InputError(f"There is no adapter file {path} here, and the hub did not give {inside} of {owner}/{repo} ({first_line(error)}); check the name or the connection.") from error

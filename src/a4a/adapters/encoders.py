@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 
 
 class CLIPImageEncoder:
@@ -19,11 +19,11 @@ class CLIPImageEncoder:
         self.processor = processor
 
     @classmethod
-    def load(cls, path: str | Path, dtype: torch.dtype | None = None) -> "CLIPImageEncoder":
+    def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPImageEncoder":
         """From a folder or a hub name (`h94/IP-Adapter` keeps ViT-H under `models/image_encoder`: `owner/repo/folder`)."""
         kwargs = {}
-        name = str(path)
-        if not Path(path).is_dir():
+        name = resolve(path)
+        if not Path(name).is_dir():
             owner, _, rest = name.partition("/")
             repo, _, folder = rest.partition("/")
             if not repo or name.startswith((".", "/", "~")):
@@ -32,7 +32,7 @@ class CLIPImageEncoder:
         try:
             model = CLIPVisionModelWithProjection.from_pretrained(name, **kwargs, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} could not be loaded as a CLIP vision model ({str(error).strip().splitlines()[0]}).") from error
+            raise InputError(f"{path} could not be loaded as a CLIP vision model ({first_line(error)}).") from error
         try:
             processor = CLIPImageProcessorPil.from_pretrained(name, **kwargs)
         except OSError:  # published adapters ship the model without a processor: CLIP's own at the model's size
@@ -47,9 +47,12 @@ class CLIPImageEncoder:
     @torch.no_grad()
     def __call__(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
         """Pictures as [batch, 3, height, width] in [0, 1], or as PIL images."""
-        if isinstance(pictures, Tensor):
-            pictures = [Image.fromarray(a) for a in (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
-        pixels = self.processor([p.convert("RGB") for p in pictures], return_tensors="pt").pixel_values
+        if isinstance(pictures, Tensor) and pictures.shape[-2:] == (self.processor.crop_size["height"], self.processor.crop_size["width"]):
+            mean, std = (pictures.new_tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std))
+            pixels = ((pictures * 255).round() / 255 - mean) / std  # what the processor does with pictures that fit
+        else:
+            images = to_pil(pictures) if isinstance(pictures, Tensor) else [p.convert("RGB") for p in pictures]
+            pixels = self.processor(images, return_tensors="pt").pixel_values
         return self.model(pixels.to(self.model.device, self.model.dtype)).image_embeds
 
     def check(self, embed: int, what: str) -> None:

@@ -11,8 +11,9 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 from a4a.features import Site
+from a4a.places import resolve
 
 Text = dict[str, Tensor]
 """What a denoiser takes of its prompts, one row a prompt; the keys are the backbone's own business."""
@@ -116,14 +117,15 @@ def backbone_for(pipe: DiffusionPipeline) -> Backbone:
     return known[name](pipe)
 
 
-def load_pipeline(path: str | Path, **kwargs: Any) -> DiffusionPipeline:
-    """A diffusers pipeline from a folder or a hub name."""
-    if not Path(path).exists() and (str(path).startswith((".", "/", "~")) or str(path).count("/") != 1):
+def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """A diffusers pipeline from a folder, a hub name or zoo:NAME."""
+    path = resolve(path)
+    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
     try:
-        pipe = DiffusionPipeline.from_pretrained(str(path), **kwargs)
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError, EnvironmentError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise InputError(f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names.") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe

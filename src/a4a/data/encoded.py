@@ -4,32 +4,19 @@ A cache file is named by what made it (the pictures, the model's weights), so an
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import Backbone
+from a4a.data.pictures import Pictures
 from a4a.files import replacing
-
-
-class Pictures(Protocol):
-    """A data set before encoding."""
-
-    captions: Sequence[str]
-    pairs: Tensor
-    """[rows, 2]: for every training sample the picture that is the reference and the one that is the target."""
-    key: str
-    """Names the content: another content has another key."""
-
-    def __len__(self) -> int: ...
-    def pixels(self, indices: Tensor) -> Tensor:
-        """[n, 3, height, width] in [0, 1]."""
-        ...
 
 
 class Encoded:
@@ -51,7 +38,7 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(pictures: Pictures, backbone: Backbone, image_encoder, folder: Path, batch_size: int = 64) -> Encoded:
+def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path, batch_size: int = 64) -> Encoded:
     """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
     vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
     rows = torch.arange(len(pictures)).split(batch_size)

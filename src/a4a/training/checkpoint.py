@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from a4a.errors import InputError
-from a4a.files import replacing
+from a4a.files import replacing, save_torch
 
 
 def save(
@@ -32,7 +32,7 @@ def save(
         save_file(_plain(weights), beside / "weights.safetensors")
         if ema is not None:
             save_file(_plain(ema), beside / "ema.safetensors")
-        torch.save(optimizer, beside / "optimizer.pt")
+        save_torch(optimizer, beside / "optimizer.pt")
         (beside / "state.json").write_text(json.dumps({"step": step, "samples": samples}))
     for old in existing(folder)[:-keep]:
         shutil.rmtree(old)

@@ -51,7 +51,7 @@ class Table(Protocol):
 
 @dataclass
 class TrainingConfig:
-    samples: int
+    samples: int = 240_000
     """Samples to process in all (SC in the paper: steps x batch x processes)."""
     batch_size: int = 4
     """Samples per process and forward pass."""

@@ -65,7 +65,7 @@ class Denoising(Objective):
             if hasattr(adapter, "source"):
                 adapter.source.requires_grad_(config.train_source)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         if config.gradient_checkpointing:
-            own = {"gradient_checkpointing_func": self.injection.checkpoint} if self.injection is not None else {}
+            own = {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)} if adapter is not None else {}  # pyright: ignore[reportOptionalMemberAccess]
             self.denoiser.enable_gradient_checkpointing(**own)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -107,7 +107,12 @@ class Denoising(Objective):
             text[name] = torch.where(without.view(-1, *[1] * (t.ndim - 1)), empty, t)
         return text
 
-    def detach(self) -> None:
-        """Leaves the denoiser as it was."""
+    def pause(self) -> None:
+        """Takes the features' sites off the denoiser, for as long as others attach theirs."""
         if self.injection is not None:
             self.injection.detach()
+
+    def go_on(self) -> None:
+        if self.adapter is not None:
+            self.injection = Injection(self.denoiser, self._backbone.sites)
+            self.adapter.train()

@@ -5,21 +5,29 @@ not run again; a stage that was stopped goes on from its checkpoint.
 """
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
 
-from a4a.backbones import backbone_for
+from a4a.adapters import checkpoint
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import backbone_for, load_pipeline
+from a4a.backbones.unet import UNet
 from a4a.data.encoded import encode
+from a4a.errors import InputError
 from a4a.files import replacing
 from a4a.training.loop import TrainingConfig, train
-from a4a.training.objective import Denoising, ObjectiveConfig, Rates
+from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.transfer import Method, transfer
 from a4a.zoo import denoisers, language, perception
+from a4a.zoo.judging import Judges, Task, WorldEvaluation
 from a4a.zoo.pictures import WorldPictures
 
 
@@ -134,6 +142,14 @@ def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: flo
     card(target, dict(zip(("scene", "place", "size"), right.float().mean(1).tolist(), strict=True)))
 
 
+@stage
+def judges(shop: Workshop, target: Path) -> None:
+    """The ceiling of every score: a fresh drawing of each test subject, as prompted."""
+    target.mkdir(parents=True, exist_ok=True)
+    ceiling = Judges.load(shop.models).ceiling(Task.of("test", 100, 4))
+    card(target, {f.name: asdict(getattr(ceiling, f.name)) for f in fields(ceiling)})
+
+
 def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, compile: bool = False) -> None:
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten."""
     backbone = backbone_for(pipe)
@@ -142,7 +158,11 @@ def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, dat
     if compile:
         backbone.denoiser.compile()
     shop.run(name, objective, encode(WorldPictures("train", **data), backbone, None, shop.runs / "cache"), training)
-    pipe.save_pretrained(target)
+    pipe.to(dtype=torch.float16).save_pretrained(target)
+    pipe.to(dtype=torch.float32)
+    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, None, CLIPImageEncoder.load(shop.models / "clip-large" / "image_encoder"))
+    result.picture.save(target / "samples.png")
+    card(target, {"samples": training["samples"], **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
 
 @stage
@@ -163,6 +183,37 @@ def pixart_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
     _denoiser(shop, "pixart-mini", denoisers.pixart_mini(shop.models, **model), target, **recipe)
 
 
+def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, training: dict, source: str | None = None, **recipe) -> None:
+    """Trains an adapter by the same code as `a4a transfer`, and measures it on the test subjects."""
+    method, objective = Method(**recipe.get("method", {})), ObjectiveConfig(**recipe.get("objective", {}))
+    objective.rates, objective.dropping = Rates(**recipe.get("rates", {})), Dropping(**recipe.get("dropping", {}))
+    encoder = shop.models / "clip-large" / "image_encoder"
+    adapter = transfer(
+        model=shop.models / model,
+        data=WorldPictures("train", **data),
+        image_encoder=encoder,
+        output=shop.runs / name,
+        source=shop.models / source if source else None,
+        method=method,
+        objective=objective,
+        training=TrainingConfig(**training),
+        evaluation=WorldEvaluation(models=shop.models),
+        cache=shop.runs / "cache",
+        resume=True,
+    )
+    pipe = load_pipeline(shop.models / model)
+    if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
+        checkpoint.write(adapter, target / f"{name}.safetensors")
+    else:
+        adapter.register_to_config(image_encoder="zoo:clip-large/image_encoder")  # wherever the package is installed
+        adapter.half().save_pretrained(target)
+    shutil.copy(shop.runs / name / "log.csv", target / "log.csv")
+    adapter.float()
+    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, adapter, CLIPImageEncoder.load(encoder))
+    result.picture.save(target / "samples.png")
+    card(target, {"samples": training["samples"], **{score: asdict(estimate) for score, estimate in result.scores.items()}})
+
+
 def card(target: Path, figures: dict[str, Any]) -> None:
     (target / "figures.json").write_text(json.dumps(figures, indent=1))
     print(target.name, json.dumps(figures))
@@ -171,17 +222,12 @@ def card(target: Path, figures: dict[str, Any]) -> None:
 def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None) -> None:
     shop = Workshop(models, runs)
     for name in stages or recipe:
+        if name not in recipe:
+            raise InputError(f"The zoo's recipe has no stage {name}; choose from {', '.join(recipe)}.")
         if (models / name).exists():
             continue
         torch.manual_seed(0)
         with replacing(models / name) as target:
             target.mkdir(parents=True)
-            STAGES[name](shop, target, **recipe[name])
+            STAGES.get(name, partial(_adapter, name=name))(shop, target=target, **recipe[name])
 
-
-def grid(pictures: Tensor, columns: int):
-    from diffusers.utils import make_image_grid
-    from PIL import Image
-
-    arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return make_image_grid([Image.fromarray(a) for a in arrays], rows=len(arrays) // columns, cols=columns)

@@ -1,7 +1,7 @@
 """Scores of generated creatures: identity, retrieval, prompt accuracy, CLIP; the same subjects, prompts and noise for every method."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.evaluation import Evaluation, Result
+from a4a.images import grid, to_pil
 from a4a.metrics.statistics import Estimate, over_subjects
 from a4a.pipeline import ImagePromptPipeline
+from a4a.zoo.folder import MODELS
 from a4a.zoo.perception import IdentityEncoder, SceneClassifier
 from a4a.zoo.world import Subjects, Views, caption, draw
 
@@ -58,7 +61,7 @@ def generate(
 ) -> Tensor:
     """Pictures [subjects x generations, 3, 64, 64] in [0, 1]; without an adapter, from the prompts alone."""
     prompted = ImagePromptPipeline(pipe, adapter, image_encoder) if adapter is not None else None
-    embeds = prompted.embed([_pil(r) for r in task.references])[task.rows] if prompted is not None else None
+    embeds = prompted.embed(to_pil(task.references))[task.rows] if prompted is not None else None
     pictures = []
     for rows in torch.arange(len(task.prompts)).split(batch):
         # noise by the picture's number, so that no method and no batch size changes it
@@ -82,12 +85,6 @@ def generate(
     return torch.cat(pictures).float().clamp(0, 1)
 
 
-def _pil(picture: Tensor):
-    from PIL import Image
-
-    return Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 @dataclass(frozen=True)
 class Scores:
     """Each with its interval over subjects."""
@@ -103,11 +100,10 @@ class Scores:
     size: Estimate
     """shares as prompted"""
 
-    def as_dict(self) -> dict[str, dict[str, float]]:
-        return asdict(self)
-
 
 class Judges:
+    """The identity encoder, the scene classifier and the image encoder of the zoo."""
+
     def __init__(self, identity: IdentityEncoder, scene: SceneClassifier, clip: CLIPImageEncoder):
         self.identity, self.scene, self.clip = identity.eval(), scene.eval(), clip
 
@@ -136,6 +132,32 @@ class Judges:
         each = torch.arange(len(own))
         return Scores(estimate(likeness[each, own]), estimate(likeness.argmax(1) == own), estimate(clip[each, own]), *right)
 
+    @torch.no_grad()
     def ceiling(self, task: Task) -> Scores:
         """What a fresh drawing of every subject, in the prompted view, scores."""
         return self.score(task, draw(task.subjects[task.rows], task.views))
+
+
+class WorldEvaluation(Evaluation):
+    """Scores on creatures of the world that nothing was trained on.
+
+    Args:
+        split: validation while choosing anything, test for what is published.
+        subjects: how many creatures.
+        generations: pictures of each, every one in a view of its own.
+        models: the zoo's folder.
+        scale: weight of the image prompt.
+        shown: rows of the picture that is made.
+    """
+
+    def __init__(self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, shown: int = 12):
+        self.task, self.judges = Task.of(split, subjects, generations), Judges.load(Path(models))
+        self.scale, self.shown = scale, shown
+
+    def __call__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder) -> Result:
+        pictures = generate(self.task, pipe, adapter, image_encoder, scale=self.scale)
+        scores = self.judges.score(self.task, pictures)
+        made = pictures.unflatten(0, (-1, self.task.generations))[: self.shown]
+        rows = [[*to_pil(reference[None]), *to_pil(own)] for reference, own in zip(self.task.references, made, strict=False)]
+        columns = [list(column) for column in zip(*rows, strict=True)] if self.task.generations == 1 else rows
+        return Result({f.name: getattr(scores, f.name) for f in fields(scores)}, grid(columns))

@@ -66,13 +66,25 @@ class Reconstruction(Objective):
         return [{"name": "vae", "params": list(self.parameters()), "lr": self.rate}]
 
     def forward(self, batch: Batch) -> Tensor:
-        pictures = (batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
+        pictures = _recoloured(batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         painted = self.vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
         loss = 2 * F.mse_loss(painted, pictures) + 0.7 * F.l1_loss(painted, pictures)
         for dim in (-1, -2):
             loss = loss + self.edges * F.l1_loss(painted.diff(dim=dim), pictures.diff(dim=dim))
         return loss + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
+
+
+def _recoloured(pictures: Tensor) -> Tensor:
+    """Two pictures in three with their channels shuffled and inverted at random.
+
+    Scenes have few palettes: without this the autoencoder learns those by heart and leaves the creatures grey.
+    """
+    count = len(pictures)
+    order = torch.rand(count, 3, device=pictures.device).argsort(1)
+    sign = (torch.rand(count, 3, 1, 1, device=pictures.device) < 0.5).float() * 2 - 1
+    changed = pictures.gather(1, order[:, :, None, None].expand_as(pictures)) * sign
+    return torch.where(torch.rand(count, 1, 1, 1, device=pictures.device) < 2 / 3, changed, pictures)
 
 
 # --- CLIP -------------------------------------------------------------------------------------------------------------

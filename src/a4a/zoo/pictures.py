@@ -3,16 +3,22 @@
 import torch
 from torch import Tensor
 
+from a4a.data.pictures import Pictures
 from a4a.zoo.world import Subjects, Views, caption, draw
 
 VERSION = 1
 """Part of the key of cached encodings; raise it when drawings change."""
 
 
-class WorldPictures:
+class WorldPictures(Pictures):
     """`views` drawings of each of the first `subjects` subjects of a split.
 
     Reference and target are two different drawings of one subject, so that copying the reference does not help.
+
+    Args:
+        split: train, validation or test.
+        subjects: how many.
+        views: drawings of each.
     """
 
     def __init__(self, split: str, subjects: int, views: int = 2):

@@ -1,0 +1,54 @@
+"""Parameters of a transfer at the published sizes, counted on the meta device: `python benchmarks/parameters.py`."""
+
+import torch
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+
+from a4a import A4A, IPAdapter
+from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.checkpoint import execution_depths
+from a4a.backbones.pixart import PixArt
+from a4a.backbones.unet import UNet
+
+SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+}
+
+
+def upgraded() -> dict:
+    """Sites of the two upgraded models of the paper."""
+    with torch.device("meta"):
+        return {"SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)), "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(caption_channels=4096, sample_size=128))}
+
+
+def base() -> dict:
+    """Configuration of the published SD1.5 IP-Adapter."""
+    sites = [[str(2 * i + 1), w, d] for i, (w, d) in enumerate(zip(SD15_WIDTHS, execution_depths(SD15_WIDTHS), strict=True))]
+    return {"sites": sites, "embed": 1024, "text_width": 768, "tokens": 4, "image_encoder": "CLIP ViT-H/14"}
+
+
+METHODS = {
+    "the letter (per width, R = 2)": {"sharing": "width", "residual": False, "warm_start": False, "rounds": 2},
+    "default (per site, R = 2)": {"rounds": 2},
+    "R = 0, per site": {"rounds": 0},
+}
+
+if __name__ == "__main__":
+    with torch.device("meta"):
+        source = IPAdapter(**base())
+        print(f"SD1.5 IP-Adapter: {sum(p.numel() for p in source.parameters()) / 1e6:.1f}M, {len(source.sites)} sites")
+        for model, sites in upgraded().items():
+            for name, method in METHODS.items():
+                adapter = A4A(base(), sites_to_config(sites), **method)
+                project, mapping, align = (sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters()) for i in range(3))
+                print(f"{model:16} {len(sites)} sites  {name:30} projection {project / 1e6:7.1f}M  mapping {mapping / 1e6:7.1f}M  alignment {align / 1e6:7.1f}M")

@@ -1,0 +1,117 @@
+"""What a training set is, before its encoding, and the one that people have: a folder of pictures."""
+
+import hashlib
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from a4a.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Pictures(ABC):
+    """Pictures of one size, their captions, and which two make a training sample."""
+
+    captions: Sequence[str]
+    pairs: Tensor
+    """[samples, 2]: the picture that is the reference and the one that is the target."""
+    key: str
+    """Names the content: another content has another key."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, indices: Tensor) -> Tensor:
+        """[n, 3, height, width] in [0, 1]."""
+
+
+class PictureFolder(Pictures):
+    """A folder with `metadata.jsonl` (a line a picture: `file_name`, `text`, and `subject` where it is known).
+
+    Each picture is scaled to cover `size` x `size` and cropped to its middle. Reference and target are the same picture
+    (as the paper trains), or two different ones of a subject where subjects are named. Broken pictures are left out,
+    counted and named on the error stream.
+
+    Args:
+        path: of the folder.
+        size: in pixels, the size that the denoiser is trained at.
+    """
+
+    def __init__(self, path: Path, size: int = 512):
+        self.size = size
+        rows = _metadata(Path(path))
+        self.files, self.captions, subjects, broken = [], [], [], []
+        for file, text, subject in rows:
+            try:
+                with Image.open(file) as image:
+                    image.load()
+            except (OSError, SyntaxError, Image.DecompressionBombError):
+                broken.append(file.name)
+                continue
+            self.files.append(file)
+            self.captions.append(text)
+            subjects.append(subject)
+        if broken:
+            shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+            print(f"{path}: {len(broken)} of {len(rows)} pictures cannot be read and are left out: {shown}", file=sys.stderr)
+        if not self.files:
+            raise InputError(f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl.")
+        self.pairs = _pairs(subjects)
+        stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
+        self._processor = VaeImageProcessor(do_normalize=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        pictures = []
+        for i in indices.tolist():
+            with Image.open(self.files[i]) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+            pictures.append(ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS))
+        return self._processor.preprocess(pictures)  # pyright: ignore[reportArgumentType]
+
+
+def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
+    if not folder.is_dir():
+        raise InputError(f"There is no data folder {folder}; give one with pictures and a metadata.jsonl.")
+    table = folder / "metadata.jsonl"
+    if not table.exists():
+        count = sum(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
+        raise InputError(f"The data folder {folder} has {count} pictures but no metadata.jsonl; write one with a line such as {{\"file_name\": \"a.png\", \"text\": \"a cat\"}} for each.")
+    rows = []
+    for number, line in enumerate(table.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            rows.append((folder / row["file_name"], row["text"], row.get("subject")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{table}, line {number}: expected a JSON object with file_name and text, found {line[:60]!r}.") from error
+    if not rows:
+        raise InputError(f"The data folder {folder} is empty: its metadata.jsonl has no lines; give at least one picture.")
+    return rows
+
+
+def _pairs(subjects: list[str | None]) -> Tensor:
+    """(i, i) for a picture alone; for subjects with several, every ordered pair of neighbours."""
+    groups: dict[str, list[int]] = {}
+    pairs = []
+    for i, subject in enumerate(subjects):
+        if subject is None:
+            pairs.append((i, i))
+        else:
+            groups.setdefault(subject, []).append(i)
+    for members in groups.values():
+        pairs += [(a, b) for a, b in zip(members, members[1:] + members[:1], strict=True)]
+    return torch.tensor(pairs)

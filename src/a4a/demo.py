@@ -1,0 +1,207 @@
+"""`a4a demo`: a transfer, live, and a page that shows what came of it."""
+
+import base64
+import io
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import torch
+from PIL import Image
+from torch import Tensor
+
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.loading import load_adapter
+from a4a.backbones import load_pipeline
+from a4a.files import replacing
+from a4a.images import to_pil
+from a4a.metrics.statistics import Estimate
+from a4a.plots import Curve, curves
+from a4a.training.loop import TrainingConfig, read_log
+from a4a.training.objective import ObjectiveConfig, Rates
+from a4a.transfer import Method, transfer
+from a4a.zoo.folder import MODELS, figures
+from a4a.zoo.judging import Judges, Task, WorldEvaluation, generate
+from a4a.zoo.pictures import WorldPictures
+
+ENCODER = "zoo:clip-large/image_encoder"
+STRIP = (0.0, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column of the picture grid: an adapter (or none) on a model."""
+
+    title: str
+    model: str
+    adapter: str | None
+    note: str
+
+
+COLUMNS = (
+    Shown("PTA on its base", "sd15-mini", "ip-adapter-sd15-mini", "the adapter that is transferred, on the model that it was trained for"),
+    Shown("PixArt, text only", "pixart-mini", None, "the upgraded transformer without any adapter"),
+    Shown("PixArt, IP-Adapter*", "pixart-mini", "ip-adapter-pixart-mini", "from scratch, as many samples as A4A trained long"),
+    Shown("PixArt, A4A trained long", "pixart-mini", "a4a-pixart-mini", "shipped with the zoo"),
+    Shown("SDXL, text only", "sdxl-mini", None, "the upgraded U-Net without any adapter"),
+    Shown("SDXL, PTA-UM", "sdxl-mini", "ip-adapter-sdxl-mini", "an adapter trained for this model itself, from scratch"),
+    Shown("SDXL, A4A", "sdxl-mini", "a4a-sdxl-mini", "shipped with the zoo"),
+)
+LIVE = Shown("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
+
+
+def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
+    """Transfer the zoo's adapter from a U-Net to a transformer, live, and write a page about it.
+
+    Args:
+        output: Folder for the page (index.html) and the run.
+        samples: Samples of the live transfer.
+        subjects: Test subjects that the live transfer is scored on.
+        seed: Of the live transfer.
+        full: Repeat the recorded runs of the zoo too (hours) before the page is made.
+    """
+    output = Path(output)
+    if full:
+        _repeat(output)
+    began = time.perf_counter()
+    print(f"Transferring the PTA of sd15-mini to pixart-mini: {samples:,} samples from an untrained A4A.")
+    task = Task.of("test", subjects, 1)
+    evaluation = _Strip(Task.of("test", 4, 1))
+    run = output / "run"
+    adapter = transfer(
+        model=Path("zoo:pixart-mini"),
+        source=Path("zoo:ip-adapter-sd15-mini"),
+        image_encoder=Path(ENCODER),
+        data=WorldPictures("train", 4000),
+        output=_fresh(run),
+        method=Method(**LIVE_METHOD),
+        objective=ObjectiveConfig(rates=Rates(**LIVE_RATES), weighting="min_snr"),
+        training=TrainingConfig(samples=samples, batch_size=32, schedule="cosine", warmup=20, evaluate_every=samples // 8, checkpoint_every=samples, tensorboard=False, seed=seed),
+        evaluation=evaluation,
+        cache=output / "cache",
+    )
+    seconds = time.perf_counter() - began
+    print("Drawing and scoring on test subjects.")
+    encoder, judges = CLIPImageEncoder.load(ENCODER), Judges.load(MODELS)
+    pipes = {name: load_pipeline(f"zoo:{name}") for name in ("sd15-mini", "pixart-mini", "sdxl-mini")}
+    live = generate(task, pipes["pixart-mini"], adapter, encoder)
+    live_scores = judges.score(task, live)
+
+    few = Task.of("test", 8, 1)
+    columns = [("reference", "one drawing of a creature that no model has seen", few.references)]
+    for shown in (*COLUMNS[:3], LIVE, *COLUMNS[3:]):
+        pictures = live[: len(few.prompts)] if shown is LIVE else _draw(few, pipes[shown.model], shown.adapter, encoder)
+        columns.append((shown.title, shown.note, pictures))
+
+    page = _page(
+        columns=[(title, note, [_embed(p) for p in to_pil(pictures)]) for title, note, pictures in columns],
+        prompts=few.prompts,
+        strip=[(share, [_embed(p) for p in evaluation.kept[i]]) for i, share in evaluation.shares(samples)],
+        strip_references=[_embed(p) for p in to_pil(evaluation.task.references)],
+        plots=_plots(run, evaluation),
+        table=_table(live_scores, samples, subjects),
+        samples=samples,
+        minutes=seconds / 60,
+        machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        seed=seed,
+    )
+    with replacing(output / "index.html") as beside:
+        beside.write_text(page)
+    print(f"A4A live: identity {live_scores.identity}, {live_scores.retrieval.mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}")
+
+
+LIVE_METHOD: dict = {"rounds": 0}
+LIVE_RATES: dict = {"projection": 1e-3, "mapping": 1e-3}
+
+
+class _Strip(WorldEvaluation):
+    """The validation scores of a run, and the same few test prompts and noise at every point of it."""
+
+    def __init__(self, task: Task):
+        super().__init__("validation", 48, 1)
+        self.scored, self.task, self.kept = self.task, task, []
+
+    def __call__(self, pipe, adapter, image_encoder):
+        self.kept.append(to_pil(generate(self.task, pipe, adapter, image_encoder)))
+        few, self.task = self.task, self.scored
+        result = super().__call__(pipe, adapter, image_encoder)
+        self.task = few
+        return result
+
+    def shares(self, samples: int) -> list[tuple[int, float]]:
+        last = len(self.kept) - 1
+        return [(round(share * last), share) for share in STRIP]
+
+
+def _fresh(run: Path) -> Path:
+    """The demo always starts from an untrained A4A."""
+    import shutil
+
+    shutil.rmtree(run, ignore_errors=True)
+    return run
+
+
+def _repeat(output: Path) -> None:
+    from a4a.zoo.commands import build
+
+    build(models=output / "zoo", runs=output / "zoo-runs")
+
+
+def _draw(task: Task, pipe, adapter: str | None, encoder: CLIPImageEncoder) -> Tensor:
+    loaded: ImagePromptAdapter | None = load_adapter(f"zoo:{adapter}") if adapter else None
+    return generate(task, pipe, loaded, encoder)
+
+
+def _plots(run: Path, evaluation: "_Strip") -> list[str]:
+    def curve(label: str, log: Path, live: bool = False) -> Curve:
+        rows = [r for r in read_log(log) if "identity" in r]
+        return Curve(label, [r["samples"] for r in rows], [r["identity"] for r in rows], live)
+
+    def recorded(name: str) -> Path:
+        return MODELS / name / "log.csv"
+
+    own = figures("ip-adapter-sd15-mini")["identity"]["mean"]
+    pixart = [
+        curve("A4A, live", run / "log.csv", True),
+        curve("A4A, recorded", recorded("a4a-pixart-mini")),
+        curve("IP-Adapter*, recorded", recorded("ip-adapter-pixart-mini")),
+        curve("the paper's letter, recorded", recorded("a4a-letter-pixart-mini")),
+    ]
+    sdxl = [curve("A4A, recorded", recorded("a4a-sdxl-mini")), curve("PTA-UM from scratch, recorded", recorded("ip-adapter-sdxl-mini"))]
+    level = {"PTA on its own base": own}
+    label = "identity, validation subjects"
+    return [curves("To the transformer", label, pixart, level), curves("To the larger U-Net", label, sdxl, level)]
+
+
+def _table(live, samples: int, subjects: int) -> list[tuple[str, str, str, str, str, str, str]]:
+    def row(title: str, count: int | None, scores: dict[str, Estimate], pictures: str) -> tuple:
+        said = [scores[name].mean for name in ("scene", "place", "size")]
+        return (title, f"{count:,}" if count else "", str(scores["identity"]), f"{scores['retrieval'].mean:.0%}", f"{scores['clip'].mean:.3f}", f"{sum(said) / 3:.0%}", pictures)
+
+    rows = []
+    for shown in COLUMNS:
+        entry = figures(shown.adapter or shown.model)
+        scores = {name: Estimate(**entry[name]) for name in ("identity", "retrieval", "clip", "scene", "place", "size")}
+        rows.append(row(shown.title, entry.get("samples") if shown.adapter else None, scores, "100 x 4"))
+        if shown.adapter == "ip-adapter-pixart-mini":
+            now = {name: getattr(live, name) for name in ("identity", "retrieval", "clip", "scene", "place", "size")}
+            rows.append(row(LIVE.title, samples, now, f"{subjects} x 1"))
+    letter = figures("a4a-letter-pixart-mini")
+    rows.append(row("PixArt, the paper's letter", letter["samples"], {n: Estimate(**letter[n]) for n in ("identity", "retrieval", "clip", "scene", "place", "size")}, "100 x 4"))
+    ceiling = {name: Estimate(**value) for name, value in figures("judges").items()}
+    rows.append(row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4"))
+    return rows
+
+
+def _embed(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _page(**values) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string((Path(__file__).parent / "demo.html").read_text()).render(**values)

@@ -1,0 +1,34 @@
+"""Pictures in and out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusers.utils import make_image_grid
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from a4a.errors import InputError
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """An upright RGB picture; InputError where there is none to be read."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no picture {path}; give a PNG or JPEG file.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is no picture that can be read ({str(error).splitlines()[0]}); give a PNG or JPEG file.") from error
+
+
+def to_pil(pictures: Tensor) -> list[Image.Image]:
+    """[n, 3, height, width] in [0, 1]."""
+    arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a) for a in arrays]
+
+
+def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of equal length, every picture at the size of the last of the first row."""
+    size = rows[0][-1].size
+    images = [i if i.size == size else ImageOps.fit(i, size) for row in rows for i in row]
+    return make_image_grid(images, rows=len(rows), cols=len(rows[0]))

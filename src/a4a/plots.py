@@ -1,0 +1,41 @@
+"""Curves of a score against the sample count."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    label: str
+    samples: Sequence[float]
+    scores: Sequence[float]
+    live: bool = False
+    """Drawn now, against recorded in the zoo."""
+
+
+COLOURS = ("#c8102e", "#1f6fb2", "#8a8d91", "#2e8b57", "#b8860b")
+
+
+def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, float]) -> str:
+    """An SVG: every line a run, every level a dashed line (a ceiling, another adapter's score)."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, line in zip(COLOURS, lines, strict=False):
+        thousands = [s / 1000 for s in line.samples]
+        axes.plot(thousands, line.scores, color=colour, marker="o", markersize=3.5, linewidth=2.4 if line.live else 1.6, linestyle="-", label=line.label)
+    for name, value in levels.items():
+        axes.axhline(value, color="#555", linewidth=1, linestyle="--")
+        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555")
+    axes.set(title=title, xlabel="training samples (thousands)", ylabel=score)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

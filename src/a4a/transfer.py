@@ -1,0 +1,161 @@
+"""`a4a transfer`: from a source adapter, an upgraded model and data to an adapter for that model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from a4a.adapters import checkpoint
+from a4a.adapters.a4a import A4A
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.card import save_with_card
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import Backbone, backbone_for, load_pipeline
+from a4a.data.encoded import encode
+from a4a.data.pictures import Pictures
+from a4a.errors import InputError
+from a4a.evaluation import Evaluation
+from a4a.files import replacing
+from a4a.method.linears import Sharing
+from a4a.training.loop import TrainingConfig, train
+from a4a.training.objective import Denoising, ObjectiveConfig
+
+
+@dataclass
+class Method:
+    """What is trained."""
+
+    kind: Literal["a4a", "ip_adapter"] = "a4a"
+    """`a4a`: the source adapter, transferred. `ip_adapter`: IP-Adapter*, from scratch on the upgraded model."""
+    keep_projection: bool = False
+    """`ip_adapter` only: start from the source's image projection (and freeze nothing)."""
+    tokens: int = 4
+    """`ip_adapter` only: image tokens N."""
+    d_scm: int | None = None
+    """Width of the coupling space; by default the least common multiple of the base widths (the paper)."""
+    rounds: int = 2
+    """R, rounds of the upgraded space mapping."""
+    inner: int | None = None
+    """d_im, width of the mapping's attention; d_scm by default."""
+    heads: int = 8
+    """Heads of the mapping's attention."""
+    residual: bool = True
+    """Residual connections in the mapping; the paper's letter has none."""
+    sharing: Sharing = "site"
+    """Linear layers of projection and alignment per "site", or per distinct "width" (the paper's letter)."""
+    warm_start: bool = True
+    """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
+    text_start: bool = True
+    """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
+
+    def build(self, backbone: Backbone, source: IPAdapter | None, encoder: CLIPImageEncoder) -> ImagePromptAdapter:
+        text = backbone.text_projections()
+        if self.kind == "ip_adapter":
+            name = source.image_encoder if source is not None else ""
+            adapter = IPAdapter.fresh(backbone.sites, text, encoder.embed, self.tokens, name)
+            if self.keep_projection:
+                _copy_projection(source, adapter)
+            return adapter
+        if source is None:
+            raise InputError("method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter.")
+        if self.text_start and self.sharing != "site":
+            raise InputError(f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false.")
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start")}
+        return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
+
+
+def _copy_projection(source: IPAdapter | None, adapter: IPAdapter) -> None:
+    if source is None:
+        raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+    mine, theirs = adapter.image_proj.proj.weight.shape, source.image_proj.proj.weight.shape
+    if mine != theirs:
+        raise InputError(f"method.keep_projection needs equal projections but the source's is {list(theirs)} and the new one {list(mine)}; set it to false.")
+    adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+
+
+@dataclass
+class Precision:
+    """Number formats of what is frozen."""
+
+    frozen: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the denoiser, VAE and encoders; what is trained stays float32."""
+
+
+def transfer(
+    model: Path,
+    data: Pictures,
+    image_encoder: Path,
+    output: Path,
+    source: Path | None = None,
+    method: Method = Method(),
+    objective: ObjectiveConfig = ObjectiveConfig(),
+    training: TrainingConfig = TrainingConfig(),
+    evaluation: Evaluation | None = None,
+    precision: Precision = Precision(),
+    cache: Path | None = None,
+    resume: bool = False,
+) -> ImagePromptAdapter:
+    """Train an adapter for a model: transfer one made for another (A4A), or begin from scratch (IP-Adapter*).
+
+    Args:
+        model: The upgraded model: a diffusers pipeline folder or hub name.
+        data: Training pictures, for example class_path PictureFolder with path and size.
+        image_encoder: CLIP vision model that the adapter takes embeddings from: a folder or owner/repo/folder on the hub.
+        output: Folder for the adapter (output/adapter), log.csv, sample pictures and checkpoints.
+        source: The adapter to transfer: a published IP-Adapter file, folder or hub name.
+        method: What is trained.
+        objective: Loss and learning rates.
+        training: Samples, batch, schedule, checkpoints.
+        evaluation: Scores and pictures to log every training.evaluate_every samples.
+        precision: Number formats.
+        cache: Folder for encodings of the data; output/cache by default.
+        resume: Go on with the run that output holds.
+    """
+    output = Path(output)
+    adapter_source = checkpoint.read(source) if source is not None else None
+    encoder = CLIPImageEncoder.load(image_encoder)
+    if adapter_source is not None:
+        adapter_source.register_to_config(image_encoder=str(image_encoder))
+        adapter_source.image_encoder = str(image_encoder)
+        if method.kind == "a4a" or method.keep_projection:
+            encoder.check(adapter_source.embed, str(source))
+    pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(device)
+    encoder.model.to(device)
+    backbone = backbone_for(pipe)
+    torch.manual_seed(training.seed)
+    adapter = method.build(backbone, adapter_source, encoder)
+    if not adapter.image_encoder:
+        adapter.register_to_config(image_encoder=str(image_encoder))
+    table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    loss = Denoising(backbone, adapter, objective)
+
+    def evaluate(samples: int) -> dict[str, float]:
+        assert evaluation is not None
+        loss.pause()
+        result = evaluation(pipe, adapter, encoder)
+        loss.go_on()
+        target = output / "samples" / f"{samples:010d}.png"
+        with replacing(target) as beside:
+            result.picture.save(beside, format="PNG")
+        return {name: estimate.mean for name, estimate in result.scores.items()}
+
+    try:
+        train(
+            loss,
+            table,
+            training,
+            output,
+            resume=resume,
+            evaluate=evaluate if evaluation is not None else None,
+            description=output.name,
+        )
+    finally:
+        loss.pause()
+    adapter.eval()
+    facts = {"samples": training.samples, "model": str(model), "source": str(source) if source else None, "image_encoder": str(image_encoder)}
+    save_with_card(adapter, output / "adapter", facts)
+    return adapter

@@ -1,0 +1,170 @@
+import json
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from a4a.adapters.a4a import A4A
+from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.features import SiteFeatures
+from a4a.pipeline import ImagePromptPipeline
+
+
+@pytest.fixture
+def source(sd15):
+    return tiny.ip_adapter(sd15)
+
+
+def same(a, b):
+    return all(map(torch.equal, a.keys + a.values, b.keys + b.values))
+
+
+# --- IP-Adapter ----------------------------------------------------------------------------------------------------
+
+
+def test_ip_adapter_is_equations_4_to_6(source):
+    state, y = {k: t.double() for k, t in source.state_dict().items()}, tiny.embeds(2)
+    for i in range(2):
+        c = (state["image_proj.proj.weight"] @ y[i].double() + state["image_proj.proj.bias"]).reshape(source.tokens, -1)
+        c = (c - c.mean(1, keepdim=True)) / (c.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        c = c * state["image_proj.norm.weight"] + state["image_proj.norm.bias"]
+        found = source(y)
+        for s in range(len(source.sites)):
+            torch.testing.assert_close(found.keys[s][i].double(), c @ state[f"to_k.{s}.weight"].T, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(found.values[s][i].double(), c @ state[f"to_v.{s}.weight"].T, atol=1e-4, rtol=1e-5)
+
+
+def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
+    backbone = backbone_for(pipe)
+    adapter = IPAdapter.fresh(backbone.sites, backbone.text_projections(), tiny.EMBED, 3)
+    for i, site in enumerate(backbone.sites):
+        module = backbone.denoiser.get_submodule(site.name)
+        assert torch.equal(adapter.to_k[i].weight, module.to_k.weight)
+        assert torch.equal(adapter.to_v[i].weight, module.to_v.weight)
+    assert adapter(tiny.embeds(2)).tokens == 3
+
+
+def test_no_image_is_an_embedding_of_zeros(source):
+    assert torch.equal(source.unconditional(tiny.embeds(2)), torch.zeros(2, tiny.EMBED))
+
+
+# --- A4A -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_maps_the_sources_features(source, pipe):
+    adapter = tiny.shaken(tiny.a4a(source, pipe))
+    for a, b in zip(adapter.source.parameters(), source.parameters(), strict=True):
+        a.data.copy_(b)
+    embeds = tiny.embeds(2)
+    assert same(adapter(embeds), adapter.mapping(source(embeds)))
+    adapter(embeds).check(backbone_for(pipe).sites, "the model")
+    assert torch.equal(adapter.unconditional(embeds), source.unconditional(embeds))
+
+
+def test_wrapping_copies_the_source(source, sdxl):
+    adapter = tiny.a4a(source, sdxl)
+    assert {k: t.tolist() for k, t in adapter.source.state_dict().items()} == {k: t.tolist() for k, t in source.state_dict().items()}
+    with torch.no_grad():
+        adapter.source.image_proj.proj.weight.zero_()
+    assert source.image_proj.proj.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}])
+def test_saved_and_loaded_it_is_the_same(source, pipe, tmp_path, options):
+    adapter = tiny.shaken(tiny.a4a(source, pipe, **options))
+    adapter.save_pretrained(tmp_path)
+    again = A4A.from_pretrained(tmp_path)
+    assert same(again(tiny.embeds(2)), adapter(tiny.embeds(2)))
+    assert again.sites == adapter.sites == backbone_for(pipe).sites
+    assert (again.embed, again.tokens) == (adapter.embed, adapter.tokens)
+    mine, theirs = (json.loads(json.dumps({k: v for k, v in a.config.items() if not k.startswith("_")})) for a in (adapter, again))
+    assert mine == theirs
+
+
+def test_the_configuration_does_not_tell_where_the_source_came_from(source, sdxl, tmp_path):
+    source.save_pretrained(tmp_path / "secret")
+    tiny.a4a(IPAdapter.from_pretrained(tmp_path / "secret"), sdxl).save_pretrained(tmp_path / "a4a")
+    assert "secret" not in (tmp_path / "a4a" / "config.json").read_text()
+
+
+def test_a_saved_ip_adapter_is_the_same(source, tmp_path):
+    source.save_pretrained(tmp_path)
+    again = IPAdapter.from_pretrained(tmp_path)
+    assert same(again(tiny.embeds(2)), source(tiny.embeds(2)))
+    assert again.sites == source.sites
+
+
+def test_with_text_every_sites_key_is_its_text_projection_of_one_shared_map(source, pipe):
+    backbone = backbone_for(pipe)
+    adapter = tiny.a4a(source, pipe, text=backbone.text_projections())
+    aligned = [layer for alignment in adapter.mapping.alignments for layer in alignment.linears.layers]
+    text = [*backbone.text_projections()[0], *backbone.text_projections()[1]]
+    width = text[0].in_features
+    vocabulary = torch.linalg.lstsq(torch.cat([t.weight for t in text]).double(), torch.cat([a.weight for a in aligned]).double().detach()).solution
+    assert vocabulary.shape == (width, aligned[0].in_features)
+    token = torch.randn(5, aligned[0].in_features)
+    for site, layer in zip(text, aligned, strict=True):
+        torch.testing.assert_close(layer(token), site((token.double() @ vocabulary.T).float()), atol=1e-4, rtol=1e-4)
+    assert vocabulary.std() * aligned[0].in_features ** 0.5 == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("sharing", ["width", "site"])
+def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
+    adapter = tiny.a4a(source, pipe, sharing=sharing)
+    groups = adapter.groups()
+    assert list(groups) == ["projection", "mapping", "adapter"]
+    found = [id(p) for group in groups.values() for p in group]
+    assert sorted(found) == sorted(id(p) for p in adapter.parameters())
+    names = {id(p): n for n, p in adapter.named_parameters()}
+    parts = {group: {names[id(p)].split(".")[0:3:2][-1] if "mapping" in names[id(p)] else "source" for p in ps} for group, ps in groups.items()}
+    assert parts == {"projection": {"0", "2"}, "mapping": {"1"}, "adapter": {"source"}}
+
+
+def test_an_ip_adapter_is_one_group(source):
+    assert [id(p) for p in source.groups()["adapter"]] == [id(p) for p in source.parameters()]
+
+
+# --- onto the wrong model ------------------------------------------------------------------------------------------
+
+
+def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixart):
+    adapter, sites = tiny.a4a(source, sdxl), backbone_for(sdxl).sites
+    other = backbone_for(pixart).sites
+    with pytest.raises(InputError) as caught:
+        ImagePromptPipeline(pixart, adapter)
+    assert f"site 0 is {sites[0].name} of width {sites[0].width} where {other[0].name} of width {other[0].width} is expected" in str(caught.value)
+    assert "PixArtTransformer2DModel of PixArtAlphaPipeline" in str(caught.value)
+
+
+def test_a_model_with_one_site_more_is_refused(source, sd15):
+    short = A4A.wrap(source, backbone_for(sd15).sites[:-1], rounds=0)
+    with pytest.raises(InputError, match=r"site 15, mid_block.*attn2 of width 48, is missing"):
+        ImagePromptPipeline(sd15, short)
+
+
+def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
+    unnamed = IPAdapter([[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny.EMBED, tiny.TEXT)
+    ImagePromptPipeline(sd15, unnamed)
+    with pytest.raises(InputError, match="site 0 is 1 of width 16 where down_blocks.*of width 32"):
+        ImagePromptPipeline(sdxl, unnamed)
+
+
+def test_features_of_another_width_do_not_load(source, tmp_path):
+    source.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["embed"] = 7
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Exception, match="(?i)size|shape"):
+        IPAdapter.from_pretrained(tmp_path)
+
+
+def test_shapes_are_enforced_while_tests_run(source):
+    with pytest.raises(Exception, match=r"(?s)embeds.*batch embed"):
+        source(torch.zeros(tiny.EMBED))
+    assert isinstance(source(torch.zeros(1, tiny.EMBED)), SiteFeatures)
+    assert isinstance(source.to_k, nn.ModuleList)
+    assert sites_to_config(source.sites)[0] == [source.sites[0].name, source.sites[0].width, source.sites[0].depth]

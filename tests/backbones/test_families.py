@@ -1,0 +1,167 @@
+import pytest
+import tiny
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+
+from a4a.backbones import backbone_for, families, load_pipeline
+from a4a.errors import InputError
+
+PROMPTS = ["a cat on a beach", "a red dog"]
+
+
+class Recorded:
+    """Calls of a denoiser by a pipeline: what went in, what came out."""
+
+    def __init__(self, denoiser):
+        self.calls = []
+        self.hook = denoiser.register_forward_hook(self, with_kwargs=True)
+
+    def __call__(self, _module, args, kwargs, out):
+        self.calls.append((args, kwargs, out[0]))
+
+
+def recorded(pipe, **kwargs):
+    record = Recorded(backbone_for(pipe).denoiser)
+    tiny.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
+    record.hook.remove()
+    (args, kwargs, out), *_ = record.calls
+    noisy = args[0]
+    timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+    return noisy, timestep.expand(len(noisy)), out[:, :4]
+
+
+@pytest.fixture(scope="session")
+def pixart_1024():
+    """A PixArt that is told resolution and aspect ratio, as the 1024-pixel ones are."""
+    return tiny.pixart(sample_size=128)
+
+
+@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_predict_is_what_the_pipeline_computes(model):
+    backbone = backbone_for(model)
+    noisy, timesteps, expected = recorded(model, guidance_scale=1.0)
+    found = backbone.predict(noisy, timesteps, backbone.encode_text(PROMPTS))
+    assert found.shape == noisy.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_predict_is_what_the_pipeline_computes_with_guidance(model):
+    backbone = backbone_for(model)
+    noisy, timesteps, expected = recorded(model, guidance_scale=4.0)
+    empty, text = backbone.no_text(), backbone.encode_text(PROMPTS)
+    both = {name: torch.cat([empty[name].expand_as(t), t]) for name, t in text.items()}
+    assert len(noisy) == 4
+    torch.testing.assert_close(backbone.predict(noisy, timesteps, both), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_resolution_and_aspect_ratio_matter_to_the_model_that_is_told_them(pixart_1024):
+    backbone = backbone_for(pixart_1024)
+    assert backbone.denoiser.use_additional_conditions
+    noisy, timesteps, text = tiny.inputs(backbone)
+    square = backbone.predict(noisy, timesteps, text)
+    assert not torch.allclose(backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny.SIDE], square, atol=1e-3)
+
+
+def test_text_has_a_row_for_each_prompt(model):
+    backbone = backbone_for(model)
+    text, empty = backbone.encode_text(PROMPTS), backbone.no_text()
+    assert text.keys() == empty.keys()
+    for name, t in text.items():
+        assert t.shape[0] == 2
+        assert empty[name].shape == (1, *t.shape[1:])
+        assert t.device.type == "cpu"
+        torch.testing.assert_close(backbone.encode_text(PROMPTS[1:])[name][0], t[1])
+
+
+def test_sites_are_in_the_order_of_the_attention_processors(model):
+    denoiser = backbone_for(model).denoiser
+    listed = getattr(denoiser, "attn_processors", None) or {f"{n}.processor": 0 for n, m in denoiser.named_modules() if n.endswith(("attn1", "attn2"))}
+    assert [s.name for s in backbone_for(model).sites] == [n.removesuffix(".processor") for n in listed if n.endswith("attn2.processor")]
+
+
+def test_depths_are_the_order_of_execution(model):
+    backbone, ran = backbone_for(model), []
+    hooks = [backbone.denoiser.get_submodule(s.name).register_forward_hook(lambda *_, s=s: ran.append(s)) for s in backbone.sites]
+    backbone.predict(*tiny.inputs(backbone))
+    for hook in hooks:
+        hook.remove()
+    assert [s.depth for s in ran] == pytest.approx([i / (len(ran) - 1) for i in range(len(ran))])
+    assert sorted(ran, key=lambda s: s.depth) == ran
+
+
+def test_widths_are_those_of_keys_and_values(model):
+    backbone = backbone_for(model)
+    for site, k, v in zip(backbone.sites, *backbone.text_projections(), strict=True):
+        assert site.width == k.out_features == v.out_features
+
+
+def test_learned_variance_is_dropped(pixart):
+    backbone = backbone_for(pixart)
+    assert backbone.denoiser.config.out_channels == 2 * backbone.denoiser.config.in_channels
+    assert backbone.predict(*tiny.inputs(backbone, 2)).shape == (2, 4, tiny.SIDE, tiny.SIDE)
+
+
+def test_pixels_become_latents_as_the_denoiser_sees_them(model):
+    backbone = backbone_for(model)
+    pixels = torch.rand(2, 3, 2 * tiny.SIDE, 2 * tiny.SIDE) * 2 - 1
+    torch.manual_seed(0)
+    found = backbone.encode_pixels(pixels)
+    torch.manual_seed(0)
+    expected = model.vae.encode(pixels).latent_dist.sample() * model.vae.config.scaling_factor
+    assert found.shape == (2, 4, tiny.SIDE, tiny.SIDE)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_the_denoiser_was_trained_to_predict(sd15, kind):
+    scheduler = DDPMScheduler(prediction_type=kind)
+    latents, noise, timesteps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 800])
+    a = scheduler.alphas_cumprod[timesteps].view(2, 1, 1, 1)
+    expected = {"epsilon": noise, "sample": latents, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * latents}[kind]
+    torch.testing.assert_close(backbone_for(sd15).target(scheduler, latents, noise, timesteps), expected)
+
+
+def test_another_prediction_is_an_input_error(sd15):
+    scheduler = DDPMScheduler()
+    scheduler.register_to_config(prediction_type="flow")
+    with pytest.raises(InputError, match="'flow'; expected epsilon"):
+        backbone_for(sd15).target(scheduler, *[torch.zeros(1, 4, 8, 8)] * 2, torch.zeros(1))
+
+
+def test_training_has_the_models_own_noise(model):
+    backbone = backbone_for(model)
+    torch.testing.assert_close(backbone.training_scheduler.alphas_cumprod, model.scheduler.alphas_cumprod)
+
+
+class Unsupported(DiffusionPipeline):
+    def __init__(self, unet):
+        super().__init__()
+        self.register_modules(unet=unet)
+
+
+def test_an_unsupported_denoiser_is_an_input_error_that_lists_the_supported():
+    unet = UNet2DModel(sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)
+    with pytest.raises(InputError) as caught:
+        backbone_for(Unsupported(unet))
+    assert "UNet2DModel of Unsupported is not supported" in str(caught.value)
+    assert all(name in str(caught.value) for name in families())
+
+
+def test_a_pipeline_folder_is_loaded(pixart, tmp_path):
+    pixart.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    assert torch.equal(tiny.call(again), tiny.call(pixart))
+
+
+def test_what_is_no_pipeline_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="There is no model folder"):
+        load_pipeline(tmp_path / "none")
+    with pytest.raises(InputError, match=r"could not be loaded as a diffusers pipeline .*model_index.json"):
+        load_pipeline(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_pipeline(tmp_path)

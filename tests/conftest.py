@@ -1,0 +1,53 @@
+"""Shapes in a4a's annotations are enforced while tests run; the tiny pipelines are built once."""
+
+import os
+import subprocess
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["a4a.method", "a4a.adapters", "a4a.metrics"], "beartype.beartype")
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("a4a", deadline=None, max_examples=25)
+settings.load_profile("a4a")
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def sd15():
+    return tiny.sd15()
+
+
+@pytest.fixture(scope="session")
+def sdxl():
+    return tiny.sdxl()
+
+
+@pytest.fixture(scope="session")
+def pixart():
+    return tiny.pixart()
+
+
+@pytest.fixture(params=list(tiny.PIPELINES))
+def pipe(request):
+    """Each of the three pipelines."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,0 +1,125 @@
+"""What every backbone promises; a new family needs a line in `PIPES` and nothing else."""
+
+import pytest
+import tiny
+import torch
+
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import Backbone, backbone_for, families
+from a4a.injection import attach, is_attached
+from a4a.training.loop import TrainingConfig, train
+from a4a.training.objective import Denoising, ObjectiveConfig, Rates
+
+PIPES = {"UNet2DConditionModel": ["sd15", "sdxl"], "PixArtTransformer2DModel": ["pixart"]}
+
+
+@pytest.fixture(params=[(family, pipe) for family in sorted(families()) for pipe in PIPES.get(family, [None])], ids=lambda p: f"{p[0]}-{p[1]}")
+def backbone(request):
+    family, name = request.param
+    assert name is not None, f"tests/contracts/test_backbones.py does not know a pipeline with a {family}"
+    found = backbone_for(tiny.with_own_denoiser(request.getfixturevalue(name)))
+    assert type(found.denoiser).__name__ == family
+    assert isinstance(found, Backbone)
+    return found
+
+
+def test_sites_are_attention_modules_with_distinct_names(backbone):
+    names = [s.name for s in backbone.sites]
+    assert len(names) == len(set(names)) > 0
+    for site in backbone.sites:
+        module = backbone.denoiser.get_submodule(site.name)
+        assert all(hasattr(module, part) for part in ("to_q", "to_k", "to_v", "to_out", "heads"))
+        assert module.heads * (module.to_q.out_features // module.heads) == site.width
+    depths = sorted(s.depth for s in backbone.sites)
+    assert (depths[0], depths[-1]) == (0.0, 1.0)
+    assert len(set(depths)) == len(depths)
+
+
+def test_a_prediction_has_the_shape_of_the_latents(backbone):
+    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    found = backbone.predict(noisy, timesteps, text)
+    assert found.shape == noisy.shape
+    assert found.isfinite().all()
+
+
+def test_one_row_does_not_know_of_the_others(backbone):
+    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    whole = backbone.predict(noisy, timesteps, text)
+    for i in range(3):
+        alone = backbone.predict(noisy[i : i + 1], timesteps[i : i + 1], {name: t[i : i + 1] for name, t in text.items()})
+        torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
+
+
+def test_time_and_text_matter(backbone):
+    noisy, timesteps, text = tiny.inputs(backbone, 2)
+    found = backbone.predict(noisy, timesteps, text)
+    assert not torch.allclose(backbone.predict(noisy, timesteps.flip(0), text), found, atol=1e-4)
+    empty = {name: t.expand_as(text[name]) for name, t in backbone.no_text().items()}
+    assert not torch.allclose(backbone.predict(noisy, timesteps, empty), found, atol=1e-5)
+
+
+def test_features_at_any_one_site_reach_the_prediction(backbone):
+    adapter = tiny.ip_adapter(backbone.pipe)
+    inputs = tiny.inputs(backbone)
+    plain = backbone.predict(*inputs)
+    features = adapter(tiny.embeds())
+    for i in range(len(backbone.sites)):
+        scales = [float(j == i) for j in range(len(backbone.sites))]
+        with attach(backbone.denoiser, backbone.sites, features, scales):
+            assert not torch.equal(backbone.predict(*inputs), plain)
+    assert torch.equal(backbone.predict(*inputs), plain)
+
+
+class Samples:
+    def __init__(self, backbone):
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = {"latents": torch.randn(4, 4, tiny.SIDE, tiny.SIDE, generator=generator), "embeds": torch.randn(4, tiny.EMBED, generator=generator)}
+        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text(["a cat", "a dog", "a bird", "a red cat"]).items()}
+
+    def __len__(self):
+        return 4
+
+    def batch(self, indices):
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, weighting):
+    before = {name: t.clone() for name, t in backbone.denoiser.state_dict().items()}
+    torch.manual_seed(0)
+    adapter = IPAdapter.fresh(backbone.sites, backbone.text_projections(), tiny.EMBED)
+    begin = {name: p.detach().clone() for name, p in adapter.named_parameters()}
+    objective = Denoising(backbone, adapter, ObjectiveConfig(rates=Rates(adapter=1e-3), weighting=weighting))
+    rows = train(objective, Samples(backbone), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
+    assert all(torch.tensor(r["loss"]).isfinite() for r in rows)
+    for name, p in adapter.named_parameters():
+        assert p.isfinite().all()
+        assert p.grad is None or p.grad.isfinite().all()
+        assert not torch.equal(p, begin[name]), name
+    assert all(torch.equal(t, before[name]) for name, t in backbone.denoiser.state_dict().items())
+
+
+def test_one_batch_can_be_learned(backbone):
+    torch.manual_seed(0)
+    objective = Denoising(backbone, tiny.ip_adapter(backbone.pipe), ObjectiveConfig())
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-2)
+    batch, losses = Samples(backbone).batch(torch.arange(4)), []
+    for _ in range(8):
+        torch.manual_seed(1)
+        loss = objective(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_the_denoiser_itself_can_be_trained(backbone):
+    objective = Denoising(backbone, None, ObjectiveConfig())
+    assert not is_attached(backbone.denoiser)
+    assert [group["name"] for group in objective.parameter_groups()] == ["denoiser"]
+    batch = Samples(backbone).batch(torch.arange(2))
+    del batch["embeds"]
+    objective(batch).backward()
+    used = [p.grad is not None for p in backbone.denoiser.parameters()]
+    assert sum(used) > 0.9 * len(used)

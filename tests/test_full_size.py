@@ -1,0 +1,101 @@
+"""The published sizes, on the meta device: shapes and counts without weights."""
+
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+
+from a4a.adapters.a4a import A4A
+from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones.pixart import PixArt
+from a4a.backbones.unet import UNet
+
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+PIXART = {
+    "sample_size": 128,
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "cross_attention_dim": 1152,
+    "caption_channels": 4096,
+    "patch_size": 2,
+}
+FOUND = {  # model: sites by width, and millions of parameters of the denoiser
+    "sd15": (UNet, UNet2DConditionModel, SD15, {320: 5, 640: 5, 1280: 6}, 859.5),
+    "sdxl": (UNet, UNet2DConditionModel, SDXL, {640: 10, 1280: 60}, 2567.5),
+    "pixart": (PixArt, PixArtTransformer2DModel, PIXART, {1152: 28}, 611.3),
+}
+
+
+@pytest.fixture(scope="module")
+def denoisers():
+    with torch.device("meta"):
+        return {name: model(**config) for name, (_, model, config, _, _) in FOUND.items()}
+
+
+@pytest.fixture(scope="module")
+def source(denoisers):
+    with torch.device("meta"):
+        return IPAdapter(sites_to_config(UNet.find_sites(denoisers["sd15"])), 1024, 768, 4)
+
+
+def count(modules):
+    return sum(p.numel() for m in modules for p in m.parameters())
+
+
+def transfer(source, sites, **options):
+    with torch.device("meta"):
+        return A4A(dict(source.config), sites_to_config(sites), **options)
+
+
+@pytest.mark.parametrize("model", FOUND)
+def test_published_denoisers_have_these_sites(denoisers, model):
+    backbone, _, _, widths, millions = FOUND[model]
+    sites = backbone.find_sites(denoisers[model])
+    assert {w: sum(s.width == w for s in sites) for w in widths} == widths
+    assert len(sites) == sum(widths.values())
+    assert count([denoisers[model]]) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_the_published_ip_adapter_has_22_million_parameters(source):
+    assert count([source]) == 22_319_616
+
+
+@pytest.mark.parametrize("sharing", ["width", "site"])
+@pytest.mark.parametrize("model", ["sdxl", "pixart"])
+def test_features_of_every_upgraded_site(denoisers, source, model, sharing):
+    sites = FOUND[model][0].find_sites(denoisers[model])
+    adapter = transfer(source, sites, sharing=sharing)
+    features = adapter(torch.empty(2, 1024, device="meta"))
+    features.check(sites, model)
+    assert (features.batch, features.tokens) == (2, 4)
+    for mapping in adapter.mapping.mappings:
+        assert mapping.latents.shape == (len(sites), 4, 1280)  # d_scm: the least common multiple of 320, 640 and 1280
+        assert mapping.mixture.shape == (len(sites), 16)
+
+
+def parts(adapter):
+    chains = (adapter.mapping.keys, adapter.mapping.values)
+    return count(c[0] for c in chains), count(c[2] for c in chains)

@@ -1,0 +1,359 @@
+import copy
+
+import peft
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch._dynamo.testing import CompileCounter
+
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.features import SiteFeatures
+from a4a.injection import Injection, attach, is_attached
+
+
+@pytest.fixture
+def backbone(pipe):
+    yield backbone_for(pipe)
+    assert not is_attached(backbone_for(pipe).denoiser), "a test left features attached"
+
+
+@pytest.fixture
+def own(pipe):
+    """A backbone whose denoiser the test may change."""
+    return backbone_for(tiny.with_own_denoiser(pipe))
+
+
+def features(backbone, rows=1, seed=0, tokens=4):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw():
+        return tuple(torch.randn(rows, tokens, s.width, generator=generator) for s in backbone.sites)
+
+    return SiteFeatures(draw(), draw())
+
+
+def run(backbone, rows=1, seed=0):
+    return backbone.predict(*tiny.inputs(backbone, rows, seed))
+
+
+def injected(backbone, *args, rows=1, **kwargs):
+    with attach(backbone.denoiser, backbone.sites, *args, **kwargs):
+        return run(backbone, rows)
+
+
+# --- the plain model, bit for bit ----------------------------------------------------------------------------------
+
+
+def test_without_features_at_scale_zero_cleared_and_detached_the_model_is_the_plain_one(backbone):
+    plain, classes = run(backbone), [type(m) for m in backbone.denoiser.modules()]
+    injection = Injection(backbone.denoiser, backbone.sites)
+    assert torch.equal(run(backbone), plain)
+    injection.set(features(backbone), 0.0)
+    assert torch.equal(run(backbone), plain)
+    injection.set(features(backbone))
+    assert not torch.allclose(run(backbone), plain, atol=1e-3)
+    injection.clear()
+    assert torch.equal(run(backbone), plain)
+    injection.detach()
+    injection.detach()
+    assert torch.equal(run(backbone), plain)
+    assert [type(m) for m in backbone.denoiser.modules()] == classes
+    assert not any("_injection" in m.__dict__ for m in backbone.denoiser.modules())
+
+
+def test_scale_zero_does_not_touch_features_that_are_not_finite(backbone):
+    broken = features(backbone).map(lambda t: t * float("inf"))
+    assert torch.equal(injected(backbone, broken, 0.0), run(backbone))
+
+
+def test_the_state_dict_keeps_its_keys(backbone):
+    before = list(backbone.denoiser.state_dict())
+    with attach(backbone.denoiser, backbone.sites, features(backbone)):
+        assert list(backbone.denoiser.state_dict()) == before
+        assert [n for n, _ in backbone.denoiser.named_modules()].count(backbone.sites[0].name) == 1
+
+
+def test_an_exception_inside_the_block_detaches(backbone):
+    plain = run(backbone)
+    with pytest.raises(KeyError), attach(backbone.denoiser, backbone.sites, features(backbone)):
+        raise KeyError
+    assert not is_attached(backbone.denoiser)
+    assert torch.equal(run(backbone), plain)
+
+
+def test_an_exception_of_the_denoiser_itself_detaches(backbone):
+    with pytest.raises(InputError), attach(backbone.denoiser, backbone.sites, features(backbone, 3)):
+        run(backbone, 1)
+    assert not is_attached(backbone.denoiser)
+
+
+# --- eq. 13 --------------------------------------------------------------------------------------------------------
+
+
+def attention(query, key, value, heads):
+    """Softmax attention of one row, written out, in float64."""
+    out = torch.empty_like(query)
+    width = query.shape[-1] // heads
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        weights = torch.softmax(query[:, part] @ key[:, part].T / width**0.5, dim=-1)
+        out[:, part] = weights @ value[:, part]
+    return out
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, -2.0])
+def test_one_site_is_equation_13(backbone, scale):
+    site = backbone.sites[1]
+    module = backbone.denoiser.get_submodule(site.name)
+    hidden = torch.randn(2, 9, module.to_q.in_features)
+    text = torch.randn(2, 7, module.to_k.in_features)
+    given = features(backbone, 2)
+    with attach(backbone.denoiser, backbone.sites, given, scale):
+        found = module(hidden, encoder_hidden_states=text)
+
+    exact = copy.deepcopy(module).double()
+    for row in range(2):
+        q, k, v = exact.to_q(hidden[row].double()), exact.to_k(text[row].double()), exact.to_v(text[row].double())
+        z = attention(q, k, v, module.heads)
+        z = z + scale * attention(q, given.keys[1][row].double(), given.values[1][row].double(), module.heads)
+        torch.testing.assert_close(found[row].double(), exact.to_out[0](z), atol=1e-5, rtol=1e-5)
+
+
+def test_a_scale_per_site(backbone):
+    given, scales = features(backbone), [0.0] * len(backbone.sites)
+    assert torch.equal(injected(backbone, given, scales), run(backbone))
+    scales[1] = 0.7
+    found = injected(backbone, given, scales)
+    silent = tuple(v * 0.7 if i == 1 else v * 0 for i, v in enumerate(given.values))
+    assert not torch.allclose(found, run(backbone), atol=1e-4)
+    torch.testing.assert_close(found, injected(backbone, SiteFeatures(given.keys, silent)), atol=1e-5, rtol=1e-4)
+
+
+def test_attached_features_can_be_exchanged(backbone):
+    one, two = features(backbone, seed=1), features(backbone, seed=2)
+    with attach(backbone.denoiser, backbone.sites, one) as injection:
+        first = run(backbone)
+        injection.set(two)
+        second = run(backbone)
+        injection.set(one)
+        assert torch.equal(run(backbone), first)
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert torch.equal(injected(backbone, two), second)
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def row(value, i):
+    return value[i : i + 1]
+
+
+def test_references_in_a_batch_are_never_mixed(backbone):
+    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    given = features(backbone, 3)
+    with attach(backbone.denoiser, backbone.sites, given):
+        together = backbone.predict(noisy, timesteps, text)
+    for i in range(3):
+        with attach(backbone.denoiser, backbone.sites, given[i : i + 1]):
+            alone = backbone.predict(row(noisy, i), row(timesteps, i), {name: row(t, i) for name, t in text.items()})
+        torch.testing.assert_close(row(together, i), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
+    positive, negative = features(backbone, 2, seed=1), features(backbone, 2, seed=2)
+    half = tiny.inputs(backbone, 2)
+    double = (torch.cat([half[0]] * 2), torch.cat([half[1]] * 2), {name: torch.cat([t] * 2) for name, t in half[2].items()})
+    with attach(backbone.denoiser, backbone.sites, positive, 0.8, negative):
+        both = backbone.predict(*double)
+        conditional = backbone.predict(*half)  # a step without guidance
+    with attach(backbone.denoiser, backbone.sites, positive, 0.8):
+        yes = backbone.predict(*half)
+    with attach(backbone.denoiser, backbone.sites, negative, 0.8):
+        no = backbone.predict(*half)
+    torch.testing.assert_close(both, torch.cat([no, yes]), atol=1e-5, rtol=1e-4)
+    assert torch.equal(conditional, yes)
+    assert not torch.allclose(no, yes, atol=1e-3)
+
+
+def test_another_number_of_rows_is_an_input_error_that_names_the_site(backbone):
+    with pytest.raises(InputError, match=r"runs on 3 rows at .*attn2 but features are attached for 2; give one reference for each prompt"):
+        injected(backbone, features(backbone, 2), rows=3)
+    with pytest.raises(InputError, match="attached for 2 and as many negatives"):
+        injected(backbone, features(backbone, 2), negative=features(backbone, 2), rows=3)
+
+
+def test_one_row_of_features_is_not_broadcast_over_a_batch(backbone):
+    with pytest.raises(InputError, match="attached for 1"):
+        injected(backbone, features(backbone, 1), rows=2)
+
+
+def test_as_many_negatives_as_features_are_needed(backbone):
+    with pytest.raises(InputError, match="1 rows of negative features for 2 rows"):
+        injected(backbone, features(backbone, 2), negative=features(backbone, 1))
+    assert not is_attached(backbone.denoiser)
+
+
+def test_features_for_other_sites_are_an_input_error_that_names_the_first(backbone):
+    given = features(backbone)
+    count = len(backbone.sites)
+    with pytest.raises(InputError, match=rf"for {count - 1} sites but {type(backbone.denoiser).__name__} has {count}"):
+        injected(backbone, SiteFeatures(given.keys[1:], given.values[1:]))
+    wider = [*given.keys]
+    wider[2] = torch.zeros(1, 4, 7)
+    other = SiteFeatures(tuple(wider), tuple(wider))
+    with pytest.raises(InputError, match=rf"site 2 is .* of width 7 where {backbone.sites[2].name} of width {backbone.sites[2].width} is expected"):
+        injected(backbone, other)
+    assert not is_attached(backbone.denoiser)
+
+
+def test_as_many_scales_as_sites_are_needed(backbone):
+    with pytest.raises(InputError, match=f"2 scales for the {len(backbone.sites)} sites"):
+        injected(backbone, features(backbone), [1.0, 1.0])
+
+
+def test_attaching_twice_is_an_error_and_leaves_the_first(backbone):
+    with attach(backbone.denoiser, backbone.sites, features(backbone)):
+        before = run(backbone)
+        with pytest.raises(InputError, match=f"already attached at {backbone.sites[0].name}"):
+            attach(backbone.denoiser, backbone.sites, features(backbone))
+        assert torch.equal(run(backbone), before)
+
+
+# --- what others do to the denoiser --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
+def test_other_processors_set_before_or_after_attaching(own, processor):
+    given = features(own)
+    expected = injected(own, given)
+    with attach(own.denoiser, own.sites, given):
+        own.denoiser.set_attn_processor(processor())
+        after = run(own)
+    before = injected(own, given)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(before, after)
+
+
+def add_lora(denoiser):
+    torch.manual_seed(5)
+    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    if hasattr(denoiser, "add_adapter"):
+        denoiser.add_adapter(config)
+    else:
+        peft.inject_adapter_in_model(config, denoiser)
+
+
+def merged(denoiser):
+    """The same model with the LoRA folded into plain linear layers."""
+    for module in denoiser.modules():
+        for name, child in module.named_children():
+            if isinstance(child, peft.tuners.lora.Linear):
+                child.merge()
+                setattr(module, name, child.get_base_layer())
+    return denoiser
+
+
+def test_a_lora_added_while_attached(pipe, own):
+    given, plain = features(own), injected(own, features(own))
+    with attach(own.denoiser, own.sites, given):
+        add_lora(own.denoiser)
+        during = run(own)
+    before = injected(own, given)
+    reference = backbone_for(tiny.with_own_denoiser(pipe))
+    add_lora(reference.denoiser)
+    merged(reference.denoiser)
+    expected = injected(reference, given)
+    assert not torch.allclose(during, plain, atol=1e-2)
+    assert torch.equal(during, before)
+    torch.testing.assert_close(during, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_compiled_as_one_graph_that_new_features_do_not_recompile(own):
+    torch._dynamo.reset()
+    inputs = tiny.inputs(own)
+    given, other = features(own, seed=1), features(own, seed=2)
+    expected = [injected(own, f) for f in (given, other)]
+    counter = CompileCounter()
+    with attach(own.denoiser, own.sites, given) as injection, torch.no_grad():
+        eager = own.denoiser.forward
+        own.denoiser.forward = torch.compile(eager, backend=counter, fullgraph=True)
+        found = [own.predict(*inputs)]
+        graphs = counter.frame_count
+        injection.set(other)
+        found.append(own.predict(*inputs))
+        del own.denoiser.forward
+    assert graphs == 1
+    assert counter.frame_count == graphs
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    torch._dynamo.reset()
+
+
+def test_half_precision_runs_and_stays_close(own):
+    given = features(own)
+    exact = injected(own, given)
+    own.denoiser.to(torch.bfloat16)
+    noisy, timesteps, text = tiny.inputs(own)
+    with attach(own.denoiser, own.sites, given):
+        half = own.predict(noisy.bfloat16(), timesteps, text)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+# --- gradients -----------------------------------------------------------------------------------------------------
+
+
+def gradients(backbone, passes, order, checkpointing=False):
+    """Gradients of every key and value of some passes, forward in turn, backward in `order`."""
+    made = [features(backbone, seed=s).map(lambda t: t.requires_grad_()) for s in passes]
+    injection, recomputed = Injection(backbone.denoiser, backbone.sites), []
+    if checkpointing:
+
+        def counted(block, *args):
+            recomputed.append(block)
+            return injection.checkpoint(block, *args)
+
+        backbone.denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=counted)
+    losses = []
+    for f, seed in zip(made, passes, strict=True):
+        injection.set(f)
+        losses.append(run(backbone, seed=seed).square().mean())
+    injection.clear()
+    for i in order:
+        losses[i].backward()
+    injection.detach()
+    assert bool(recomputed) == checkpointing
+    return [t.grad for f in made for t in f.keys + f.values]
+
+
+@pytest.fixture
+def training(own):
+    own.denoiser.train()  # gradient checkpointing is for training alone; these models have no dropout
+    return own
+
+
+def test_gradients_reach_every_key_and_value(training):
+    assert all(g is not None and g.abs().max() > 0 for g in gradients(training, [1], [0]))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_gradient_checkpointing_gives_the_same_gradients_for_two_passes_in_flight(training, order):
+    expected = gradients(training, [1, 2], order)
+    found = gradients(training, [1, 2], order, checkpointing=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
+
+
+def test_the_stock_checkpoint_function_would_not_do(training):
+    """Why `Injection.checkpoint` exists; where this fails, diffusers has mended it."""
+    training.denoiser.enable_gradient_checkpointing()
+    with pytest.raises(Exception):  # noqa: B017 (torch's error, whatever its class)
+        gradients(training, [1, 2], (0, 1), checkpointing=False)
+    Injection.detach(_attached(training.denoiser))
+
+
+def _attached(denoiser):
+    return next(m.__dict__["_injection"][0] for m in denoiser.modules() if "_injection" in m.__dict__)

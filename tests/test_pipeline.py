@@ -1,0 +1,205 @@
+import pytest
+import tiny
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.injection import is_attached
+from a4a.pipeline import ImagePromptPipeline
+
+PROMPTS = ["a cat on a beach", "a red dog"]
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+def vision(width=tiny.EMBED):
+    torch.manual_seed(9)
+    config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=width)
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    return CLIPImageEncoder(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
+
+
+def picture(colour, size=(20, 30)):
+    image = Image.new("RGB", size, colour)
+    image.paste((0, 0, 0), (0, 0, 8, 8))
+    return image
+
+
+@pytest.fixture(params=["ip", "a4a"])
+def ours(request, pipe, sd15):
+    adapter = tiny.ip_adapter(pipe) if request.param == "ip" else tiny.shaken(tiny.a4a(tiny.ip_adapter(sd15), pipe), 0.1)
+    yield ImagePromptPipeline(pipe, adapter, vision())
+    assert not is_attached(backbone_for(pipe).denoiser)
+
+
+def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
+    plain = getattr(ours, "pipe", ours)
+    own = {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
+    options = {"num_inference_steps": 2, "height": 2 * tiny.SIDE, "width": 2 * tiny.SIDE, "output_type": "latent", "guidance_scale": 3.0}
+    return ours(prompt, generator=generators(*seeds), **{**options, **own, **kwargs}).images
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def differ(a, b):
+    return (a - b).abs().max() > 1e-3
+
+
+def test_without_a_reference_or_at_scale_zero_it_is_the_plain_pipeline(ours):
+    plain = call(ours.pipe)
+    assert torch.equal(call(ours), plain)
+    assert torch.equal(call(ours, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
+    assert differ(call(ours, image_prompt=tiny.embeds()), plain)
+    assert torch.equal(call(ours.pipe), plain)
+
+
+def test_the_same_seed_gives_the_same_picture(ours):
+    one, two = (call(ours, image_prompt=tiny.embeds()) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_one_reference_serves_all_prompts(ours):
+    reference = tiny.embeds()
+    together = call(ours, PROMPTS, (1, 2), image_prompt=reference)
+    for i in range(2):
+        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=reference))
+
+
+def test_one_reference_for_each_prompt_is_never_mixed(ours):
+    references = tiny.embeds(2)
+    together = call(ours, PROMPTS, (1, 2), image_prompt=references)
+    for i in range(2):
+        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
+    assert differ(together[1:], call(ours, PROMPTS[1], (2,), image_prompt=references[:1]))
+
+
+def test_several_pictures_for_each_prompt_and_reference(ours):
+    references = tiny.embeds(2)
+    together = call(ours, PROMPTS, (1, 2, 3, 4), image_prompt=references, num_images_per_prompt=2)
+    for i in range(4):
+        close(together[i : i + 1], call(ours, PROMPTS[i // 2], (i + 1,), image_prompt=references[i // 2 : i // 2 + 1]))
+
+
+def test_several_pictures_of_one_reference(ours):
+    together = call(ours, PROMPTS, (1, 2, 3, 4), image_prompt=tiny.embeds(), num_images_per_prompt=2)
+    for i in range(4):
+        close(together[i : i + 1], call(ours, PROMPTS[i // 2], (i + 1,), image_prompt=tiny.embeds()))
+
+
+def test_without_guidance(ours):
+    found = call(ours, image_prompt=tiny.embeds(), guidance_scale=1.0)
+    assert differ(found, call(ours, guidance_scale=1.0))
+
+
+def test_guidance_sees_no_image_where_it_sees_no_text(ours):
+    """Guidance of 0 would be the unconditional picture; pipelines skip it there, so it is solved from two others."""
+    steps = {"num_inference_steps": 1, "image_prompt": tiny.embeds()}
+    two, three = (call(ours, guidance_scale=g, **steps) for g in (2.0, 3.0))
+    other = {"num_inference_steps": 1, "image_prompt": tiny.embeds(seed=1)}
+    two_other, three_other = (call(ours, guidance_scale=g, **other) for g in (2.0, 3.0))
+    close(3 * two - 2 * three, 3 * two_other - 2 * three_other)
+    assert differ(two, two_other)
+
+
+def test_a_scale_per_site(ours):
+    sites = len(ours.backbone.sites)
+    same = call(ours, image_prompt=tiny.embeds(), image_prompt_scale=[0.5] * sites)
+    assert torch.equal(same, call(ours, image_prompt=tiny.embeds(), image_prompt_scale=0.5))
+    first = call(ours, image_prompt=tiny.embeds(), image_prompt_scale=[1.0] + [0.0] * (sites - 1))
+    assert differ(first, call(ours, image_prompt=tiny.embeds()))
+
+
+def test_pictures_are_prompts_too(ours):
+    red, blue = picture("red"), picture("blue")
+    embeds = ours.embed([red, blue])
+    assert embeds.shape == (2, tiny.EMBED)
+    close(ours.embed(blue), embeds[1:])
+    close(call(ours, PROMPTS, (1, 2), image_prompt=[red, blue]), call(ours, PROMPTS, (1, 2), image_prompt=embeds))
+    close(call(ours, image_prompt=red), call(ours, image_prompt=embeds[:1]))
+
+
+def test_prompts_as_embeddings(sd15):
+    ours = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15))
+    yes, no = sd15.encode_prompt(PROMPTS, "cpu", 1, True)
+    found = call(ours, None, (1, 2), image_prompt=tiny.embeds(2), prompt_embeds=yes, negative_prompt_embeds=no)
+    close(found, call(ours, PROMPTS, (1, 2), image_prompt=tiny.embeds(2)))
+
+
+def test_an_interrupted_generation_leaves_the_plain_model(ours):
+    plain = call(ours.pipe)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    name = "callback" if "PixArt" in type(ours.pipe).__name__ else "callback_on_step_end"
+    with pytest.raises(KeyboardInterrupt):
+        call(ours, image_prompt=tiny.embeds(), **{name: stop})
+    assert torch.equal(call(ours.pipe), plain)
+
+
+@pytest.mark.parametrize("references", [2, 4])
+def test_another_number_of_references_than_prompts(ours, references):
+    with pytest.raises(InputError, match=f"There are {references} references for 3 prompts; give one for all or one for each"):
+        call(ours, [*PROMPTS, "c"], (1, 2, 3), image_prompt=tiny.embeds(references))
+
+
+def test_embeddings_of_another_shape(ours):
+    for shape in ((1, tiny.EMBED + 1), (tiny.EMBED,), (1, 1, tiny.EMBED)):
+        with pytest.raises(InputError, match=rf"have shape \({shape[0]},.*expected \[references, {tiny.EMBED}\]"):
+            call(ours, image_prompt=torch.zeros(shape))
+
+
+def test_a_missing_prompt(ours):
+    with pytest.raises(InputError, match="prompt is missing"):
+        call(ours, None, image_prompt=tiny.embeds())
+
+
+def test_a_picture_without_an_image_encoder(sd15):
+    with pytest.raises(InputError, match="without an image encoder"):
+        call(ImagePromptPipeline(sd15, tiny.ip_adapter(sd15)), image_prompt=picture("red"))
+
+
+def test_the_wrong_image_encoder_is_refused_with_both_widths(sd15, sdxl):
+    for adapter in (tiny.ip_adapter(sdxl), tiny.a4a(tiny.ip_adapter(sd15), sdxl)):
+        with pytest.raises(InputError, match=f"takes image embeddings of width {tiny.EMBED} but this image encoder gives 32"):
+            ImagePromptPipeline(sdxl, adapter, vision(32))
+
+
+def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor(sd15, tmp_path):
+    encoder, image = vision(), picture("green")
+    encoder.model.save_pretrained(tmp_path)
+    bare = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path)
+    encoder.processor.save_pretrained(tmp_path)
+    whole = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), str(tmp_path))
+    close(bare.embed(image), encoder([image]))
+    close(whole.embed(image), encoder([image]))
+
+
+def test_what_is_no_image_encoder(sd15, tmp_path):
+    with pytest.raises(InputError, match="no image encoder folder"):
+        ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path / "none")
+    with pytest.raises(InputError, match="could not be loaded as a CLIP vision model"):
+        ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path)
+
+
+def test_half_precision(pipe):
+    own = tiny.with_own_denoiser(pipe)
+    exact = call(ImagePromptPipeline(own, tiny.ip_adapter(pipe)), image_prompt=tiny.embeds())
+    for part in own.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(torch.bfloat16)
+    try:
+        half = call(ImagePromptPipeline(own, tiny.ip_adapter(pipe).to(torch.bfloat16)), image_prompt=tiny.embeds())
+    finally:
+        for part in own.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(torch.float32)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()

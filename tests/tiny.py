@@ -1,0 +1,196 @@
+"""Small random diffusers pipelines of the three shapes: real classes, seconds to run."""
+
+import copy
+from functools import cache
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from a4a.adapters.a4a import A4A
+from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import backbone_for
+from a4a.zoo import language
+
+EMBED, TEXT, SIDE = 24, 16, 8
+"""Width of image embeddings, of text states, and side of the latents."""
+
+
+@cache
+def clip_tokenizer():
+    return language.clip_tokenizer()
+
+
+@cache
+def t5_tokenizer():
+    return language.t5_tokenizer()
+
+
+def vae():
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=2 * SIDE,
+    )
+
+
+def clip_text(projection=False):
+    tokenizer = clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=2 * TEXT,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=TEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def scheduler():
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+
+def sd15_unet():
+    return UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(16, 32, 48),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=2,
+        attention_head_dim=2,
+        cross_attention_dim=TEXT,
+        norm_num_groups=8,
+    )
+
+
+def sdxl_unet():
+    return UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(16, 32, 48),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(1, 2, 3),
+        cross_attention_dim=2 * TEXT,
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=TEXT + 6 * 8,
+    )
+
+
+def pixart_transformer(sample_size=SIDE):
+    return PixArtTransformer2DModel(
+        sample_size=sample_size,
+        in_channels=4,
+        out_channels=8,
+        num_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=TEXT,
+        patch_size=1,
+        norm_num_groups=8,
+    )
+
+
+def sd15():
+    torch.manual_seed(1)
+    parts = {"vae": vae(), "text_encoder": clip_text(), "tokenizer": clip_tokenizer(), "unet": sd15_unet(), "scheduler": scheduler()}
+    return _quiet(StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False))
+
+
+def sdxl():
+    torch.manual_seed(2)
+    text = {"text_encoder": clip_text(), "tokenizer": clip_tokenizer(), "text_encoder_2": clip_text(True), "tokenizer_2": clip_tokenizer()}
+    return _quiet(StableDiffusionXLPipeline(vae=vae(), **text, unet=sdxl_unet(), scheduler=scheduler(), add_watermarker=False))
+
+
+def pixart(sample_size=SIDE):
+    torch.manual_seed(3)
+    tokenizer = t5_tokenizer()
+    config = T5Config(vocab_size=len(tokenizer), d_model=TEXT, d_kv=8, num_heads=2, d_ff=32, num_layers=1, feed_forward_proj="gated-gelu")
+    parts = {"text_encoder": T5EncoderModel(config), "tokenizer": tokenizer, "vae": vae(), "scheduler": scheduler()}
+    return _quiet(PixArtAlphaPipeline(**parts, transformer=pixart_transformer(sample_size)))
+
+
+PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart}
+
+
+def _quiet(pipe: DiffusionPipeline):
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    return pipe
+
+
+def with_own_denoiser(pipe):
+    """The same pipeline around a copy of its denoiser, for tests that change the denoiser."""
+    name = "unet" if hasattr(pipe, "unet") else "transformer"
+    return _quiet(type(pipe)(**{**pipe.components, name: copy.deepcopy(pipe.components[name])}, **_flags(pipe)))
+
+
+def _flags(pipe):
+    return {"requires_safety_checker": False} if isinstance(pipe, StableDiffusionPipeline) else {}
+
+
+def ip_adapter(pipe, seed=0, tokens=4):
+    """An adapter for the sites of a pipeline, with features large enough to matter."""
+    torch.manual_seed(seed)
+    sites = backbone_for(pipe).sites
+    text_width = getattr(pipe, "unet", None).config.cross_attention_dim if hasattr(pipe, "unet") else TEXT
+    adapter = IPAdapter(sites_to_config(sites), EMBED, text_width, tokens)
+    return shaken(adapter).requires_grad_(False)
+
+
+def a4a(source, pipe, seed=0, **options):
+    torch.manual_seed(seed)
+    return A4A.wrap(source, backbone_for(pipe).sites, **{"heads": 2, "rounds": 1, **options})
+
+
+def shaken(module, size=0.3):
+    """Every parameter away from where it began, zeros included."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn_like(p) * size)
+    return module
+
+
+def embeds(rows=1, seed=0):
+    return torch.randn(rows, EMBED, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs(backbone, rows=1, seed=0):
+    """What `predict` takes: noisy latents, time steps and text."""
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randn(rows, 4, SIDE, SIDE, generator=generator)
+    timesteps = torch.randint(0, 1000, (rows,), generator=generator)
+    return noisy, timesteps, backbone.encode_text(["a cat on a beach", "a red dog", "two birds"][:rows])
+
+
+def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
+    """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents."""
+    plain = getattr(pipe, "pipe", pipe)
+    own = {"use_resolution_binning": False, "clean_caption": False} if isinstance(plain, PixArtAlphaPipeline) else {}
+    defaults = {"num_inference_steps": 2, "height": 2 * SIDE, "width": 2 * SIDE, "output_type": "latent", "guidance_scale": 3.0}
+    return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**own, **defaults, **kwargs}).images

@@ -1,0 +1,393 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import nn
+
+import a4a
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.training import checkpoint
+from a4a.training.loop import Order, TrainingConfig, read_log, train
+from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
+
+sys.path.append(str(Path(__file__).parent))
+from runs import Regression, Rows, config
+
+
+def weights(objective):
+    return {name: p.detach().clone() for name, p in objective.named_parameters()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def losses(rows):
+    return [r["loss"] for r in rows if "loss" in r]
+
+
+def run(output, samples=40, objective=None, table=None, resume=False, evaluate=None, **options):
+    objective = Regression() if objective is None else objective
+    rows = train(objective, Rows() if table is None else table, config(samples, **options), output, resume=resume, evaluate=evaluate)
+    return objective, rows
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Ten steps of four samples in one go."""
+    return run(tmp_path_factory.mktemp("straight"))
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAt(Regression):
+    """Fails at a given forward pass, as a process that dies."""
+
+    def __init__(self, passes):
+        super().__init__()
+        self.passes = passes
+
+    def forward(self, batch):
+        if self.calls == self.passes:
+            raise Stopped
+        return super().forward(batch)
+
+
+# --- going on as if nothing had happened ---------------------------------------------------------------------------
+
+
+def test_training_learns(straight):
+    assert losses(straight[1])[-1] < losses(straight[1])[0]
+    assert len(straight[1]) == 10
+
+
+@pytest.mark.parametrize("after", [5, 13, 16])
+def test_a_resumed_run_is_the_same_bit_for_bit(straight, tmp_path, after):
+    with pytest.raises(Stopped):
+        run(tmp_path, objective=StopsAt(after))
+    resumed, rows = run(tmp_path, resume=True)
+    assert equal(weights(resumed), weights(straight[0]))
+    assert losses(rows) == losses(straight[1])
+    assert [r["step"] for r in rows] == list(range(1, 11))
+    assert losses(read_log(tmp_path / "log.csv")) == losses(rows)
+
+
+def test_the_moving_average_is_resumed_too(straight, tmp_path):
+    run(tmp_path, samples=40)
+    with pytest.raises(Stopped):
+        run(tmp_path / "again", objective=StopsAt(13))
+    run(tmp_path / "again", resume=True)
+    last, again = (sorted((p / "checkpoints").iterdir())[-1] for p in (tmp_path, tmp_path / "again"))
+    assert equal(load_file(last / "ema.safetensors"), load_file(again / "ema.safetensors"))
+    assert equal(load_file(last / "weights.safetensors"), load_file(again / "weights.safetensors"))
+    assert not equal(load_file(last / "weights.safetensors"), load_file(last / "ema.safetensors"))
+
+
+def test_in_the_end_the_objective_holds_the_average(tmp_path):
+    objective, _ = run(tmp_path)
+    average = load_file(sorted((tmp_path / "checkpoints").iterdir())[-1] / "ema.safetensors")
+    assert all(torch.equal(weights(objective)[name], t) for name, t in average.items())
+
+
+def test_evaluation_sees_the_average_and_training_goes_on_without_it(straight, tmp_path):
+    seen = []
+    objective = Regression()
+
+    def evaluate(samples):
+        assert not objective.training
+        seen.append((samples, weights(objective)))
+        return {"score": float(samples)}
+
+    _, rows = run(tmp_path, objective=objective, evaluate=evaluate, evaluate_every=20)
+    assert [s for s, _ in seen] == [0, 20, 40]
+    assert losses(rows) == losses(straight[1])
+    assert [(r["samples"], r["score"]) for r in rows if "score" in r] == [(0, 0.0), (20, 20.0), (40, 40.0)]
+    assert equal(seen[-1][1], weights(objective))
+    assert read_log(tmp_path / "log.csv") == rows
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(straight, tmp_path):
+    run(tmp_path)
+    objective, rows = run(tmp_path, resume=True)
+    assert objective.calls == 0
+    assert losses(rows) == losses(straight[1])
+    assert equal(weights(objective), weights(straight[0]))
+
+
+def test_resume_without_a_run_begins_one(straight, tmp_path):
+    assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
+
+
+def in_a_process(output, samples, kind, *more):
+    environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(Path(__file__).with_name("runs.py")), str(output), str(samples), kind, *more]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_process_can_be_resumed_bit_for_bit(straight, tmp_path):
+    process = in_a_process(tmp_path, 40, "suicidal")
+    assert process.wait(120) == -signal.SIGKILL, process.stderr.read()
+    assert [p.name for p in checkpoint.existing(tmp_path / "checkpoints")] == ["0000000016", "0000000024"]
+    resumed, rows = run(tmp_path, resume=True)
+    assert resumed.calls == 8
+    assert losses(rows) == losses(straight[1])
+    assert equal(weights(resumed), weights(straight[0]))
+
+
+def test_sigterm_saves_leaves_and_can_be_resumed(tmp_path):
+    process = in_a_process(tmp_path, 100_000, "slow")
+    log = tmp_path / "log.csv"
+    deadline = time.monotonic() + 120
+    while not log.exists() or len(log.read_text().splitlines()) < 4:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM, process.stderr.read()
+    done = read_log(log)
+    samples = int(done[-1]["samples"])
+    assert int(checkpoint.existing(tmp_path / "checkpoints")[-1].name) == samples
+    with pytest.raises(Stopped):  # a few steps more
+        run(tmp_path, samples=100_000, resume=True, objective=StopsAt(6))
+    with pytest.raises(Stopped):  # the same in one go
+        run(tmp_path / "straight", samples=100_000, objective=StopsAt(samples // 2 + 6))
+    assert losses(read_log(log)) == losses(read_log(tmp_path / "straight" / "log.csv"))
+    assert len(read_log(log)) == len(done) + 3
+
+
+# --- what cannot go on ---------------------------------------------------------------------------------------------
+
+
+class NotANumber(Regression):
+    def forward(self, batch):
+        loss = super().forward(batch)
+        return loss * float("nan") if self.calls == 14 else loss
+
+
+def test_a_loss_that_is_not_a_number_stops_with_all_that_is_known(straight, tmp_path):
+    table = Rows()
+    with pytest.raises(FloatingPointError) as caught:
+        run(tmp_path, objective=NotANumber(), table=table)
+    message = str(caught.value)
+    assert "nan at step 7" in message
+    assert "slow 0.0" in message
+    assert "fast 0.0" in message
+    assert f"samples {table.seen[26:28]}" in message
+    last = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    assert str(last) in message
+    step, saved, _, average = checkpoint.load(last)
+    assert step == 6
+    assert all(t.isfinite().all() for t in [*saved.values(), *average.values()])
+    assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    run(tmp_path, 8)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="already holds a run; pass --resume"):
+        run(tmp_path)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_no_data_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="is empty"):
+        run(tmp_path, table=Rows(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_model_is_not_resumed(tmp_path):
+    run(tmp_path, 8)
+    other = Regression()
+    other.first = nn.Linear(3, 4, bias=False)
+    with pytest.raises(InputError, match="holds other parameters"):
+        run(tmp_path, objective=other, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path, 8)
+    last = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    (last / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(InputError, match=f"{last} cannot be read"):
+        run(tmp_path, resume=True)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
+    folder = full_disk / "checkpoints"
+    small, big = {"w": torch.ones(1000)}, {"w": torch.ones(100_000)}
+    checkpoint.save(folder, 8, 2, small, {}, None, keep=2)
+    for weights, optimizer in ((big, {}), (small, {"state": big["w"]})):
+        with pytest.raises(InputError, match=r"Cannot write .*0000000016: the disk is full"):
+            checkpoint.save(folder, 16, 4, weights, optimizer, None, keep=2)
+        assert [p.name for p in folder.iterdir()] == ["0000000008"]
+    step, found, _, _ = checkpoint.load(folder / "0000000008")
+    assert step == 2
+    assert equal(found, small)
+
+
+# --- what is written -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_last_checkpoints_are_kept(tmp_path, keep):
+    run(tmp_path, keep_checkpoints=keep)
+    assert [int(p.name) for p in sorted((tmp_path / "checkpoints").iterdir())] == [8, 16, 24, 32, 40][-keep:]
+
+
+def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
+    run(tmp_path, 8)
+    folder = tmp_path / "checkpoints" / "0000000008"
+    assert sorted(p.name for p in folder.iterdir()) == ["ema.safetensors", "optimizer.pt", "state.json", "weights.safetensors"]
+    trained = {"first.weight", "first.bias", "second.weight", "second.bias"}
+    assert set(load_file(folder / "weights.safetensors")) == trained
+    assert set(load_file(folder / "ema.safetensors")) == trained
+
+
+def test_without_a_moving_average_none_is_written(tmp_path):
+    objective, _ = run(tmp_path, 8, ema_decay=None)
+    folder = tmp_path / "checkpoints" / "0000000008"
+    assert not (folder / "ema.safetensors").exists()
+    assert all(torch.equal(weights(objective)[name], t) for name, t in load_file(folder / "weights.safetensors").items())
+
+
+def test_what_is_frozen_stays_what_it_was(straight):
+    assert torch.equal(straight[0].frozen.weight, Regression().frozen.weight)
+
+
+def test_each_group_has_its_own_rate_and_the_schedule_warms_up(tmp_path):
+    objective, _ = run(tmp_path, 4, ema_decay=None, weight_decay=0.0, warmup=0, schedule="constant")
+    begin = weights(Regression())
+    moved = {name: (t - begin[name]).abs().max().item() for name, t in weights(objective).items()}
+    assert moved["first.weight"] == pytest.approx(1e-3, rel=1e-2)  # Adam's first step is the rate
+    assert moved["second.weight"] == pytest.approx(1e-2, rel=1e-2)
+    still, _ = run(tmp_path / "warm", 4, ema_decay=None, weight_decay=0.0, warmup=10)
+    assert equal(weights(still), begin)  # the first rate of a warm-up is zero
+
+
+def test_gradient_accumulation_is_one_bigger_batch(tmp_path):
+    small, _ = run(tmp_path / "a", objective=Regression(noise=0.0), batch_size=2, gradient_accumulation=2)
+    big, _ = run(tmp_path / "b", objective=Regression(noise=0.0), batch_size=4, gradient_accumulation=1)
+    for name, t in weights(big).items():
+        torch.testing.assert_close(weights(small)[name], t, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_epoch_takes_every_row_once_in_a_new_order(seed):
+    whole = Order(7, seed).take(0, 21).view(3, 7)
+    assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in whole)
+    assert len({tuple(e.tolist()) for e in whole}) == 3
+    for start in (0, 5, 7, 13):
+        assert torch.equal(Order(7, seed).take(start, 5), whole.flatten()[start : start + 5])
+
+
+# --- two processes -------------------------------------------------------------------------------------------------
+
+
+def _two(output):
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(True)  # what the parent process has set up is not ours
+    objective, _ = run(output, 24, objective=Regression(noise=0.0), batch_size=2, gradient_accumulation=1, ema_decay=None, max_grad_norm=0.0)
+    state = PartialState()
+    assert state.num_processes == 2
+    torch.save(weights(objective), f"{output}/{state.process_index}.pt")
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    debug_launcher(_two, args=(str(tmp_path / "two"),), num_processes=2)
+    one, _ = run(tmp_path / "one", 24, objective=Regression(noise=0.0), batch_size=4, gradient_accumulation=1, ema_decay=None, max_grad_norm=0.0)
+    found = [torch.load(tmp_path / "two" / f"{i}.pt", weights_only=True) for i in range(2)]
+    assert equal(*found)
+    for name, t in weights(one).items():
+        torch.testing.assert_close(found[0][name], t, atol=1e-6, rtol=1e-5)
+    saved = load_file(tmp_path / "two" / "checkpoints" / "0000000024" / "weights.safetensors")
+    assert all(torch.equal(found[0][name], t) for name, t in saved.items())
+    assert len(read_log(tmp_path / "two" / "log.csv")) == 6
+
+
+# --- denoising -----------------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """Latents, text and embeddings for one backbone."""
+
+    def __init__(self, backbone, count=6):
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = {"latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator), "embeds": torch.randn(count, tiny.EMBED, generator=generator)}
+        text = backbone.encode_text([f"a {word} cat" for word in ("red", "blue", "small", "big", "green", "old")][:count])
+        self.tensors |= {f"text.{name}": t for name, t in text.items()}
+
+    def __len__(self):
+        return len(self.tensors["latents"])
+
+    def batch(self, indices):
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+
+def denoising(pipe, source_pipe=None, **options):
+    own = backbone_for(tiny.with_own_denoiser(pipe))
+    adapter = tiny.ip_adapter(pipe) if source_pipe is None else tiny.a4a(tiny.ip_adapter(source_pipe), pipe)
+    return Denoising(own, adapter, ObjectiveConfig(**options)), Samples(own)
+
+
+def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
+    def go(output, resume=False, samples=8):
+        torch.manual_seed(0)
+        objective, table = denoising(pipe, sd15, rates=Rates(1e-3, 1e-2, 1e-3))
+        rows = train(objective, table, TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, ema_decay=0.5, tensorboard=False), output, resume=resume)
+        return weights(objective.adapter), losses(rows)
+
+    straight = go(tmp_path / "a")
+    go(tmp_path / "b", samples=4)
+    resumed = go(tmp_path / "b", resume=True)
+    assert straight[1] == resumed[1]
+    assert equal(straight[0], resumed[0])
+    saved = set(load_file(tmp_path / "a" / "checkpoints" / "0000000008" / "weights.safetensors"))
+    assert saved == {f"adapter.{name}" for name in straight[0] if name.startswith("mapping.")}
+
+
+def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):
+    found = []
+    for checkpointing in (False, True):
+        objective, table = denoising(pipe, sd15, gradient_checkpointing=checkpointing)
+        objective.denoiser.train()
+        torch.manual_seed(0)
+        objective(table.batch(torch.arange(3))).backward()
+        found.append([p.grad for p in objective.parameters() if p.requires_grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
+
+
+def test_conditions_are_dropped_as_often_as_asked(sd15):
+    objective, table = denoising(sd15, dropping=Dropping(image=0.1, text=0.2, both=0.3))
+    seen = {"image": [], "text": []}
+    empty = backbone_for(sd15).no_text()["states"]
+    objective.adapter.forward = lambda embeds: seen["image"].append((embeds == 0).all(1)) or tiny.ip_adapter(sd15)(embeds)
+    objective.injection.set = lambda *_: None
+    objective._backbone.predict = lambda noisy, _t, text: seen["text"].append((text["states"] == empty).all(2).all(1)) or noisy.requires_grad_()
+    torch.manual_seed(0)
+    count = 4000
+    objective(table.batch(torch.randint(0, 6, (count,))))
+    image, text = torch.cat(seen["image"]), torch.cat(seen["text"])
+    for what, rate in ((image & ~text, 0.1), (text & ~image, 0.2), (image & text, 0.3), (~image & ~text, 0.4)):
+        assert abs(what.float().mean() - rate) < 4 * (rate * (1 - rate) / count) ** 0.5
+
+
+def test_nothing_is_dropped_when_nothing_shall_be(sd15):
+    objective, table = denoising(sd15, dropping=Dropping(0.0, 0.0, 0.0))
+    seen = []
+    forward = objective.adapter.forward
+    objective.adapter.forward = lambda embeds: seen.append(embeds) or forward(embeds)
+    batch = table.batch(torch.arange(6))
+    objective(batch)
+    assert torch.equal(seen[0], batch["embeds"])
