@@ -28,7 +28,10 @@ SDXL = {
 def upgraded() -> dict:
     """Sites of the two upgraded models of the paper."""
     with torch.device("meta"):
-        return {"SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)), "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(caption_channels=4096, sample_size=128))}
+        return {
+            "SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)),
+            "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(caption_channels=4096, sample_size=128)),
+        }
 
 
 def base() -> dict:
@@ -50,5 +53,9 @@ if __name__ == "__main__":
         for model, sites in upgraded().items():
             for name, method in METHODS.items():
                 adapter = A4A(base(), sites_to_config(sites), **method)
-                project, mapping, align = (sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters()) for i in range(3))
-                print(f"{model:16} {len(sites)} sites  {name:30} projection {project / 1e6:7.1f}M  mapping {mapping / 1e6:7.1f}M  alignment {align / 1e6:7.1f}M")
+                project, mapping, align = (
+                    sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters()) for i in range(3)
+                )
+                print(
+                    f"{model:16} {len(sites)} sites  {name:30} projection {project / 1e6:7.1f}M  mapping {mapping / 1e6:7.1f}M  alignment {align / 1e6:7.1f}M"
+                )

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 (the hook must be there before anything is imported)
 """Shapes in a4a's annotations are enforced while tests run; the tiny pipelines are built once."""
 
 import os

@@ -99,3 +99,33 @@ def test_features_of_every_upgraded_site(denoisers, source, model, sharing):
 def parts(adapter):
     chains = (adapter.mapping.keys, adapter.mapping.values)
     return count(c[0] for c in chains), count(c[2] for c in chains)
+
+
+@pytest.mark.parametrize(
+    ("model", "sharing", "projection", "alignment"),
+    [
+        ("sdxl", "width", 2_871_040, 2_459_520),
+        ("sdxl", "site", 15_994_880, 106_579_200),
+        ("pixart", "width", 2_871_040, 1_475_712),
+        ("pixart", "site", 15_994_880, 41_319_936),
+    ],
+)
+def test_projection_and_alignment_have_the_papers_sizes(denoisers, source, model, sharing, projection, alignment):
+    """The paper says that both are of similar size: 2.9M and 2.5M for one chain (keys, or values) with a layer per width.
+
+    A layer per site would be 16M and 106M. Keys and values together have twice as many.
+    """
+    adapter = transfer(source, FOUND[model][0].find_sites(denoisers[model]), sharing=sharing)
+    assert parts(adapter) == (2 * projection, 2 * alignment)
+
+
+def test_fresh_ip_adapters_of_the_upgraded_models(denoisers):
+    for model in ("sdxl", "pixart"):
+        backbone, _, config, widths, _ = FOUND[model]
+        sites = backbone.find_sites(denoisers[model])
+        modules = [denoisers[model].get_submodule(s.name) for s in sites]
+        with torch.device("meta"):
+            adapter = IPAdapter.fresh(sites, ([m.to_k for m in modules], [m.to_v for m in modules]), 1024)
+        adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
+        weights = 2 * config["cross_attention_dim"] * sum(w * n for w, n in widths.items())
+        assert count([adapter.to_k, adapter.to_v]) == weights

@@ -2,12 +2,11 @@ import copy
 
 import peft
 import pytest
-import tiny
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch._dynamo.testing import CompileCounter
 
+import tiny
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures

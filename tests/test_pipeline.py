@@ -1,9 +1,9 @@
 import pytest
-import tiny
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+import tiny
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
@@ -19,7 +19,9 @@ def generators(*seeds):
 
 def vision(width=tiny.EMBED):
     torch.manual_seed(9)
-    config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=width)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=width
+    )
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     return CLIPImageEncoder(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
 
@@ -180,6 +182,13 @@ def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor
     whole = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), str(tmp_path))
     close(bare.embed(image), encoder([image]))
     close(whole.embed(image), encoder([image]))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 30)])
+def test_pictures_as_tensors_are_the_same_pictures(size):
+    image = picture("green", size)
+    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size[1], size[0], 3).permute(0, 3, 1, 2) / 255
+    close(vision()(tensor), vision()([image]))
 
 
 def test_what_is_no_image_encoder(sd15, tmp_path):

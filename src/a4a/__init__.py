@@ -1,16 +1,39 @@
 """A4A: image-prompt adapters of one diffusion model, made to work on another."""
 
-from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import ImagePromptAdapter
-from a4a.adapters.checkpoint import read as read_ip_adapter
-from a4a.adapters.checkpoint import write as write_ip_adapter
-from a4a.adapters.encoders import CLIPImageEncoder
-from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.loading import load_adapter
-from a4a.errors import InputError
-from a4a.features import Site, SiteFeatures
-from a4a.injection import Injection, attach
-from a4a.pipeline import ImagePromptPipeline
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from a4a.adapters.a4a import A4A
+    from a4a.adapters.adapter import ImagePromptAdapter
+    from a4a.adapters.checkpoint import read as read_ip_adapter
+    from a4a.adapters.checkpoint import write as write_ip_adapter
+    from a4a.adapters.encoders import CLIPImageEncoder
+    from a4a.adapters.ip_adapter import IPAdapter
+    from a4a.adapters.loading import load_adapter
+    from a4a.backbones import load_pipeline
+    from a4a.errors import InputError
+    from a4a.features import Site, SiteFeatures
+    from a4a.injection import Injection, attach
+    from a4a.pipeline import ImagePromptPipeline
+
+# Imported when first used: torch and diffusers take seconds, and `a4a --help` should not.
+_PLACES = {
+    "A4A": "adapters.a4a",
+    "CLIPImageEncoder": "adapters.encoders",
+    "IPAdapter": "adapters.ip_adapter",
+    "ImagePromptAdapter": "adapters.adapter",
+    "ImagePromptPipeline": "pipeline",
+    "Injection": "injection",
+    "InputError": "errors",
+    "Site": "features",
+    "SiteFeatures": "features",
+    "attach": "injection",
+    "load_adapter": "adapters.loading",
+    "load_pipeline": "backbones",
+    "read_ip_adapter": "adapters.checkpoint",
+    "write_ip_adapter": "adapters.checkpoint",
+}
 
 __all__ = [
     "A4A",
@@ -24,6 +47,13 @@ __all__ = [
     "SiteFeatures",
     "attach",
     "load_adapter",
+    "load_pipeline",
     "read_ip_adapter",
     "write_ip_adapter",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module 'a4a' has no attribute {name!r}")
+    return getattr(import_module(f"a4a.{_PLACES[name]}"), name.removesuffix("_ip_adapter"))

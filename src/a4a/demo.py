@@ -79,7 +79,16 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
         output=_fresh(run),
         method=Method(**LIVE_METHOD),
         objective=ObjectiveConfig(rates=Rates(**LIVE_RATES), weighting="min_snr"),
-        training=TrainingConfig(samples=samples, batch_size=32, schedule="cosine", warmup=20, evaluate_every=samples // 8, checkpoint_every=samples, tensorboard=False, seed=seed),
+        training=TrainingConfig(
+            samples=samples,
+            batch_size=32,
+            schedule="cosine",
+            warmup=20,
+            evaluate_every=samples // 8,
+            checkpoint_every=samples,
+            tensorboard=False,
+            seed=seed,
+        ),
         evaluation=evaluation,
         cache=output / "cache",
     )
@@ -110,7 +119,9 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     )
     with replacing(output / "index.html") as beside:
         beside.write_text(page)
-    print(f"A4A live: identity {live_scores.identity}, {live_scores.retrieval.mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}")
+    print(
+        f"A4A live: identity {live_scores.identity}, {live_scores.retrieval.mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}"
+    )
 
 
 LIVE_METHOD: dict = {"rounds": 0}
@@ -179,7 +190,15 @@ def _plots(run: Path, evaluation: "_Strip") -> list[str]:
 def _table(live, samples: int, subjects: int) -> list[tuple[str, str, str, str, str, str, str]]:
     def row(title: str, count: int | None, scores: dict[str, Estimate], pictures: str) -> tuple:
         said = [scores[name].mean for name in ("scene", "place", "size")]
-        return (title, f"{count:,}" if count else "", str(scores["identity"]), f"{scores['retrieval'].mean:.0%}", f"{scores['clip'].mean:.3f}", f"{sum(said) / 3:.0%}", pictures)
+        return (
+            title,
+            f"{count:,}" if count else "",
+            str(scores["identity"]),
+            f"{scores['retrieval'].mean:.0%}",
+            f"{scores['clip'].mean:.3f}",
+            f"{sum(said) / 3:.0%}",
+            pictures,
+        )
 
     rows = []
     for shown in COLUMNS:
@@ -190,7 +209,14 @@ def _table(live, samples: int, subjects: int) -> list[tuple[str, str, str, str, 
             now = {name: getattr(live, name) for name in ("identity", "retrieval", "clip", "scene", "place", "size")}
             rows.append(row(LIVE.title, samples, now, f"{subjects} x 1"))
     letter = figures("a4a-letter-pixart-mini")
-    rows.append(row("PixArt, the paper's letter", letter["samples"], {n: Estimate(**letter[n]) for n in ("identity", "retrieval", "clip", "scene", "place", "size")}, "100 x 4"))
+    rows.append(
+        row(
+            "PixArt, the paper's letter",
+            letter["samples"],
+            {n: Estimate(**letter[n]) for n in ("identity", "retrieval", "clip", "scene", "place", "size")},
+            "100 x 4",
+        )
+    )
     ceiling = {name: Estimate(**value) for name, value in figures("judges").items()}
     rows.append(row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4"))
     return rows

@@ -10,9 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-
 from a4a.errors import InputError
 
 
@@ -44,6 +41,8 @@ def replacing(target: Path | str) -> Iterator[Path]:
 
 def save_torch(value: Any, path: Path) -> None:
     """torch.save through a file of Python's: given a path, torch loses the system's error and keeps the file open after it."""
+    import torch  # here, so that what only names files stays quick to import
+
     with path.open("wb") as file:
         torch.save(value, file)
 
@@ -52,7 +51,7 @@ def _system_error(error: BaseException) -> OSError | None:
     """What the system said: safetensors tells its number in the text alone, torch.save fails once more on top of it."""
     if isinstance(error, OSError):
         return error
-    if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
+    if type(error).__name__ == "SafetensorError" and (number := re.search(r"os error (\d+)", str(error))):
         return OSError(int(number[1]), os.strerror(int(number[1])))
     return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else None
 

@@ -52,7 +52,9 @@ def generate(
     loaded = load_adapter(adapter)
     encoder = image_encoder or loaded.image_encoder
     if not encoder or encoder.startswith(("CLIP ", "an image encoder")):
-        raise InputError(f"The adapter {adapter} does not name its image encoder ({encoder or 'nothing recorded'}); give --image_encoder, a CLIP vision model with embeddings of width {loaded.embed}.")
+        raise InputError(
+            f"The adapter {adapter} does not name its image encoder ({encoder or 'nothing recorded'}); give --image_encoder, a CLIP vision model with embeddings of width {loaded.embed}."
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_pipeline(model, dtype=torch.float16 if device == "cuda" else torch.float32).to(device)
     clip = CLIPImageEncoder.load(encoder)

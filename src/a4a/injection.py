@@ -56,7 +56,9 @@ class Injection:
         features.check(self.sites, type(self.model).__name__)
         scales = [float(scale)] * len(self.sites) if isinstance(scale, int | float) else [float(s) for s in scale]
         if len(scales) != len(self.sites):
-            raise InputError(f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site.")
+            raise InputError(
+                f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site."
+            )
         rows = features.batch
         if negative is not None:
             if negative.batch != rows:

@@ -85,7 +85,11 @@ def _model(place: Path) -> dict[str, Any]:
 
 def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
     widths = [s.width for s in sites]
-    return {"sites": len(sites), "widths": ", ".join(f"{widths.count(w)} x {w}" for w in dict.fromkeys(widths)), "layers": [[s.name, s.width] for s in sites]}
+    return {
+        "sites": len(sites),
+        "widths": ", ".join(f"{widths.count(w)} x {w}" for w in dict.fromkeys(widths)),
+        "layers": [[s.name, s.width] for s in sites],
+    }
 
 
 def _json(facts: dict[str, Any]) -> str:

@@ -28,7 +28,9 @@ def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, flo
     axes = figure.add_subplot()
     for colour, line in zip(COLOURS, lines, strict=False):
         thousands = [s / 1000 for s in line.samples]
-        axes.plot(thousands, line.scores, color=colour, marker="o", markersize=3.5, linewidth=2.4 if line.live else 1.6, linestyle="-", label=line.label)
+        axes.plot(
+            thousands, line.scores, color=colour, marker="o", markersize=3.5, linewidth=2.4 if line.live else 1.6, linestyle="-", label=line.label
+        )
     for name, value in levels.items():
         axes.axhline(value, color="#555", linewidth=1, linestyle="--")
         axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555")

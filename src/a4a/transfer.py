@@ -59,9 +59,13 @@ class Method:
                 _copy_projection(source, adapter)
             return adapter
         if source is None:
-            raise InputError("method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter.")
+            raise InputError(
+                "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
+            )
         if self.text_start and self.sharing != "site":
-            raise InputError(f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false.")
+            raise InputError(
+                f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false."
+            )
         options: dict[str, Any] = {name: getattr(self, name) for name in ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start")}
         return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
 
@@ -71,7 +75,9 @@ def _copy_projection(source: IPAdapter | None, adapter: IPAdapter) -> None:
         raise InputError("method.keep_projection is set but no source adapter is given; set source.")
     mine, theirs = adapter.image_proj.proj.weight.shape, source.image_proj.proj.weight.shape
     if mine != theirs:
-        raise InputError(f"method.keep_projection needs equal projections but the source's is {list(theirs)} and the new one {list(mine)}; set it to false.")
+        raise InputError(
+            f"method.keep_projection needs equal projections but the source's is {list(theirs)} and the new one {list(mine)}; set it to false."
+        )
     adapter.image_proj.load_state_dict(source.image_proj.state_dict())
 
 

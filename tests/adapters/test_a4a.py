@@ -1,10 +1,10 @@
 import json
 
 import pytest
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from a4a.adapters.a4a import A4A
 from a4a.adapters.adapter import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
@@ -149,7 +149,7 @@ def test_a_model_with_one_site_more_is_refused(source, sd15):
 def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
     unnamed = IPAdapter([[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny.EMBED, tiny.TEXT)
     ImagePromptPipeline(sd15, unnamed)
-    with pytest.raises(InputError, match="site 0 is 1 of width 16 where down_blocks.*of width 32"):
+    with pytest.raises(InputError, match=r"site 0 is 1 of width 16 where down_blocks.*of width 32"):
         ImagePromptPipeline(sdxl, unnamed)
 
 
@@ -158,7 +158,7 @@ def test_features_of_another_width_do_not_load(source, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["embed"] = 7
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Exception, match="(?i)size|shape"):
+    with pytest.raises(Exception, match=r"(?i)size|shape"):
         IPAdapter.from_pretrained(tmp_path)
 
 

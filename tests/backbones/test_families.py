@@ -1,8 +1,8 @@
 import pytest
-import tiny
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 
+import tiny
 from a4a.backbones import backbone_for, families, load_pipeline
 from a4a.errors import InputError
 
@@ -79,7 +79,9 @@ def test_text_has_a_row_for_each_prompt(model):
 
 def test_sites_are_in_the_order_of_the_attention_processors(model):
     denoiser = backbone_for(model).denoiser
-    listed = getattr(denoiser, "attn_processors", None) or {f"{n}.processor": 0 for n, m in denoiser.named_modules() if n.endswith(("attn1", "attn2"))}
+    listed = getattr(denoiser, "attn_processors", None) or {
+        f"{n}.processor": 0 for n, m in denoiser.named_modules() if n.endswith(("attn1", "attn2"))
+    }
     assert [s.name for s in backbone_for(model).sites] == [n.removesuffix(".processor") for n in listed if n.endswith("attn2.processor")]
 
 
@@ -144,7 +146,9 @@ class Unsupported(DiffusionPipeline):
 
 
 def test_an_unsupported_denoiser_is_an_input_error_that_lists_the_supported():
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4
+    )
     with pytest.raises(InputError) as caught:
         backbone_for(Unsupported(unet))
     assert "UNet2DModel of Unsupported is not supported" in str(caught.value)

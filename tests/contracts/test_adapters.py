@@ -4,10 +4,10 @@ import importlib
 import pkgutil
 
 import pytest
-import tiny
 import torch
 
 import a4a.adapters
+import tiny
 from a4a.adapters.a4a import A4A
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter

@@ -1,9 +1,9 @@
 """What every backbone promises; a new family needs a line in `PIPES` and nothing else."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone, backbone_for, families
 from a4a.injection import attach, is_attached
@@ -73,7 +73,10 @@ def test_features_at_any_one_site_reach_the_prediction(backbone):
 class Samples:
     def __init__(self, backbone):
         generator = torch.Generator().manual_seed(0)
-        self.tensors = {"latents": torch.randn(4, 4, tiny.SIDE, tiny.SIDE, generator=generator), "embeds": torch.randn(4, tiny.EMBED, generator=generator)}
+        self.tensors = {
+            "latents": torch.randn(4, 4, tiny.SIDE, tiny.SIDE, generator=generator),
+            "embeds": torch.randn(4, tiny.EMBED, generator=generator),
+        }
         self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text(["a cat", "a dog", "a bird", "a red cat"]).items()}
 
     def __len__(self):

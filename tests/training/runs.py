@@ -66,7 +66,15 @@ class Suicidal(Regression):
 
 
 def config(samples, **options):
-    defaults = {"batch_size": 2, "gradient_accumulation": 2, "ema_decay": 0.9, "schedule": "cosine", "warmup": 3, "checkpoint_every": 8, "tensorboard": False}
+    defaults = {
+        "batch_size": 2,
+        "gradient_accumulation": 2,
+        "ema_decay": 0.9,
+        "schedule": "cosine",
+        "warmup": 3,
+        "checkpoint_every": 8,
+        "tensorboard": False,
+    }
     return TrainingConfig(samples=samples, **{**defaults, **options})
 
 

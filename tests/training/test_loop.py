@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import a4a
+import tiny
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
@@ -127,6 +127,38 @@ def test_a_finished_run_that_is_resumed_does_nothing(straight, tmp_path):
 
 
 def test_resume_without_a_run_begins_one(straight, tmp_path):
+    assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
+
+
+class Draws(Regression):
+    """Keeps what it draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def forward(self, batch):
+        self.drawn.append(torch.rand(()).item())
+        return super().forward(batch)
+
+
+def test_every_pass_has_random_numbers_of_its_own_whatever_else_draws(tmp_path):
+    alone, disturbed = Draws(), Draws()
+    run(tmp_path / "a", objective=alone)
+    run(tmp_path / "b", objective=disturbed, evaluate=lambda _: {"score": torch.rand(7).sum().item()}, evaluate_every=4)
+    other, _ = run(tmp_path / "c", objective=Draws(), seed=1)
+    assert len(set(alone.drawn)) == 20
+    assert disturbed.drawn == alone.drawn
+    assert not set(other.drawn) & set(alone.drawn)
+
+
+def test_a_half_written_checkpoint_is_not_there(straight, tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path, objective=StopsAt(13))
+    half = tmp_path / "checkpoints" / "0000000099"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"")
+    assert half not in checkpoint.existing(tmp_path / "checkpoints")
     assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
 
 
@@ -323,7 +355,10 @@ class Samples:
 
     def __init__(self, backbone, count=6):
         generator = torch.Generator().manual_seed(0)
-        self.tensors = {"latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator), "embeds": torch.randn(count, tiny.EMBED, generator=generator)}
+        self.tensors = {
+            "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
+            "embeds": torch.randn(count, tiny.EMBED, generator=generator),
+        }
         text = backbone.encode_text([f"a {word} cat" for word in ("red", "blue", "small", "big", "green", "old")][:count])
         self.tensors |= {f"text.{name}": t for name, t in text.items()}
 
@@ -344,7 +379,13 @@ def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
     def go(output, resume=False, samples=8):
         torch.manual_seed(0)
         objective, table = denoising(pipe, sd15, rates=Rates(1e-3, 1e-2, 1e-3))
-        rows = train(objective, table, TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, ema_decay=0.5, tensorboard=False), output, resume=resume)
+        rows = train(
+            objective,
+            table,
+            TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, ema_decay=0.5, tensorboard=False),
+            output,
+            resume=resume,
+        )
         return weights(objective.adapter), losses(rows)
 
     straight = go(tmp_path / "a")

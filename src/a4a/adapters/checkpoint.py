@@ -20,6 +20,7 @@ from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError, first_line
 from a4a.features import Site
 from a4a.files import replacing, save_torch
+from a4a.places import resolve
 
 Tensors = dict[str, Tensor]
 
@@ -57,7 +58,9 @@ def read(path: str | Path) -> IPAdapter:
     image_proj, layers = load(path)
     description = describe(image_proj, layers, path)
     if description.variant != "base":
-        raise InputError(f"{path} is an IP-Adapter of the {description.variant} family; only the base family (proj.weight, norm.weight) can be transferred so far.")
+        raise InputError(
+            f"{path} is an IP-Adapter of the {description.variant} family; only the base family (proj.weight, norm.weight) can be transferred so far."
+        )
     sites = [[s.name, s.width, s.depth] for s in description.sites]
     adapter = IPAdapter(sites, description.embed, description.text_width, description.tokens, description.encoder)  # pyright: ignore[reportArgumentType]
     state = {f"image_proj.{name}": t for name, t in image_proj.items()}
@@ -95,7 +98,9 @@ def describe(image_proj: Tensors, layers: Tensors, path: str | Path) -> Descript
     keys = {int(m[1]): t for name, t in layers.items() if (m := re.fullmatch(r"(\d+)\.to_k_ip\.weight", name))}
     if variant is None or not keys:
         found = ", ".join([*list(image_proj)[:2], *list(layers)[:2]]) or "nothing"
-        raise InputError(f"{path} has no layout of a known IP-Adapter: found {found}; expected image_proj.proj.weight and ip_adapter.1.to_k_ip.weight or their like.")
+        raise InputError(
+            f"{path} has no layout of a known IP-Adapter: found {found}; expected image_proj.proj.weight and ip_adapter.1.to_k_ip.weight or their like."
+        )
     numbers = sorted(keys)
     missing = [f"{n}.to_v_ip.weight" for n in numbers if f"{n}.to_v_ip.weight" not in layers]
     if missing:
@@ -139,14 +144,18 @@ def load(path: str | Path) -> tuple[Tensors, Tensors]:
         else:
             loaded = torch.load(file, weights_only=True, map_location="cpu")
             if not isinstance(loaded, dict):
-                raise InputError(f"{file} holds a {type(loaded).__name__}; expected a dict with image_proj and ip_adapter, as IP-Adapter publishes it.")
+                raise InputError(
+                    f"{file} holds a {type(loaded).__name__}; expected a dict with image_proj and ip_adapter, as IP-Adapter publishes it."
+                )
             flat = {f"{half}.{name}": t for half, part in loaded.items() if isinstance(part, dict) for name, t in part.items()}
             flat |= {name: t for name, t in loaded.items() if isinstance(t, Tensor)}
     except InputError:
         raise
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
-            raise InputError(f"{file} is a pickle that would run code when loaded, so it was not; get the adapter as .safetensors from a source that you trust.") from error
+            raise InputError(
+                f"{file} is a pickle that would run code when loaded, so it was not; get the adapter as .safetensors from a source that you trust."
+            ) from error
         raise InputError(f"{file} is truncated or corrupted; download it again.") from error
     except Exception as error:  # what a damaged pickle raises is whatever its bytes happen to mean
         raise InputError(f"{file} is truncated or corrupted ({first_line(error)}); download it again.") from error
@@ -167,7 +176,9 @@ def find(path: str | Path) -> Path:
         files = sorted([*local.glob("*.safetensors"), *local.glob("*.bin")])
         if len(files) != 1:
             names = ", ".join(f.name for f in files) or "none"
-            raise InputError(f"The folder {path} holds {len(files)} adapter files ({names}); expected one .safetensors or .bin file: name the one that you mean.")
+            raise InputError(
+                f"The folder {path} holds {len(files)} adapter files ({names}); expected one .safetensors or .bin file: name the one that you mean."
+            )
         return files[0]
     if local.is_file():
         if local.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
@@ -176,8 +187,12 @@ def find(path: str | Path) -> Path:
     owner, _, rest = path.partition("/")
     repo, _, inside = rest.partition("/")
     if not inside or path.startswith((".", "/", "~")):
-        raise InputError(f"There is no adapter file {path}; give a .safetensors or .bin file, a folder with one, or a hub name such as h94/IP-Adapter/models/ip-adapter_sd15.safetensors.")
+        raise InputError(
+            f"There is no adapter file {path}; give a .safetensors or .bin file, a folder with one, or a hub name such as h94/IP-Adapter/models/ip-adapter_sd15.safetensors."
+        )
     try:
         return Path(hf_hub_download(f"{owner}/{repo}", inside))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"There is no adapter file {path} here, and the hub did not give {inside} of {owner}/{repo} ({first_line(error)}); check the name or the connection.") from error
+        raise InputError(
+            f"There is no adapter file {path} here, and the hub did not give {inside} of {owner}/{repo} ({first_line(error)}); check the name or the connection."
+        ) from error

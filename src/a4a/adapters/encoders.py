@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from a4a.errors import InputError, first_line
+from a4a.images import to_pil
+from a4a.places import resolve
 
 
 class CLIPImageEncoder:

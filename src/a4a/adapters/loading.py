@@ -28,4 +28,6 @@ def load_adapter(path: str | Path) -> ImagePromptAdapter:
     try:
         return KINDS[kind].from_pretrained(path, low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"The adapter folder {path} is incomplete or corrupted ({str(error).strip().splitlines()[0]}); copy or train it again.") from error
+        raise InputError(
+            f"The adapter folder {path} is incomplete or corrupted ({str(error).strip().splitlines()[0]}); copy or train it again."
+        ) from error

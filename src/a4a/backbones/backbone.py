@@ -124,8 +124,10 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Diffu
         raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
     try:
         pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, EnvironmentError) as error:
+    except (OSError, ValueError) as error:
         first = first_line(error)
-        raise InputError(f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names.") from error
+        raise InputError(
+            f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names."
+        ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -88,7 +88,9 @@ def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
     table = folder / "metadata.jsonl"
     if not table.exists():
         count = sum(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
-        raise InputError(f"The data folder {folder} has {count} pictures but no metadata.jsonl; write one with a line such as {{\"file_name\": \"a.png\", \"text\": \"a cat\"}} for each.")
+        raise InputError(
+            f'The data folder {folder} has {count} pictures but no metadata.jsonl; write one with a line such as {{"file_name": "a.png", "text": "a cat"}} for each.'
+        )
     rows = []
     for number, line in enumerate(table.read_text().splitlines(), 1):
         if not line.strip():

@@ -67,7 +67,9 @@ class _Round(nn.Module):
                 for parameter in last.parameters():
                     nn.init.zeros_(parameter)
 
-    def forward(self, mapped: Float[Tensor, "batch queries width"], reference: Float[Tensor, "batch keys width"]) -> Float[Tensor, "batch queries width"]:
+    def forward(
+        self, mapped: Float[Tensor, "batch queries width"], reference: Float[Tensor, "batch keys width"]
+    ) -> Float[Tensor, "batch queries width"]:
         normed = self.norm_mapped(mapped)
         context = torch.cat([normed, self.norm_reference(reference)], dim=1)
         attended = self.w_out(self._attention(self.w_1(normed), self.w_2(context), self.w_3(context)))

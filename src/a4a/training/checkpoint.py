@@ -22,9 +22,7 @@ from a4a.errors import InputError
 from a4a.files import replacing, save_torch
 
 
-def save(
-    folder: Path, samples: int, step: int, weights: dict[str, Tensor], optimizer: dict, ema: dict[str, Tensor] | None, keep: int
-) -> Path:
+def save(folder: Path, samples: int, step: int, weights: dict[str, Tensor], optimizer: dict, ema: dict[str, Tensor] | None, keep: int) -> Path:
     """Writes the checkpoint of `samples` into `folder` and removes all but the last `keep`."""
     target = folder / f"{samples:010d}"
     with replacing(target) as beside:

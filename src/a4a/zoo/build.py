@@ -160,7 +160,9 @@ def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, dat
     shop.run(name, objective, encode(WorldPictures("train", **data), backbone, None, shop.runs / "cache"), training)
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
-    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, None, CLIPImageEncoder.load(shop.models / "clip-large" / "image_encoder"))
+    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(
+        pipe, None, CLIPImageEncoder.load(shop.models / "clip-large" / "image_encoder")
+    )
     result.picture.save(target / "samples.png")
     card(target, {"samples": training["samples"], **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
@@ -230,4 +232,3 @@ def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] |
         with replacing(models / name) as target:
             target.mkdir(parents=True)
             STAGES.get(name, partial(_adapter, name=name))(shop, target=target, **recipe[name])
-

@@ -150,7 +150,9 @@ class WorldEvaluation(Evaluation):
         shown: rows of the picture that is made.
     """
 
-    def __init__(self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, shown: int = 12):
+    def __init__(
+        self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, shown: int = 12
+    ):
         self.task, self.judges = Task.of(split, subjects, generations), Judges.load(Path(models))
         self.scale, self.shown = scale, shown
 

@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from a4a.errors import InputError
+
 SIZE = 64
 
 SCENES = (
@@ -70,7 +72,7 @@ class Subjects(_Table):
     def sample(cls, count: int, split: str) -> Self:
         """The first `count` subjects of a split; a larger count begins with the same subjects."""
         if split not in SPLITS:
-            raise ValueError(f"There is no split {split!r} in the world; choose one of {', '.join(SPLITS)}.")
+            raise InputError(f"There is no split {split!r} in the world; choose one of {', '.join(SPLITS)}.")
         uniform = torch.rand(count, 11, generator=torch.Generator().manual_seed(SPLITS[split]), dtype=torch.float64)
         column = iter(uniform.float().unbind(1))
         kinds = [(next(column) * 4).long().clamp(max=3) for _ in range(4)]

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from a4a.data.pictures import PictureFolder
+from a4a.errors import InputError
+
+
+def folder(path, rows, broken=()):
+    for number, row in enumerate(rows):
+        Image.new("RGB", (40 + number, 30), (10 * number, 100, 200)).save(path / row["file_name"])
+    for name in broken:
+        (path / name).write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    lines = [*rows, *({"file_name": name, "text": "broken"} for name in broken)]
+    (path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in lines))
+    return path
+
+
+def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
+    pictures = PictureFolder(folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16)
+    assert pictures.pixels(torch.tensor([2, 0])).shape == (2, 3, 16, 16)
+    assert pictures.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert pictures.captions == ["picture 0", "picture 1", "picture 2"]
+    assert torch.allclose(pictures.pixels(torch.tensor([1]))[0, :, 8, 8], torch.tensor([10, 100, 200]) / 255, atol=1e-3)
+
+
+def test_named_subjects_pair_different_pictures(tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": "x", "subject": "a" if i < 3 else "b"} for i in range(4)]
+    pairs = PictureFolder(folder(tmp_path, rows), size=16).pairs.tolist()
+    assert sorted(pairs) == [[0, 1], [1, 2], [2, 0], [3, 3]]
+
+
+def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
+    pictures = PictureFolder(folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16)
+    assert len(pictures) == 1
+    said = capsys.readouterr().err
+    assert "1 of 2" in said and "bad.png" in said
+
+
+def test_the_key_changes_with_content_and_size(tmp_path):
+    rows = [{"file_name": "a.png", "text": "x"}]
+    keys = {PictureFolder(folder(tmp_path, rows), size=16).key, PictureFolder(tmp_path, size=32).key}
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    assert len(keys | {PictureFolder(tmp_path, size=16).key}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no metadata.jsonl"),
+        ("", "is empty"),
+        ("{}", "line 1"),
+        ("not json", "line 1"),
+        ('{"file_name": "gone.png", "text": "x"}', "no readable picture"),
+    ],
+)
+def test_a_bad_folder_is_one_sentence(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(InputError, match=words) as error:
+        PictureFolder(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="gone"):
+        PictureFolder(tmp_path / "gone")

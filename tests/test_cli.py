@@ -1,0 +1,152 @@
+"""From the command line to a picture, on the zoo's own models, and every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from a4a.cli import main
+
+TRANSFER = ["transfer", "--config", "recipes/miniature/transfer.yaml", "--data.subjects", "8", "--training.batch_size", "4", "--evaluation", "null"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.fixture
+def reference(tmp_path):
+    from a4a.images import to_pil
+    from a4a.zoo.world import Subjects, Views, draw
+
+    path = tmp_path / "reference.png"
+    to_pil(draw(Subjects.sample(1, "test"), Views.sample(1, 1)))[0].save(path)
+    return path
+
+
+def test_from_a_recipe_to_a_picture(tmp_path, reference, capsys):
+    run = tmp_path / "run"
+    assert main([*TRANSFER, "--training.samples", "16", "--output", str(run)]) == 0
+    assert main(["inspect", str(run / "adapter"), "--json", "true"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kind"].startswith("A4A") and facts["sites"] == 8 and facts["image encoder"] == "zoo:clip-large/image_encoder"
+    assert "transferred" in (run / "adapter" / "README.md").read_text()
+    out = tmp_path / "pictures"
+    arguments = ["generate", "--adapter", str(run / "adapter"), "--model", "zoo:pixart-mini", "--image", f"[{reference}]", "--output", str(out)]
+    arguments += [
+        "--prompt",
+        '["a large creature in the middle, in a room", "a small creature on the left, in the snow"]',
+        "--steps",
+        "2",
+        "--count",
+        "2",
+    ]
+    assert main(arguments) == 0
+    assert len(list(out.glob("reference00-*.png"))) == 4
+    first = (out / "reference00-prompt00-seed0.png").read_bytes()
+    assert Image.open(out / "grid.png").size == (5 * 64, 64)
+    assert main([*arguments, "--scale", "0"]) == 0
+    assert (out / "reference00-prompt00-seed0.png").read_bytes() != first
+
+
+def test_a_second_run_into_the_same_folder_needs_resume(tmp_path, capsys):
+    arguments = [*TRANSFER, "--training.samples", "8", "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "true", "--training.samples", "12"]) == 0
+
+
+def test_help_tells_what_each_option_is(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["transfer", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for words in ("--method.rounds", "R, rounds of the upgraded space mapping", "--objective.rates.projection", "--training.samples"):
+        assert words in text
+
+
+def test_inspect_tells_models_and_adapters_apart(capsys):
+    assert main(["inspect", "zoo:sd15-mini"]) == 0
+    assert "16" in capsys.readouterr().out
+    assert main(["inspect", "zoo:ip-adapter-sd15-mini"]) == 0
+    out = capsys.readouterr().out
+    assert "base family" in out and "5 x 48" not in out.split("tokens")[0]
+
+
+BAD = {
+    "missing adapter": (["inspect", "gone.safetensors"], "gone.safetensors"),
+    "unknown zoo model": (["inspect", "zoo:gone"], "gone"),
+    "unknown option": ([*TRANSFER, "--method.round", "3"], "round"),
+    "wrong type": ([*TRANSFER, "--method.rounds", "many"], "rounds"),
+    "missing recipe": (["transfer", "--config", "gone.yaml"], "gone.yaml"),
+    "missing model": ([*TRANSFER, "--model", "./gone"], "gone"),
+    "missing data": ([*TRANSFER, "--data", "PictureFolder", "--data.path", "gone"], "gone"),
+    "missing encoder": ([*TRANSFER, "--image_encoder", "./gone"], "gone"),
+    "no such picture": (
+        [
+            "generate",
+            "--adapter",
+            "zoo:ip-adapter-sd15-mini",
+            "--model",
+            "zoo:sd15-mini",
+            "--image",
+            "[gone.png]",
+            "--prompt",
+            "[x]",
+            "--output",
+            "out",
+        ],
+        "gone.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys):
+    command, words = arguments
+    assert main(command) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("a4a: ") and words in said
+
+
+def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: zoo:pixart-mini\nmethood: {rounds: 0}\n")
+    assert main(["transfer", "--config", str(recipe)]) == 2
+    assert "methood" in capsys.readouterr().err
+
+
+def test_an_adapter_for_other_sites_names_the_first_that_differs(tmp_path, reference, capsys):
+    arguments = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:pixart-mini", "--image", f"[{reference}]"]
+    arguments += ["--prompt", "[x]", "--output", str(tmp_path / "out"), "--image_encoder", "zoo:clip-large/image_encoder"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "site 0" in said and "48" in said and "144" in said
+
+
+def test_an_encoder_of_the_wrong_width_names_both(tmp_path, capsys):
+    assert main([*TRANSFER, "--image_encoder", "zoo:clip-small/image_encoder", "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "128" in said and "64" in said
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path, reference, capsys):
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:sd15-mini", "--image", f"[{reference}]", "--steps", "1"]
+    arguments += ["--prompt", "[x]", "--output", str(tmp_path / "file" / "out"), "--image_encoder", "zoo:clip-large/image_encoder"]
+    assert main(arguments) == 2
+    assert "file" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "reference.png"]
+
+
+def test_the_command_itself_starts_and_exits_with_2():
+    done = subprocess.run(
+        [sys.executable, "-c", "from a4a.cli import run; run()", "inspect", "gone.bin"], capture_output=True, text=True, env={**os.environ}
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0 and "gone.bin" in done.stderr

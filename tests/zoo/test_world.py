@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from a4a.errors import InputError
+from a4a.zoo.pictures import WorldPictures
+from a4a.zoo.world import EARS, HATS, HUES, PLACES, SCENES, SHAPES, SIZES, Subjects, Views, caption, describe, draw
+
+
+def test_drawing_depends_on_the_seed_alone_and_not_on_the_batch():
+    subjects, views = Subjects.sample(12, "test"), Views.sample(12, 3)
+    whole = draw(subjects, views)
+    assert whole.shape == (12, 3, 64, 64)
+    assert torch.equal(whole, draw(Subjects.sample(12, "test"), Views.sample(12, 3)))
+    rows = torch.tensor([7, 2])
+    assert torch.allclose(whole[rows], draw(subjects[rows], views[rows]), atol=1e-6)
+    assert whole.min() >= 0 and whole.max() <= 1
+
+
+def test_more_subjects_begin_with_the_same():
+    few, many = Subjects.sample(5, "train"), Subjects.sample(50, "train")
+    assert torch.equal(few.skin_hue, many.skin_hue[:5])
+
+
+def test_splits_share_no_subject():
+    hues = [set(Subjects.sample(2000, split).skin_hue.tolist()) for split in ("train", "validation", "test")]
+    assert not hues[0] & hues[2] and not hues[1] & hues[2] and not hues[0] & hues[1]
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(InputError, match="nonsense"):
+        Subjects.sample(3, "nonsense")
+
+
+def test_captions_name_the_view_and_never_the_subject():
+    views = Views.sample(400, 4)
+    lines = caption(views, 4)
+    traits = {*SHAPES, *(e for e in EARS if e not in ("no", "round")), *HUES, "hat", "cap", "eyes", "fur", "striped"}
+    for i, line in enumerate(lines):
+        assert SCENES[int(views.scene[i])] in line and PLACES[int(views.place[i])] in line and SIZES[int(views.size[i])] in line
+        words = set(line.replace(",", "").split())
+        assert not words & traits, line
+
+
+def test_descriptions_name_traits():
+    subjects, views = Subjects.sample(200, "clip"), Views.sample(200, 4)
+    lines = describe(subjects, views, 1)
+    hats = [line for i, line in enumerate(lines) if HATS[int(subjects.hat[i])] in line]
+    assert len(hats) > 80  # each trait is named two times in three
+    assert lines != describe(subjects, views, 2)
+
+
+def test_every_trait_changes_the_picture():
+    views = Views.sample(1, 1)
+    one = Subjects.sample(1, "test")
+    plain = draw(one, views)
+    for name in ("shape", "ears", "hat"):
+        kinds = [draw(Subjects(**{**vars(one), name: torch.tensor([k])}), views) for k in range(4)]
+        assert len({tuple(k.flatten().tolist()) for k in kinds}) == 4, name
+    for name in ("skin_hue", "eye_hue", "eye_size", "eye_distance", "lightness"):
+        other = Subjects(**{**vars(one), name: getattr(one, name) + 0.08})
+        assert not torch.equal(draw(other, views), plain), name
+
+
+def test_reference_and_target_are_two_drawings_of_one_subject():
+    pictures = WorldPictures("train", 6, views=3)
+    assert len(pictures.pairs) == 6 * 3 * 2
+    reference, target = pictures.pairs.unbind(1)
+    assert (reference != target).all()
+    assert torch.equal(pictures.subjects[reference].skin_hue, pictures.subjects[target].skin_hue)
+    assert not torch.equal(pictures.pixels(reference[:1]), pictures.pixels(target[:1]))
