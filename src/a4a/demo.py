@@ -3,12 +3,14 @@
 import base64
 import io
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -23,12 +25,17 @@ from a4a.plots import Curve, curves
 from a4a.training.loop import TrainingConfig, read_log
 from a4a.training.objective import ObjectiveConfig, Rates
 from a4a.transfer import Method, transfer
+from a4a.zoo.commands import build
 from a4a.zoo.folder import MODELS, figures
-from a4a.zoo.judging import Judges, Task, WorldEvaluation, generate
+from a4a.zoo.judging import Judges, Scores, Task, WorldEvaluation, generate
 from a4a.zoo.pictures import WorldPictures
 
-ENCODER = "zoo:clip-large/image_encoder"
+ENCODER = "clip-large/image_encoder"
 STRIP = (0.0, 0.25, 0.5, 1.0)
+
+
+LIVE_METHOD: dict = {"rounds": 0}
+LIVE_RATES: dict = {"projection": 1e-3, "mapping": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class Shown:
     adapter: str | None
     note: str
 
+    @property
+    def folder(self) -> str:
+        return self.adapter or self.model
+
 
 COLUMNS = (
     Shown("PTA on its base", "sd15-mini", "ip-adapter-sd15-mini", "the adapter that is transferred, on the model that it was trained for"),
@@ -50,6 +61,8 @@ COLUMNS = (
     Shown("SDXL, PTA-UM", "sdxl-mini", "ip-adapter-sdxl-mini", "an adapter trained for this model itself, from scratch"),
     Shown("SDXL, A4A", "sdxl-mini", "a4a-sdxl-mini", "shipped with the zoo"),
 )
+BEFORE_LIVE = "PixArt, IP-Adapter*"
+LETTER = Shown("PixArt, the paper's letter", "pixart-mini", "a4a-letter-pixart-mini", "eq. 7 to 12 as printed, started at random")
 LIVE = Shown("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 
 
@@ -64,17 +77,19 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
         full: Repeat the recorded runs of the zoo too (hours) before the page is made.
     """
     output = Path(output)
+    zoo = MODELS
     if full:
-        _repeat(output)
+        zoo = output / "zoo"
+        build(models=zoo, runs=output / "zoo-runs")
     began = time.perf_counter()
     print(f"Transferring the PTA of sd15-mini to pixart-mini: {samples:,} samples from an untrained A4A.")
     task = Task.of("test", subjects, 1)
-    evaluation = _Strip(Task.of("test", 4, 1))
+    evaluation = _Strip(task.first(4), zoo)
     run = output / "run"
     adapter = transfer(
-        model=Path("zoo:pixart-mini"),
-        source=Path("zoo:ip-adapter-sd15-mini"),
-        image_encoder=Path(ENCODER),
+        model=zoo / "pixart-mini",
+        source=zoo / "ip-adapter-sd15-mini",
+        image_encoder=zoo / ENCODER,
         data=WorldPictures("train", 4000),
         output=_fresh(run),
         method=Method(**LIVE_METHOD),
@@ -94,24 +109,26 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     )
     seconds = time.perf_counter() - began
     print("Drawing and scoring on test subjects.")
-    encoder, judges = CLIPImageEncoder.load(ENCODER), Judges.load(MODELS)
-    pipes = {name: load_pipeline(f"zoo:{name}") for name in ("sd15-mini", "pixart-mini", "sdxl-mini")}
+    encoder, judges = CLIPImageEncoder.load(zoo / ENCODER), Judges.load(zoo)
+    shown = [column for column in COLUMNS if _ready(zoo, column)]
+    pipes = {name: load_pipeline(zoo / name) for name in dict.fromkeys(column.model for column in shown)}
     live = generate(task, pipes["pixart-mini"], adapter, encoder)
     live_scores = judges.score(task, live)
 
-    few = Task.of("test", 8, 1)
+    few = task.first(8)
     columns = [("reference", "one drawing of a creature that no model has seen", few.references)]
-    for shown in (*COLUMNS[:3], LIVE, *COLUMNS[3:]):
-        pictures = live[: len(few.prompts)] if shown is LIVE else _draw(few, pipes[shown.model], shown.adapter, encoder)
-        columns.append((shown.title, shown.note, pictures))
+    for column in shown:
+        columns.append((column.title, column.note, _draw(few, pipes[column.model], zoo / column.adapter if column.adapter else None, encoder)))
+        if column.title == BEFORE_LIVE:
+            columns.append((LIVE.title, LIVE.note, live[: len(few.prompts)]))
 
     page = _page(
         columns=[(title, note, [_embed(p) for p in to_pil(pictures)]) for title, note, pictures in columns],
         prompts=few.prompts,
         strip=[(share, [_embed(p) for p in evaluation.kept[i]]) for i, share in evaluation.shares(samples)],
         strip_references=[_embed(p) for p in to_pil(evaluation.task.references)],
-        plots=_plots(run, evaluation),
-        table=_table(live_scores, samples, subjects),
+        plots=_plots(run, zoo),
+        table=_table(live_scores, samples, subjects, zoo),
         samples=samples,
         minutes=seconds / 60,
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -124,15 +141,11 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     )
 
 
-LIVE_METHOD: dict = {"rounds": 0}
-LIVE_RATES: dict = {"projection": 1e-3, "mapping": 1e-3}
-
-
 class _Strip(WorldEvaluation):
     """The validation scores of a run, and the same few test prompts and noise at every point of it."""
 
-    def __init__(self, task: Task):
-        super().__init__("validation", 48, 1)
+    def __init__(self, task: Task, zoo: Path):
+        super().__init__("validation", 48, 1, zoo)
         self.scored, self.task, self.kept = self.task, task, []
 
     def __call__(self, pipe, adapter, image_encoder):
@@ -149,45 +162,41 @@ class _Strip(WorldEvaluation):
 
 def _fresh(run: Path) -> Path:
     """The demo always starts from an untrained A4A."""
-    import shutil
-
     shutil.rmtree(run, ignore_errors=True)
     return run
 
 
-def _repeat(output: Path) -> None:
-    from a4a.zoo.commands import build
+def _ready(zoo: Path, column: Shown) -> bool:
+    """A zoo can be built in part."""
+    return (zoo / column.folder / "figures.json").is_file()
 
-    build(models=output / "zoo", runs=output / "zoo-runs")
 
-
-def _draw(task: Task, pipe, adapter: str | None, encoder: CLIPImageEncoder) -> Tensor:
-    loaded: ImagePromptAdapter | None = load_adapter(f"zoo:{adapter}") if adapter else None
+def _draw(task: Task, pipe: DiffusionPipeline, adapter: Path | None, encoder: CLIPImageEncoder) -> Tensor:
+    loaded: ImagePromptAdapter | None = load_adapter(adapter) if adapter else None
     return generate(task, pipe, loaded, encoder)
 
 
-def _plots(run: Path, evaluation: "_Strip") -> list[str]:
+def _plots(run: Path, zoo: Path) -> list[str]:
     def curve(label: str, log: Path, live: bool = False) -> Curve:
         rows = [r for r in read_log(log) if "identity" in r]
         return Curve(label, [r["samples"] for r in rows], [r["identity"] for r in rows], live)
 
     def recorded(name: str) -> Path:
-        return MODELS / name / "log.csv"
+        return zoo / name / "log.csv"
 
-    own = figures("ip-adapter-sd15-mini")["identity"]["mean"]
-    pixart = [
-        curve("A4A, live", run / "log.csv", True),
-        curve("A4A, recorded", recorded("a4a-pixart-mini")),
-        curve("IP-Adapter*, recorded", recorded("ip-adapter-pixart-mini")),
-        curve("the paper's letter, recorded", recorded("a4a-letter-pixart-mini")),
-    ]
-    sdxl = [curve("A4A, recorded", recorded("a4a-sdxl-mini")), curve("PTA-UM from scratch, recorded", recorded("ip-adapter-sdxl-mini"))]
-    level = {"PTA on its own base": own}
-    label = "identity, validation subjects"
-    return [curves("To the transformer", label, pixart, level), curves("To the larger U-Net", label, sdxl, level)]
+    own = figures("ip-adapter-sd15-mini", zoo)["identity"]["mean"]
+
+    def plot(title: str, live: list[Curve], runs: dict[str, str]) -> str:
+        lines = live + [curve(f"{label}, recorded", recorded(name)) for label, name in runs.items() if recorded(name).is_file()]
+        return curves(title, "identity, validation subjects", lines, {"PTA on its own base": own})
+
+    pixart = {"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini", "the paper's letter": "a4a-letter-pixart-mini"}
+    sdxl = {"A4A": "a4a-sdxl-mini", "PTA-UM from scratch": "ip-adapter-sdxl-mini"}
+    plots = [plot("To the transformer", [curve("A4A, live", run / "log.csv", True)], pixart)]
+    return plots + ([plot("To the larger U-Net", [], sdxl)] if recorded("a4a-sdxl-mini").is_file() else [])
 
 
-def _table(live, samples: int, subjects: int) -> list[tuple[str, str, str, str, str, str, str]]:
+def _table(live: Scores, samples: int, subjects: int, zoo: Path) -> list[tuple[str, str, str, str, str, str, str]]:
     def row(title: str, count: int | None, scores: dict[str, Estimate], pictures: str) -> tuple:
         said = [scores[name].mean for name in ("scene", "place", "size")]
         return (
@@ -200,24 +209,16 @@ def _table(live, samples: int, subjects: int) -> list[tuple[str, str, str, str, 
             pictures,
         )
 
+    names = ("identity", "retrieval", "clip", "scene", "place", "size")
     rows = []
-    for shown in COLUMNS:
-        entry = figures(shown.adapter or shown.model)
-        scores = {name: Estimate(**entry[name]) for name in ("identity", "retrieval", "clip", "scene", "place", "size")}
-        rows.append(row(shown.title, entry.get("samples") if shown.adapter else None, scores, "100 x 4"))
-        if shown.adapter == "ip-adapter-pixart-mini":
-            now = {name: getattr(live, name) for name in ("identity", "retrieval", "clip", "scene", "place", "size")}
-            rows.append(row(LIVE.title, samples, now, f"{subjects} x 1"))
-    letter = figures("a4a-letter-pixart-mini")
-    rows.append(
-        row(
-            "PixArt, the paper's letter",
-            letter["samples"],
-            {n: Estimate(**letter[n]) for n in ("identity", "retrieval", "clip", "scene", "place", "size")},
-            "100 x 4",
-        )
-    )
-    ceiling = {name: Estimate(**value) for name, value in figures("judges").items()}
+    for column in (*COLUMNS, LETTER):
+        if not _ready(zoo, column):
+            continue
+        entry = figures(column.folder, zoo)
+        rows.append(row(column.title, entry.get("samples") if column.adapter else None, {n: Estimate(**entry[n]) for n in names}, "100 x 4"))
+        if column.title == BEFORE_LIVE:
+            rows.append(row(LIVE.title, samples, {n: getattr(live, n) for n in names}, f"{subjects} x 1"))
+    ceiling = {n: Estimate(**value) for n, value in figures("judges", zoo).items()}
     rows.append(row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4"))
     return rows
 

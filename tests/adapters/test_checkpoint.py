@@ -328,7 +328,7 @@ def test_other_families_are_recognised_and_refused_by_name(adapter, tmp_path, va
 def in_a_process(code, *arguments):
     """Runs code in a process of its own, whose file size limit or user is its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1])}
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=600)
 
 
 FULL = """

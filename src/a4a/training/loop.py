@@ -165,7 +165,7 @@ def train(
             checkpoint.save(folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints)
 
     def score(step: int) -> Scores:
-        if evaluate is None:
+        if evaluate is None or not accelerator.is_main_process:
             return {}
         with _averaged(ema, list(trained.values())), torch.no_grad():
             objective.eval()

@@ -217,8 +217,25 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
 
 
 def card(target: Path, figures: dict[str, Any]) -> None:
+    """The figures of a model, for programs (`figures.json`) and for people (`README.md`)."""
     (target / "figures.json").write_text(json.dumps(figures, indent=1))
-    print(target.name, json.dumps(figures))
+    rows = []
+    for name, value in figures.items():
+        interval = (
+            f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}], {value['subjects']} subjects" if isinstance(value, dict) else value
+        )
+        rows.append(f"| {name} | {interval} |")
+    lines = [
+        "# A miniature model of the a4a zoo",
+        "",
+        "| held out | |",
+        "|---|---|",
+        *rows,
+        "",
+        "Recipe and seed: `src/a4a/zoo/recipe.yaml`; made again by `a4a zoo build`.",
+        "",
+    ]
+    (target / "README.md").write_text("\n".join(lines))
 
 
 def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None) -> None:

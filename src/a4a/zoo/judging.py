@@ -40,6 +40,11 @@ class Task:
         views = Views.sample(subjects * generations, 901)
         return cls(references, views, caption(views, 902), creatures, generations)
 
+    def first(self, subjects: int) -> "Task":
+        """The same pictures of the first few subjects."""
+        count = subjects * self.generations
+        return Task(self.references[:subjects], self.views[:count], self.prompts[:count], self.subjects[:subjects], self.generations)
+
     @property
     def rows(self) -> Tensor:
         """The subject of every picture."""
