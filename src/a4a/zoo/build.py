@@ -64,7 +64,7 @@ def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: lis
         painted = torch.cat([model.decode(z).sample for z in latents.split(100)])
     model.register_to_config(scaling_factor=float(1 / latents.std()))
     error = ((painted / 2 + 0.5).clamp(0, 1) - held).square().mean((1, 2, 3))
-    model.save_pretrained(target)
+    model.half().save_pretrained(target)
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
@@ -73,13 +73,6 @@ def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int
     model = perception.clip_model(len(tokenizer), int(tokenizer.eos_token_id), **shape)
     shop.run(name, perception.Contrast(model, rate), perception.Captioned(tokenizer, subjects), training)
     model.eval()
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target / "tokenizer")
-    CLIPTextModel.from_pretrained(target).save_pretrained(target / "text_encoder")
-    CLIPTextModelWithProjection.from_pretrained(target).save_pretrained(target / "text_encoder_with_projection")
-    CLIPVisionModelWithProjection.from_pretrained(target).save_pretrained(target / "image_encoder")
-    size = {"height": 64, "width": 64}
-    CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=size).save_pretrained(target / "image_encoder")
     held = perception.Drawings("validation", 256)
     pictures = held.batch(torch.arange(256))["pictures"][:, 0]
     lines = perception.describe(held.subjects, held.views[0], 3)
@@ -87,6 +80,13 @@ def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int
     with torch.no_grad():
         logits = model(input_ids=ids, pixel_values=perception.clip_pixels(pictures)).logits_per_image
     right = logits.argmax(1) == torch.arange(256)
+    model.half().save_pretrained(target)
+    tokenizer.save_pretrained(target / "tokenizer")
+    CLIPTextModel.from_pretrained(target).save_pretrained(target / "text_encoder")
+    CLIPTextModelWithProjection.from_pretrained(target).save_pretrained(target / "text_encoder_with_projection")
+    CLIPVisionModelWithProjection.from_pretrained(target).save_pretrained(target / "image_encoder")
+    size = {"height": 64, "width": 64}
+    CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=size).save_pretrained(target / "image_encoder")
     card(target, {"caption_of_256_found": float(right.float().mean()), "images": 256})
 
 
@@ -111,7 +111,7 @@ def t5(shop: Workshop, target: Path, training: dict, sentences: int, rate: float
     shop.run("t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training)
     encoder = T5EncoderModel(model.config)
     encoder.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(("shared", "encoder"))})
-    encoder.save_pretrained(target / "text_encoder")
+    encoder.half().save_pretrained(target / "text_encoder")
     tokenizer.save_pretrained(target / "tokenizer")
     card(target, {})
 
@@ -124,7 +124,7 @@ def identity(shop: Workshop, target: Path, training: dict, subjects: int, rate: 
     pictures = perception.Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
     with torch.no_grad():
         first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])
-    model.save_pretrained(target)
+    model.half().save_pretrained(target)
     found = (first @ second.T).argmax(1) == torch.arange(100)
     card(target, {"cosine_of_two_drawings": float((first * second).sum(1).mean()), "found_of_100": float(found.float().mean())})
 
@@ -138,7 +138,7 @@ def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: flo
     with torch.no_grad():
         parts = model.eval()(held["pictures"][:, 0])
     right = torch.stack([p.argmax(1) == held["kinds"][:, 0, i] for i, p in enumerate(parts)])
-    model.save_pretrained(target)
+    model.half().save_pretrained(target)
     card(target, dict(zip(("scene", "place", "size"), right.float().mean(1).tolist(), strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
@@ -22,7 +23,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPipeline:
     """Three widths, cross-attention at all of them, 16 sites: 5, 5 and 6, as SD1.5."""
-    text_encoder = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder")
+    text_encoder = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=8,
@@ -36,7 +37,7 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
         norm_num_groups=16,
     )
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         unet=unet,
@@ -49,8 +50,8 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
 
 def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int) -> StableDiffusionXLPipeline:
     """Two widths, several transformer layers a block, two text encoders, pooled text and time ids."""
-    first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder")
-    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-large" / "text_encoder_with_projection")
+    first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
+    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-large" / "text_encoder_with_projection", dtype=torch.float32)
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=8,
@@ -69,7 +70,7 @@ def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[in
         projection_class_embeddings_input_dim=second.config.projection_dim + 6 * time_width,
     )
     return StableDiffusionXLPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
         text_encoder=first,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         text_encoder_2=second,
@@ -82,7 +83,7 @@ def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[in
 
 def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixArtAlphaPipeline:
     """A transformer with learned variance on T5."""
-    text_encoder = T5EncoderModel.from_pretrained(models / "t5" / "text_encoder")
+    text_encoder = T5EncoderModel.from_pretrained(models / "t5" / "text_encoder", dtype=torch.float32)
     transformer = PixArtTransformer2DModel(
         sample_size=8,
         in_channels=8,
@@ -98,7 +99,7 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
     return PixArtAlphaPipeline(
         tokenizer=T5Tokenizer.from_pretrained(models / "t5" / "tokenizer"),
         text_encoder=text_encoder,
-        vae=AutoencoderKL.from_pretrained(models / "vae"),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
         transformer=transformer,
         scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
     )

@@ -115,8 +115,8 @@ class Judges:
     @classmethod
     def load(cls, models: Path) -> "Judges":
         return cls(
-            IdentityEncoder.from_pretrained(models / "identity"),  # pyright: ignore[reportArgumentType]
-            SceneClassifier.from_pretrained(models / "scene"),  # pyright: ignore[reportArgumentType]
+            IdentityEncoder.from_pretrained(models / "identity", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
+            SceneClassifier.from_pretrained(models / "scene", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
             CLIPImageEncoder.load(models / "clip-large" / "image_encoder"),
         )
 
