@@ -66,13 +66,14 @@ LETTER = Shown("PixArt, the paper's letter", "pixart-mini", "a4a-letter-pixart-m
 LIVE = Shown("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 
 
-def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
+def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
     """Transfer the zoo's adapter from a U-Net to a transformer, live, and write a page about it.
 
     Args:
         output: Folder for the page (index.html) and the run.
         samples: Samples of the live transfer.
-        subjects: Test subjects that the live transfer is scored on.
+        creatures: Training subjects of the live transfer, two drawings each.
+        subjects: Test subjects that the live transfer is scored on, and as many validation subjects for its curve.
         seed: Of the live transfer.
         full: Repeat the recorded runs of the zoo too (hours) before the page is made.
     """
@@ -84,13 +85,13 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     began = time.perf_counter()
     print(f"Transferring the PTA of sd15-mini to pixart-mini: {samples:,} samples from an untrained A4A.")
     task = Task.of("test", subjects, 1)
-    evaluation = _Strip(task.first(4), zoo)
+    evaluation = _Strip(task.first(min(4, subjects)), subjects, zoo)
     run = output / "run"
     adapter = transfer(
         model=zoo / "pixart-mini",
         source=zoo / "ip-adapter-sd15-mini",
         image_encoder=zoo / ENCODER,
-        data=WorldPictures("train", 4000),
+        data=WorldPictures("train", creatures),
         output=_fresh(run),
         method=Method(**LIVE_METHOD),
         objective=ObjectiveConfig(rates=Rates(**LIVE_RATES), weighting="min_snr"),
@@ -115,7 +116,7 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     live = generate(task, pipes["pixart-mini"], adapter, encoder)
     live_scores = judges.score(task, live)
 
-    few = task.first(8)
+    few = task.first(min(8, subjects))
     columns = [("reference", "one drawing of a creature that no model has seen", few.references)]
     for column in shown:
         columns.append((column.title, column.note, _draw(few, pipes[column.model], zoo / column.adapter if column.adapter else None, encoder)))
@@ -125,7 +126,8 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
     page = _page(
         columns=[(title, note, [_embed(p) for p in to_pil(pictures)]) for title, note, pictures in columns],
         prompts=few.prompts,
-        strip=[(share, [_embed(p) for p in evaluation.kept[i]]) for i, share in evaluation.shares(samples)],
+        subjects=subjects,
+        strip=[(share, [_embed(p) for p in evaluation.kept[i]]) for i, share in evaluation.shares()],
         strip_references=[_embed(p) for p in to_pil(evaluation.task.references)],
         plots=_plots(run, zoo),
         table=_table(live_scores, samples, subjects, zoo),
@@ -144,8 +146,8 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, subjects: int = 48,
 class _Strip(WorldEvaluation):
     """The validation scores of a run, and the same few test prompts and noise at every point of it."""
 
-    def __init__(self, task: Task, zoo: Path):
-        super().__init__("validation", 48, 1, zoo)
+    def __init__(self, task: Task, subjects: int, zoo: Path):
+        super().__init__("validation", subjects, 1, zoo)
         self.scored, self.task, self.kept = self.task, task, []
 
     def __call__(self, pipe, adapter, image_encoder):
@@ -155,7 +157,7 @@ class _Strip(WorldEvaluation):
         self.task = few
         return result
 
-    def shares(self, samples: int) -> list[tuple[int, float]]:
+    def shares(self) -> list[tuple[int, float]]:
         last = len(self.kept) - 1
         return [(round(share * last), share) for share in STRIP]
 

@@ -58,7 +58,7 @@ def generate(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_pipeline(model, dtype=torch.float16 if device == "cuda" else torch.float32).to(device)
     clip = CLIPImageEncoder.load(encoder)
-    clip.model.to(device)
+    clip.model.to(device)  # pyright: ignore[reportArgumentType]
     prompted = ImagePromptPipeline(pipe, loaded, clip)
     size = {"height": height, "width": width}
     optional = {"num_inference_steps": steps, "guidance_scale": guidance, **size}

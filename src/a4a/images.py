@@ -7,7 +7,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 
 
 def open_image(path: Path | str) -> Image.Image:
@@ -18,7 +18,7 @@ def open_image(path: Path | str) -> Image.Image:
     except FileNotFoundError as error:
         raise InputError(f"There is no picture {path}; give a PNG or JPEG file.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture that can be read ({str(error).splitlines()[0]}); give a PNG or JPEG file.") from error
+        raise InputError(f"{path} is no picture that can be read ({first_line(error)}); give a PNG or JPEG file.") from error
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:

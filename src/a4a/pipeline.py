@@ -36,7 +36,7 @@ class ImagePromptPipeline:
                 f"The adapter is not for {type(self.backbone.denoiser).__name__} of {type(pipe).__name__}: {difference} "
                 f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."
             )
-        self.adapter = adapter.eval().to(self.backbone.device)
+        self.adapter = adapter.eval().to(self.backbone.device)  # pyright: ignore[reportArgumentType]
         self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.embed, type(adapter).__name__)
@@ -62,7 +62,7 @@ class ImagePromptPipeline:
     def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
         if image_prompt is None:
-            return self.pipe(prompt=prompt, **kwargs)
+            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
         positive, negative = self.features(image_prompt)
         prompts = self._rows(prompt, kwargs)
         if positive.batch not in (1, prompts):
@@ -71,7 +71,7 @@ class ImagePromptPipeline:
         times = repeats * prompts if positive.batch == 1 else repeats
         positive, negative = (f.repeat_interleave(times).to(self.backbone.dtype) for f in (positive, negative))
         with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
-            return self.pipe(prompt=prompt, **kwargs)
+            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
 
     @staticmethod
     def _rows(prompt: Any, kwargs: dict[str, Any]) -> int:

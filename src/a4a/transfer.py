@@ -130,7 +130,7 @@ def transfer(
     pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe.to(device)
-    encoder.model.to(device)
+    encoder.model.to(device)  # pyright: ignore[reportArgumentType]
     backbone = backbone_for(pipe)
     torch.manual_seed(training.seed)
     adapter = method.build(backbone, adapter_source, encoder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ class CLIPImageEncoder:
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPImageEncoder":
         """From a folder or a hub name (`h94/IP-Adapter` keeps ViT-H under `models/image_encoder`: `owner/repo/folder`)."""
-        kwargs = {}
+        kwargs: dict[str, Any] = {}
         name = resolve(path)
         if not Path(name).is_dir():
             owner, _, rest = name.partition("/")
@@ -38,7 +39,7 @@ class CLIPImageEncoder:
         try:
             processor = CLIPImageProcessorPil.from_pretrained(name, **kwargs)
         except OSError:  # published adapters ship the model without a processor: CLIP's own at the model's size
-            side = model.config.image_size
+            side: Any = model.config.image_size
             processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return cls(model, processor)
 

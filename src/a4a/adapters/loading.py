@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from a4a.adapters import checkpoint
 from a4a.adapters.a4a import A4A
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 from a4a.places import resolve
 
 KINDS: dict[str, type[ImagePromptAdapter]] = {"A4A": A4A, "IPAdapter": IPAdapter}
@@ -27,7 +29,5 @@ def load_adapter(path: str | Path) -> ImagePromptAdapter:
         raise InputError(f"{config} describes a {kind}, not an adapter; expected _class_name to be one of {', '.join(KINDS)}.")
     try:
         return KINDS[kind].from_pretrained(path, low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(
-            f"The adapter folder {path} is incomplete or corrupted ({str(error).strip().splitlines()[0]}); copy or train it again."
-        ) from error
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise InputError(f"The adapter folder {path} is incomplete or corrupted ({first_line(error)}); copy or train it again.") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from a4a.backbones import load_pipeline
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 from a4a.files import replacing
 from a4a.images import grid, to_pil
 from a4a.zoo.build import build as build_stages
@@ -27,7 +27,7 @@ def build(stages: list[str] | None = None, recipe: Path = RECIPE, models: Path =
     except FileNotFoundError as error:
         raise InputError(f"There is no recipe {recipe}; give a YAML file with a stage a key.") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{recipe} is not valid YAML ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{recipe} is not valid YAML ({first_line(error)}).") from error
     build_stages(content, Path(models), Path(runs), stages)
 
 

@@ -1,5 +1,8 @@
 """The zoo's three text-to-image models, untrained, as diffusers pipelines."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
+# (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
+
 from pathlib import Path
 
 import torch
@@ -18,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 def scheduler() -> DPMSolverMultistepScheduler:
     """Stable Diffusion's noise; 15 steps of this solver are enough."""
     noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)  # pyright: ignore[reportArgumentType]
+    return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)
 
 
 def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPipeline:
@@ -37,13 +40,13 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
         norm_num_groups=16,
     )
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         unet=unet,
-        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
 
@@ -70,13 +73,13 @@ def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[in
         projection_class_embeddings_input_dim=second.config.projection_dim + 6 * time_width,
     )
     return StableDiffusionXLPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
         text_encoder=first,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         text_encoder_2=second,
         tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-large" / "tokenizer"),
         unet=unet,
-        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+        scheduler=scheduler(),
         add_watermarker=False,
     )
 
@@ -99,7 +102,7 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
     return PixArtAlphaPipeline(
         tokenizer=T5Tokenizer.from_pretrained(models / "t5" / "tokenizer"),
         text_encoder=text_encoder,
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),  # pyright: ignore[reportArgumentType]
+        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
         transformer=transformer,
-        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+        scheduler=scheduler(),
     )

@@ -1,5 +1,8 @@
 """Tokenizers of the zoo, trained on the world's own sentences, and its T5."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
+# (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
+
 import json
 import math
 import re

@@ -1,5 +1,8 @@
 """What the zoo sees and compares with: its VAE, its CLIPs, and the two judges (identity, scene)."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
+# (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
@@ -118,20 +121,29 @@ def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, t
 
 
 class Captioned:
-    """Drawings (normalised for CLIP, kept as bytes) and descriptions, a fresh wording in every epoch's batch."""
+    """Drawings (kept as bytes) and descriptions in several wordings, in groups that share scene, place and size.
 
-    def __init__(self, tokenizer, count: int, wordings: int = 4):
-        self.subjects, self.views = Subjects.sample(count, "clip"), Views.sample(count, 5)
+    A row is a whole group. A small batch of unlike views can be told apart by scene, place and size alone, and a CLIP
+    that learns from those never looks at ears; CLIP's own batches are large enough to hold near twins.
+    """
+
+    def __init__(self, tokenizer, groups: int, group: int, wordings: int = 4):
+        self.group = group
+        self.subjects = Subjects.sample(groups * group, "clip")
+        views = Views.sample(groups * group, 5)
+        first = torch.arange(groups).repeat_interleave(group) * group
+        self.views = Views(views.scene[first], views.place[first], views.size[first], views.jitter)
         self.pictures = as_bytes(self.subjects, self.views)
         lines = [describe(self.subjects, self.views, 31 + w) for w in range(wordings)]
         encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         self.ids = torch.stack([tokenizer(line, **encode).input_ids for line in lines], 1)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.pictures) // self.group
 
     def batch(self, indices: Tensor) -> Batch:
-        return {"pictures": self.pictures[indices], "ids": self.ids[indices]}
+        rows = (indices[:, None] * self.group + torch.arange(self.group)).flatten()
+        return {"pictures": self.pictures[rows], "ids": self.ids[rows]}
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -75,12 +75,12 @@ class Subjects(_Table):
             raise InputError(f"There is no split {split!r} in the world; choose one of {', '.join(SPLITS)}.")
         uniform = torch.rand(count, 11, generator=torch.Generator().manual_seed(SPLITS[split]), dtype=torch.float64)
         column = iter(uniform.float().unbind(1))
-        kinds = [(next(column) * 4).long().clamp(max=3) for _ in range(4)]
+        shape, ears, pattern, hat = ((next(column) * 4).long().clamp(max=3) for _ in range(4))
         skin_hue, lightness = next(column), next(column)
         pattern_hue = (skin_hue + 0.25 + 0.5 * next(column)) % 1  # never the skin's own colour
         hat_hue, eye_hue = next(column), next(column)
         eye_size, eye_distance = 0.18 + 0.13 * next(column), 0.28 + 0.2 * next(column)
-        return cls(*kinds, skin_hue, lightness, pattern_hue, hat_hue, eye_hue, eye_size, eye_distance)
+        return cls(shape, ears, pattern, hat, skin_hue, lightness, pattern_hue, hat_hue, eye_hue, eye_size, eye_distance)
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Views(_Table):
     @classmethod
     def sample(cls, count: int, seed: int) -> Self:
         generator = torch.Generator().manual_seed(seed)
-        kinds = [torch.randint(0, len(k), (count,), generator=generator) for k in (SCENES, PLACES, SIZES)]
-        return cls(*kinds, torch.rand(count, 8, generator=generator) * 2 - 1)
+        scene, place, size = (torch.randint(0, len(k), (count,), generator=generator) for k in (SCENES, PLACES, SIZES))
+        return cls(scene, place, size, torch.rand(count, 8, generator=generator) * 2 - 1)
 
 
 def caption(views: Views, seed: int = 0) -> list[str]:
