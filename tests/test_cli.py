@@ -10,7 +10,17 @@ from PIL import Image
 
 from a4a.cli import main
 
-TRANSFER = ["transfer", "--config", "recipes/miniature/transfer.yaml", "--data.subjects", "8", "--training.batch_size", "4", "--evaluation", "null"]
+TRANSFER = [
+    "transfer",
+    "--config",
+    "recipes/miniature/transfer.yaml",
+    "--data.init_args.subjects",
+    "8",
+    "--training.batch_size",
+    "4",
+    "--evaluation",
+    "null",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +95,7 @@ BAD = {
     "wrong type": ([*TRANSFER, "--method.rounds", "many"], "rounds"),
     "missing recipe": (["transfer", "--config", "gone.yaml"], "gone.yaml"),
     "missing model": ([*TRANSFER, "--model", "./gone"], "gone"),
-    "missing data": ([*TRANSFER, "--data", "PictureFolder", "--data.path", "gone"], "gone"),
+    "missing data": ([*TRANSFER, "--data", "PictureFolder", "--data.init_args.path", "gone"], "gone"),
     "missing encoder": ([*TRANSFER, "--image_encoder", "./gone"], "gone"),
     "no such picture": (
         [

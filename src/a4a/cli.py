@@ -3,43 +3,67 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning)
 
-from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings  # noqa: E402
+from jsonargparse import ArgumentParser, set_parsing_settings  # noqa: E402
 
 from a4a.errors import InputError  # noqa: E402
 
 
 class _Parser(ArgumentParser):
-    """Says what is wrong with the arguments in one sentence instead of a usage text."""
+    """Says what is wrong with the arguments in one sentence instead of a usage text, and takes no half-written option."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None):  # pyright: ignore[reportIncompatibleMethodOverride]
         text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
         raise InputError(f"{text} (see {self.prog} --help)")
 
 
+@dataclass(frozen=True)
+class _Command:
+    function: Callable[..., Any]
+    positional: bool = False
+    """Whether what it needs is named by its place: `a4a inspect PATH`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; 0 when it did what was asked, 2 on bad input, 1 where a run failed."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
     from a4a.demo import demo
     from a4a.generate import generate
     from a4a.inspection import inspect
     from a4a.transfer import transfer
     from a4a.zoo import commands as zoo
 
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()  # of loading weights; a run has its own
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    components = {
-        "inspect": inspect,
-        "transfer": transfer,
-        "generate": generate,
-        "demo": demo,
-        "zoo": {"_help": "The built-in miniature models.", "build": zoo.build, "list": zoo.list_, "show": zoo.show},
-    }
+    parser = _Parser(prog="a4a", description="Image-prompt adapters of one diffusion model, made to work on another.")
+    commands = parser.add_subcommands()
+    top = {"inspect": _Command(inspect, True), "transfer": _Command(transfer), "generate": _Command(generate), "demo": _Command(demo)}
+    for name, command in top.items():
+        _add(commands, name, command)
+    group = _Parser(description="The built-in miniature models.")
+    commands.add_subcommand("zoo", group, help="The built-in miniature models.")  # before its own commands, as jsonargparse wants it
+    nested = group.add_subcommands()
+    miniature = {"build": _Command(zoo.build), "list": _Command(zoo.list_), "show": _Command(zoo.show, True)}
+    for name, command in miniature.items():
+        _add(nested, name, command)
     try:
-        auto_cli(components, args=list(arguments) if arguments is not None else None, parser_class=_Parser, prog="a4a", as_positional=True)
+        chosen = parser.instantiate_classes(parser.parse_args(list(arguments) if arguments is not None else None))
+        name = chosen.subcommand
+        values, command = (chosen.zoo[chosen.zoo.subcommand], miniature[chosen.zoo.subcommand]) if name == "zoo" else (chosen[name], top[name])
+        command.function(**{key: value for key, value in values.items() if key != "config"})
     except InputError as error:
         print(f"a4a: {error}", file=sys.stderr)
         return 2
@@ -47,6 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"a4a: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add(commands: Any, name: str, command: _Command) -> None:
+    said = (command.function.__doc__ or "").split("\n\n")[0].strip()
+    parser = _Parser(description=said)
+    parser.add_argument("--config", action="config", help="YAML recipe; what stands on the command line comes on top.")
+    parser.add_function_arguments(command.function, as_positional=command.positional)
+    commands.add_subcommand(name, parser, help=said)
 
 
 def run() -> None:

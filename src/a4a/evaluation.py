@@ -11,6 +11,7 @@ from PIL import Image
 
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for
 from a4a.data.pictures import SUFFIXES
 from a4a.errors import InputError
 from a4a.images import grid, open_image
@@ -60,7 +61,7 @@ class CLIPEvaluation(Evaluation):
         for number, reference in enumerate(self.references):
             noise = [torch.Generator().manual_seed(self.seed * 1_000_003 + number * 1009 + i) for i in range(len(self.prompts))]
             call = {"prompt": self.prompts, "num_inference_steps": self.steps, "guidance_scale": self.guidance, "generator": noise}
-            images = (pipe(**call) if prompted is None else prompted(**call, image_prompt=reference)).images  # pyright: ignore[reportCallIssue]
+            images = (pipe(**backbone_for(pipe).call_options(), **call) if prompted is None else prompted(**call, image_prompt=reference)).images  # pyright: ignore[reportCallIssue]
             a, b = (torch.nn.functional.normalize(image_encoder(i).float(), dim=-1) for i in ([reference], images))
             scores.append((b @ a.T).flatten())
             rows.append([reference, *images])

@@ -61,6 +61,7 @@ class ImagePromptPipeline:
 
     def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
+        kwargs = self.backbone.call_options() | kwargs
         if image_prompt is None:
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
         positive, negative = self.features(image_prompt)

@@ -72,6 +72,10 @@ class Backbone(ABC):
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """The denoiser's prediction [batch, channels, height, width] of what `target` gives."""
 
+    def call_options(self) -> dict[str, Any]:
+        """What a call of the pipeline needs for this very model, where the pipeline's own defaults do not fit it."""
+        return {}
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pictures [batch, 3, height, width] in [-1, 1] to latents, scaled as the denoiser sees them."""
         vae = self.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]

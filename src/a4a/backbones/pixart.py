@@ -1,6 +1,7 @@
 """PixArt-alpha and -Sigma: transformers with cross-attention to T5."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class PixArt(Backbone):
     @property
     def _length(self) -> int:
         return min(self.pipe.tokenizer.model_max_length, 120)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def call_options(self) -> dict[str, Any]:
+        """The pipeline has bins of resolutions for three sizes of model alone, and fails for others unless told."""
+        return {"use_resolution_binning": self.denoiser.config.sample_size in (32, 64, 128), "max_sequence_length": self._length}
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for
 from a4a.evaluation import Evaluation, Result
 from a4a.images import grid, to_pil
 from a4a.metrics.statistics import Estimate, over_subjects
@@ -80,10 +81,8 @@ def generate(
             "width": 64,
             "output_type": "pt",
         }
-        if type(pipe).__name__.startswith("PixArt"):
-            call |= {"use_resolution_binning": False, "max_sequence_length": 24, "clean_caption": False}
         if prompted is None:
-            pictures.append(pipe(**call).images)  # pyright: ignore[reportCallIssue]
+            pictures.append(pipe(**backbone_for(pipe).call_options(), **call).images)  # pyright: ignore[reportCallIssue]
         else:
             assert embeds is not None
             pictures.append(prompted(**call, image_prompt=embeds[rows], image_prompt_scale=scale).images)
