@@ -6,7 +6,7 @@ from a4a.cli import main
 def test_the_page_stands_alone_and_shows_every_part(tmp_path):
     assert main(["demo", "--output", str(tmp_path), "--samples", "64", "--creatures", "32", "--subjects", "3"]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count("<svg") >= 1
     for words in (
         "The subject arrives",

@@ -60,10 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in miniature.items():
         _add(nested, name, command)
     try:
-        chosen = parser.instantiate_classes(parser.parse_args(list(arguments) if arguments is not None else None))
-        name = chosen.subcommand
-        values, command = (chosen.zoo[chosen.zoo.subcommand], miniature[chosen.zoo.subcommand]) if name == "zoo" else (chosen[name], top[name])
-        command.function(**{key: value for key, value in values.items() if key != "config"})
+        chosen: dict[str, Any] = parser.instantiate_classes(parser.parse_args(list(arguments) if arguments is not None else None)).as_dict()
+        table, values = top, chosen
+        if chosen["subcommand"] == "zoo":
+            table, values = miniature, chosen["zoo"]
+        name = values["subcommand"]
+        table[name].function(**{key: value for key, value in values[name].items() if key != "config"})
     except InputError as error:
         print(f"a4a: {error}", file=sys.stderr)
         return 2

@@ -53,8 +53,7 @@ class Method:
     def build(self, backbone: Backbone, source: IPAdapter | None, encoder: CLIPImageEncoder) -> ImagePromptAdapter:
         text = backbone.text_projections()
         if self.kind == "ip_adapter":
-            name = source.image_encoder if source is not None else ""
-            adapter = IPAdapter.fresh(backbone.sites, text, encoder.embed, self.tokens, name)
+            adapter = IPAdapter.fresh(backbone.sites, text, encoder.embed, self.tokens)
             if self.keep_projection:
                 _copy_projection(source, adapter)
             return adapter
@@ -122,11 +121,8 @@ def transfer(
     output = Path(output)
     adapter_source = checkpoint.read(source) if source is not None else None
     encoder = CLIPImageEncoder.load(image_encoder)
-    if adapter_source is not None:
-        adapter_source.register_to_config(image_encoder=str(image_encoder))
-        adapter_source.image_encoder = str(image_encoder)
-        if method.kind == "a4a" or method.keep_projection:
-            encoder.check(adapter_source.embed, str(source))
+    if adapter_source is not None and (method.kind == "a4a" or method.keep_projection):
+        encoder.check(adapter_source.embed, str(source))
     pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe.to(device)
@@ -134,8 +130,7 @@ def transfer(
     backbone = backbone_for(pipe)
     torch.manual_seed(training.seed)
     adapter = method.build(backbone, adapter_source, encoder)
-    if not adapter.image_encoder:
-        adapter.register_to_config(image_encoder=str(image_encoder))
+    adapter.name_image_encoder(str(image_encoder))
     table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
     loss = Denoising(backbone, adapter, objective)
 

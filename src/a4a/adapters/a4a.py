@@ -86,6 +86,11 @@ class A4A(ImagePromptAdapter):
     def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         return self.source.unconditional(embeds)
 
+    def name_image_encoder(self, name: str) -> None:
+        self.source.name_image_encoder(name)
+        self.image_encoder = name
+        self.register_to_config(base={**self.config["base"], "image_encoder": name})
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}
         return {

@@ -33,6 +33,10 @@ class ImagePromptAdapter(ModelMixin, ConfigMixin):
         return torch.zeros_like(embeds)
 
     @abstractmethod
+    def name_image_encoder(self, name: str) -> None:
+        """Records which image encoder the adapter needs; published files do not say."""
+
+    @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the kind of learning rate they take: `projection`, `mapping`, `adapter`."""
 

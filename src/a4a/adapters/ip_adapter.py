@@ -59,5 +59,9 @@ class IPAdapter(ImagePromptAdapter):
         tokens = self.image_proj(embeds)
         return SiteFeatures(tuple(layer(tokens) for layer in self.to_k), tuple(layer(tokens) for layer in self.to_v))
 
+    def name_image_encoder(self, name: str) -> None:
+        self.image_encoder = name
+        self.register_to_config(image_encoder=name)
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         return {"adapter": list(self.parameters())}

@@ -207,7 +207,7 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
     if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
         checkpoint.write(adapter, target / f"{name}.safetensors")
     else:
-        adapter.register_to_config(image_encoder="zoo:clip-large/image_encoder")  # wherever the package is installed
+        adapter.name_image_encoder("zoo:clip-large/image_encoder")  # wherever the package is installed
         adapter.half().save_pretrained(target)
     shutil.copy(shop.runs / name / "log.csv", target / "log.csv")
     adapter.float()
