@@ -11,7 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning)
 
-from jsonargparse import ArgumentParser, set_parsing_settings  # noqa: E402
+from jsonargparse import ArgumentParser, namespace_to_dict, set_parsing_settings  # noqa: E402
 
 from a4a.errors import InputError  # noqa: E402
 
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in miniature.items():
         _add(nested, name, command)
     try:
-        chosen: dict[str, Any] = parser.instantiate_classes(parser.parse_args(list(arguments) if arguments is not None else None)).as_dict()
+        parsed = parser.parse_args(list(arguments) if arguments is not None else None)
+        chosen = namespace_to_dict(parser.instantiate_classes(parsed))
         table, values = top, chosen
         if chosen["subcommand"] == "zoo":
             table, values = miniature, chosen["zoo"]

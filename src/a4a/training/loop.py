@@ -9,6 +9,7 @@ import csv
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -144,7 +145,9 @@ def train(
                 p.copy_(weights[name])
         optimizer.load_state_dict(state)
         scheduler.last_epoch = first - 1
-        scheduler.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch expects a step of the optimizer before this one
+            scheduler.step()
         if ema is not None and average is not None:
             ema.shadow_params = [average[name].to(p) for name, p in trained.items()]
             ema.optimization_step = first
