@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add(nested, name, command)
     try:
         parsed = parser.parse_args(list(arguments) if arguments is not None else None)
-        chosen = namespace_to_dict(parser.instantiate_classes(parsed))
+        chosen = namespace_to_dict(parser.instantiate_classes(parsed))  # pyright: ignore[reportArgumentType]
         table, values = top, chosen
         if chosen["subcommand"] == "zoo":
             table, values = miniature, chosen["zoo"]
