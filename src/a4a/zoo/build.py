@@ -1,6 +1,6 @@
 """`a4a zoo build`: every model of the zoo from nothing, a stage at a time.
 
-A stage is a function of its recipe (`recipes/zoo.yaml`) that leaves one folder of models. A stage whose folder exists is
+A stage is a function of its recipe (`recipe.yaml` beside this file) that leaves one folder of models. A stage whose folder exists is
 not run again; a stage that was stopped goes on from its checkpoint.
 """
 
@@ -38,9 +38,8 @@ class Workshop:
     models: Path
     runs: Path
 
-    def run(self, stage: str, objective, table, rate_free: dict[str, Any], **kwargs) -> None:
-        config = TrainingConfig(**rate_free)
-        train(objective, table, config, self.runs / stage, resume=True, description=stage, **kwargs)
+    def run(self, stage: str, objective, table, training: dict[str, Any], **kwargs) -> None:
+        train(objective, table, TrainingConfig(**training), self.runs / stage, resume=True, description=stage, **kwargs)
 
 
 STAGES: dict[str, Callable[..., None]] = {}

@@ -1,0 +1,52 @@
+"""What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_limits.py`.
+
+Identity of fresh drawings after the VAE bounds what any adapter can reach; how well a linear map reads a trait from the
+image embedding (R squared, held out) bounds what a linear image projection can use.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import load_pipeline
+from a4a.zoo.folder import MODELS
+from a4a.zoo.judging import Judges, Task
+from a4a.zoo.perception import as_bytes
+from a4a.zoo.world import Subjects, Views, draw
+
+
+@torch.no_grad()
+def through_the_vae() -> None:
+    task, vae = Task.of("validation", 100, 1), load_pipeline(MODELS / "pixart-mini").vae
+    drawings = draw(task.subjects[task.rows], task.views)
+    torch.manual_seed(0)
+    seen = torch.cat([vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)]).clamp(0, 1)
+    scores = Judges.load(MODELS).score(task, seen)
+    print(f"fresh drawings through the VAE: identity {scores.identity}, found of 100 {scores.retrieval.mean:.0%}")
+
+
+@torch.no_grad()
+def linear_probe(count: int = 3000, held_out: int = 600) -> None:
+    subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77)
+    encoder = CLIPImageEncoder.load(MODELS / "clip-large" / "image_encoder")
+    embeds = torch.cat([encoder(p.float() / 255) for p in as_bytes(subjects, views).split(250)])
+    inputs = torch.cat([embeds, torch.ones(count, 1)], dim=1)
+    known, new = inputs[:-held_out], inputs[-held_out:]
+    turns = ("skin_hue", "hat_hue", "pattern_hue", "eye_hue")
+    kinds = {"shape": 4, "ears": 4, "pattern": 4, "hat": 4}
+    targets = {name: F.one_hot(getattr(subjects, name), n).float() for name, n in kinds.items()}
+    targets |= {n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1) for n in turns}
+    targets |= {name: getattr(subjects, name)[:, None] for name in ("lightness", "eye_size", "eye_distance")}
+    targets |= {name: F.one_hot(getattr(views, name)).float() for name in ("scene", "place", "size")}
+    for name, target in targets.items():
+        weights = torch.linalg.solve(known.T @ known + 0.1 * torch.eye(known.shape[1]), known.T @ target[:-held_out])
+        wanted = target[-held_out:]
+        error = (new @ weights - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        print(f"{name:14} R squared {1 - float(error):5.2f}")
+
+
+if __name__ == "__main__":
+    through_the_vae()
+    linear_probe()
