@@ -8,21 +8,9 @@ from a4a.adapters.adapter import sites_to_config
 from a4a.adapters.checkpoint import execution_depths
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.unet import UNet
+from published import PIXART, SDXL
 
 SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-}
 
 
 def upgraded() -> dict:
@@ -30,7 +18,7 @@ def upgraded() -> dict:
     with torch.device("meta"):
         return {
             "SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)),
-            "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(caption_channels=4096, sample_size=128)),
+            "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(**PIXART)),
         }
 
 

@@ -9,39 +9,8 @@ from a4a.adapters.adapter import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.unet import UNet
+from published import PIXART, SD15, SDXL
 
-SD15 = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-PIXART = {
-    "sample_size": 128,
-    "num_layers": 28,
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": 8,
-    "cross_attention_dim": 1152,
-    "caption_channels": 4096,
-    "patch_size": 2,
-}
 FOUND = {  # model: sites by width, and millions of parameters of the denoiser
     "sd15": (UNet, UNet2DConditionModel, SD15, {320: 5, 640: 5, 1280: 6}, 859.5),
     "sdxl": (UNet, UNet2DConditionModel, SDXL, {640: 10, 1280: 60}, 2567.5),

@@ -19,6 +19,7 @@ from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones.unet import UNet
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
+from published import SD15, SDXL
 
 FORMATS = pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 UNETS = pytest.mark.parametrize("model", ["sd15", "sdxl"])
@@ -123,24 +124,6 @@ def test_the_prefix_adapter_modules_is_accepted(sd15, tmp_path, suffix):
 def test_the_image_encoder_follows_from_the_width(tmp_path, embed, encoder):
     checkpoint.write(IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], embed, 16), tmp_path / "a.safetensors")
     assert checkpoint.read(tmp_path / "a.safetensors").image_encoder == encoder
-
-
-SD15 = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-}
 
 
 @pytest.mark.parametrize("config", [SD15, SDXL], ids=["sd15", "sdxl"])

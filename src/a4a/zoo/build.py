@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
 
 from a4a.adapters import checkpoint
+from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, load_pipeline
@@ -37,6 +39,10 @@ class Workshop:
 
     models: Path
     runs: Path
+
+    @property
+    def image_encoder(self) -> Path:
+        return self.models / "clip-large" / "image_encoder"
 
     def run(self, stage: str, objective, table, training: dict[str, Any], **kwargs) -> None:
         train(objective, table, TrainingConfig(**training), self.runs / stage, resume=True, description=stage, **kwargs)
@@ -159,11 +165,7 @@ def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, dat
     shop.run(name, objective, encode(WorldPictures("train", **data), backbone, None, shop.runs / "cache"), training)
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
-    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(
-        pipe, None, CLIPImageEncoder.load(shop.models / "clip-large" / "image_encoder")
-    )
-    result.picture.save(target / "samples.png")
-    card(target, {"samples": training["samples"], **{score: asdict(estimate) for score, estimate in result.scores.items()}})
+    _measure(shop, target, pipe, None, training["samples"])
 
 
 @stage
@@ -188,11 +190,10 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
     """Trains an adapter by the same code as `a4a transfer`, and measures it on the test subjects."""
     method, objective = Method(**recipe.get("method", {})), ObjectiveConfig(**recipe.get("objective", {}))
     objective.rates, objective.dropping = Rates(**recipe.get("rates", {})), Dropping(**recipe.get("dropping", {}))
-    encoder = shop.models / "clip-large" / "image_encoder"
     adapter = transfer(
         model=shop.models / model,
         data=WorldPictures("train", **data),
-        image_encoder=encoder,
+        image_encoder=shop.image_encoder,
         output=shop.runs / name,
         source=shop.models / source if source else None,
         method=method,
@@ -210,9 +211,14 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
         adapter.half().save_pretrained(target)
     shutil.copy(shop.runs / name / "log.csv", target / "log.csv")
     adapter.float()
-    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, adapter, CLIPImageEncoder.load(encoder))
+    _measure(shop, target, pipe, adapter, training["samples"])
+
+
+def _measure(shop: Workshop, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int) -> None:
+    """What is published of a model: its scores on the test subjects, and pictures of some."""
+    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, adapter, CLIPImageEncoder.load(shop.image_encoder))
     result.picture.save(target / "samples.png")
-    card(target, {"samples": training["samples"], **{score: asdict(estimate) for score, estimate in result.scores.items()}})
+    card(target, {"samples": samples, **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
 
 def card(target: Path, figures: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from a4a.errors import InputError
+from a4a.places import ZOO
 
-MODELS = Path(__file__).parent / "models"
+MODELS = ZOO
 RECIPE = Path(__file__).parent / "recipe.yaml"
 
 
