@@ -79,7 +79,7 @@ class Reconstruction(Objective):
 
 
 def _recoloured(pictures: Tensor) -> Tensor:
-    """Two pictures in three with their channels shuffled and inverted at random.
+    """One picture in three with its channels shuffled and inverted at random.
 
     Scenes have few palettes: without this the autoencoder learns those by heart and leaves the creatures grey.
     """
@@ -87,7 +87,7 @@ def _recoloured(pictures: Tensor) -> Tensor:
     order = torch.rand(count, 3, device=pictures.device).argsort(1)
     sign = (torch.rand(count, 3, 1, 1, device=pictures.device) < 0.5).float() * 2 - 1
     changed = pictures.gather(1, order[:, :, None, None].expand_as(pictures)) * sign
-    return torch.where(torch.rand(count, 1, 1, 1, device=pictures.device) < 2 / 3, changed, pictures)
+    return torch.where(torch.rand(count, 1, 1, 1, device=pictures.device) < 1 / 3, changed, pictures)
 
 
 # --- CLIP -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""What a metric is: a gallery of pictures in, a score for each of them out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from a4a.errors import InputError
+from a4a.metrics.statistics import Estimate
+
+
+class PictureEncoder(Protocol):
+    """A frozen model that turns pictures into vectors."""
+
+    key: str
+    """What it is and where it was loaded from: encoders of one key give the same vectors."""
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors [pictures, width]; a row of NaN for a picture in which there is nothing to encode (no face)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What one method drew: `pictures[s][g]` for `references[s]` and `prompts[s][g]`, as many for every subject.
+
+    Raises InputError where the lists do not fit each other.
+    """
+
+    references: Sequence[Image.Image]
+    prompts: Sequence[Sequence[str]]
+    pictures: Sequence[Sequence[Image.Image]]
+    _vectors: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self):
+        subjects, each = len(self.references), {len(row) for row in self.pictures} | {len(row) for row in self.prompts}
+        if not subjects or len(self.pictures) != subjects or len(self.prompts) != subjects or len(each) != 1 or 0 in each:
+            raise InputError(
+                f"A gallery has {subjects} references, {len(self.prompts)} rows of prompts and {len(self.pictures)} rows of pictures "
+                f"of lengths {sorted(each)}; expected at least one reference and as many prompts as pictures for each."
+            )
+
+    @property
+    def subjects(self) -> int:
+        return len(self.references)
+
+    @property
+    def generations(self) -> int:
+        return len(self.pictures[0])
+
+    def generated(self, encoder: PictureEncoder) -> Tensor:
+        """Vectors of the pictures, [subjects, generations, width]. An encoder sees every picture once."""
+        return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(0, (self.subjects, self.generations))
+
+    def wanted(self, encoder: PictureEncoder) -> Tensor:
+        """Vectors of the references, [subjects, width]."""
+        return self._encoded(encoder, "references", list(self.references))
+
+    @torch.no_grad()
+    def _encoded(self, encoder: PictureEncoder, which: str, pictures: list[Image.Image]) -> Tensor:
+        if (encoder.key, which) not in self._vectors:
+            chunks = [encoder.encode(pictures[i : i + 100]).float().cpu() for i in range(0, len(pictures), 100)]
+            self._vectors[encoder.key, which] = torch.cat(chunks)
+        return self._vectors[encoder.key, which]
+
+
+Scores = dict[str, np.ndarray | Estimate]
+"""By name: a value for each picture, [subjects, generations], or for each subject, [subjects], NaN where there is none;
+or an estimate, from a metric that only knows all pictures together."""
+
+
+class Metric(ABC):
+    """A subclass in a file of this folder is found by the contract tests. Its constructor loads nothing: models are loaded when first used."""
+
+    lower_is_better: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, gallery: Gallery) -> Scores: ...
