@@ -19,6 +19,7 @@ from a4a.errors import InputError
 from a4a.evaluation import Evaluation
 from a4a.files import replacing
 from a4a.method.linears import Sharing
+from a4a.method.mapping import Reach
 from a4a.training.loop import TrainingConfig, train
 from a4a.training.objective import Denoising, ObjectiveConfig
 
@@ -49,6 +50,12 @@ class Method:
     """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
     text_start: bool = True
     """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
+    reach: Reach = "all"
+    """Base sites that an upgraded site sees: all (the paper), or the nearest in depth, as an ablation."""
+    coupling: bool = True
+    """False: map the condition tokens instead of the features that the source makes of them, as an ablation."""
+    base_sites: int | None = None
+    """Use so many of the source's sites, evenly over its depth; all by default."""
 
     def build(self, backbone: Backbone, source: IPAdapter | None, encoder: CLIPImageEncoder) -> ImagePromptAdapter:
         text = backbone.text_projections()
@@ -65,8 +72,11 @@ class Method:
             raise InputError(
                 f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false."
             )
-        options: dict[str, Any] = {name: getattr(self, name) for name in ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start")}
+        options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
         return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
+
+
+_A4A_OPTIONS = ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start", "reach", "coupling", "base_sites")
 
 
 def _copy_projection(source: IPAdapter | None, adapter: IPAdapter) -> None:

@@ -168,3 +168,28 @@ def test_shapes_are_enforced_while_tests_run(source):
     assert isinstance(source(torch.zeros(1, tiny.EMBED)), SiteFeatures)
     assert isinstance(source.to_k, nn.ModuleList)
     assert sites_to_config(source.sites)[0] == [source.sites[0].name, source.sites[0].width, source.sites[0].depth]
+
+
+def test_only_the_chosen_base_sites_are_used(pixart, sd15):
+    source = tiny.ip_adapter(sd15)
+    adapter = tiny.shaken(A4A.wrap(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1)
+    before = adapter(tiny.embeds(2)).keys[0]
+    unused = next(i for i in range(len(source.sites)) if i not in adapter.used)
+    with torch.no_grad():
+        adapter.source.to_k[unused].weight.add_(1.0)
+        assert torch.equal(before, adapter(tiny.embeds(2)).keys[0])
+        adapter.source.to_k[adapter.used[0]].weight.add_(1.0)
+    assert len(adapter.used) == 2 and not torch.equal(before, adapter(tiny.embeds(2)).keys[0])
+    with pytest.raises(InputError, match="base_sites is 99"):
+        A4A.wrap(source, backbone_for(pixart).sites, base_sites=99)
+
+
+def test_without_coupling_the_attention_layers_of_the_source_do_not_matter(pixart, sd15):
+    adapter = tiny.shaken(A4A.wrap(tiny.ip_adapter(sd15), backbone_for(pixart).sites, coupling=False, rounds=1, heads=2), 0.1)
+    before = adapter(tiny.embeds(2)).values[0]
+    with torch.no_grad():
+        for layer in (*adapter.source.to_k, *adapter.source.to_v):
+            layer.weight.add_(1.0)
+        assert torch.equal(before, adapter(tiny.embeds(2)).values[0])
+        adapter.source.image_proj.proj.weight.add_(torch.randn_like(adapter.source.image_proj.proj.weight))
+    assert not torch.equal(before, adapter(tiny.embeds(2)).values[0])

@@ -1,5 +1,6 @@
 """A4A: an adapter of other sites, and the all-for-all mapping of its features to these."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from a4a.adapters.adapter import ImagePromptAdapter, sites_from_config, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
 from a4a.method.linears import Sharing
+from a4a.method.mapping import Reach
 
 
 class A4A(ImagePromptAdapter):
@@ -24,7 +27,9 @@ class A4A(ImagePromptAdapter):
     Args:
         base: configuration of the source adapter.
         sites: of the upgraded model.
-        d_scm, rounds, inner, heads, residual, sharing, warm_start: see `AllForAll`.
+        d_scm, rounds, inner, heads, residual, sharing, warm_start, reach: see `AllForAll`.
+        coupling: False maps the condition tokens `c` themselves instead of the features that the source makes of them.
+        base_sites: use so many of the source's sites, evenly over the depth; all where None.
     """
 
     @register_to_config
@@ -39,22 +44,27 @@ class A4A(ImagePromptAdapter):
         residual: bool = True,
         sharing: Sharing = "site",
         warm_start: bool = True,
+        reach: Reach = "all",
+        coupling: bool = True,
+        base_sites: int | None = None,
     ):
         super().__init__()
         self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
         self.sites = sites_from_config(sites)
         self.embed, self.tokens, self.image_encoder = self.source.embed, self.source.tokens, self.source.image_encoder
+        self.coupling, self.used = coupling, _evenly(self.source.sites, base_sites)
         self.mapping = AllForAll(
-            self.source.sites,
+            [self.source.sites[i] for i in self.used] if coupling else [Site("condition", self.source.text_width, 0.5)],
             self.sites,
             self.tokens,
-            d_scm=d_scm,
+            d_scm=d_scm or math.lcm(*(s.width for s in self.source.sites)),
             rounds=rounds,
             inner=inner,
             heads=heads,
             residual=residual,
             sharing=sharing,
             warm_start=warm_start,
+            reach=reach,
         )
 
     @classmethod
@@ -81,7 +91,11 @@ class A4A(ImagePromptAdapter):
         return adapter
 
     def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
-        return self.mapping(self.source(embeds))
+        if not self.coupling:
+            condition = self.source.image_proj(embeds)
+            return self.mapping(SiteFeatures((condition,), (condition,)))
+        features = self.source(embeds)
+        return self.mapping(SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used)))
 
     def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         return self.source.unconditional(embeds)
@@ -98,3 +112,14 @@ class A4A(ImagePromptAdapter):
             "mapping": [p for p in self.mapping.parameters() if id(p) in mapping],
             "adapter": list(self.source.parameters()),
         }
+
+
+def _evenly(sites: Sequence[Site], count: int | None) -> list[int]:
+    """Indices of `count` sites, evenly spaced in the order of execution."""
+    order = sorted(range(len(sites)), key=lambda i: sites[i].depth)
+    if count is None:
+        return list(range(len(sites)))
+    if not 1 <= count <= len(sites):
+        raise InputError(f"base_sites is {count} but the source adapter has {len(sites)} sites; give a number from 1 to {len(sites)}.")
+    chosen = {order[round((i + 0.5) * len(sites) / count - 0.5)] for i in range(count)}
+    return sorted(chosen)

@@ -36,6 +36,7 @@ class IPAdapter(ImagePromptAdapter):
     def __init__(self, sites: list[list[Any]], embed: int, text_width: int, tokens: int = 4, image_encoder: str = ""):
         super().__init__()
         self.sites, self.embed, self.tokens, self.image_encoder = sites_from_config(sites), embed, tokens, image_encoder
+        self.text_width = text_width
         self.image_proj = ImageProjection(embed, tokens, text_width)
         self.to_k = nn.ModuleList(nn.Linear(text_width, s.width, bias=False) for s in self.sites)
         self.to_v = nn.ModuleList(nn.Linear(text_width, s.width, bias=False) for s in self.sites)

@@ -13,7 +13,7 @@ from a4a.features import Site, SiteFeatures
 from a4a.method.alignment import Alignment
 from a4a.method.coupling import CouplingSpaceProjection
 from a4a.method.linears import Sharing
-from a4a.method.mapping import UpgradedSpaceMapping
+from a4a.method.mapping import Reach, UpgradedSpaceMapping
 
 
 class AllForAll(nn.Module):
@@ -29,6 +29,7 @@ class AllForAll(nn.Module):
         residual: around attention and FFN of a round. The letter has none; without, a round forgets what it does not attend to.
         sharing: linear layers of projection and alignment per distinct "width" (the letter) or per "site".
         warm_start: latents begin as a depth-matched mixture of the base features (see `UpgradedSpaceMapping`).
+        reach: what an upgraded site sees of the base: "all" sites (the paper) or only the "nearest" in depth, as an ablation.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class AllForAll(nn.Module):
         residual: bool = True,
         sharing: Sharing = "site",
         warm_start: bool = True,
+        reach: Reach = "all",
     ):
         super().__init__()
         widths = [s.width for s in base]
@@ -63,6 +65,7 @@ class AllForAll(nn.Module):
                         heads,
                         residual,
                         warm_start,
+                        reach,
                     ),
                     Alignment(d_scm, [s.width for s in upgraded], sharing),
                 ]

@@ -1,11 +1,15 @@
 """Upgraded Space Mapping (sec. 3.3, eq. 9, 10): learned features of all upgraded sites attend to those of all base sites."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Reach = Literal["all", "nearest"]
+"""What an upgraded site sees: all base sites (the paper), or the one nearest in depth (layer by layer, its counter-example)."""
 
 
 class UpgradedSpaceMapping(nn.Module):
@@ -22,6 +26,7 @@ class UpgradedSpaceMapping(nn.Module):
         warm_start: K^ begins as a learnable mixture, over the base sites, of K: at first each upgraded site takes the
             base sites nearest in depth. Random latents alone drown the reference in what all references share. The
             rounds begin as the identity then.
+        reach: "nearest" keeps every upgraded site to the base site nearest in depth, and to itself.
     """
 
     def __init__(
@@ -35,20 +40,26 @@ class UpgradedSpaceMapping(nn.Module):
         heads: int,
         residual: bool,
         warm_start: bool,
+        reach: Reach = "all",
     ):
         super().__init__()
+        start = interpolation(base_depths, upgraded_depths) if reach == "all" else nearest(base_depths, upgraded_depths)
+        sites = torch.cat([torch.eye(len(start)), start], dim=1).bool()  # what each upgraded site may attend to: [K^, K]
+        self.register_buffer("seen", None if reach == "all" else start, persistent=False)
+        self.register_buffer("mask", None if reach == "all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1), persistent=False)
         self.latents = nn.Parameter(torch.randn(len(upgraded_depths), tokens, width) * (0.02 if warm_start else 1.0))
-        self.mixture = nn.Parameter(interpolation(base_depths, upgraded_depths)) if warm_start else None
+        self.mixture = nn.Parameter(start.clone()) if warm_start else None
         self.norm = nn.LayerNorm(width) if warm_start else None
         self.rounds = nn.ModuleList(_Round(width, inner, heads, residual, identity=warm_start and residual) for _ in range(rounds))
 
     def forward(self, coupling: Float[Tensor, "batch base tokens width"]) -> Float[Tensor, "batch upgraded tokens width"]:
         mapped = self.latents.expand(len(coupling), -1, -1, -1)
         if self.mixture is not None and self.norm is not None:
-            mapped = mapped + torch.einsum("ul,blnd->bund", self.mixture, self.norm(coupling))
+            mixture = self.mixture if self.seen is None else self.mixture * self.seen
+            mapped = mapped + torch.einsum("ul,blnd->bund", mixture, self.norm(coupling))
         tokens, reference = mapped.flatten(1, 2), coupling.flatten(1, 2)
         for refine in self.rounds:
-            tokens = refine(tokens, reference)
+            tokens = refine(tokens, reference, self.mask)
         return tokens.unflatten(1, mapped.shape[1:3])
 
 
@@ -68,19 +79,19 @@ class _Round(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(
-        self, mapped: Float[Tensor, "batch queries width"], reference: Float[Tensor, "batch keys width"]
+        self, mapped: Float[Tensor, "batch queries width"], reference: Float[Tensor, "batch keys width"], mask: Tensor | None = None
     ) -> Float[Tensor, "batch queries width"]:
         normed = self.norm_mapped(mapped)
         context = torch.cat([normed, self.norm_reference(reference)], dim=1)
-        attended = self.w_out(self._attention(self.w_1(normed), self.w_2(context), self.w_3(context)))
+        attended = self.w_out(self._attention(self.w_1(normed), self.w_2(context), self.w_3(context), mask))
         if not self.residual:
             return self.ffn(attended)
         mapped = mapped + attended
         return mapped + self.ffn(mapped)
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
 def interpolation(base_depths: Sequence[float], upgraded_depths: Sequence[float]) -> Float[Tensor, "upgraded base"]:
@@ -96,3 +107,9 @@ def interpolation(base_depths: Sequence[float], upgraded_depths: Sequence[float]
         weights[row, order[before]] += 1 - share
         weights[row, order[after]] += share
     return weights
+
+
+def nearest(base_depths: Sequence[float], upgraded_depths: Sequence[float]) -> Float[Tensor, "upgraded base"]:
+    """One-hot rows: the base site nearest in depth."""
+    distance = (torch.tensor(upgraded_depths)[:, None] - torch.tensor(base_depths)).abs()
+    return F.one_hot(distance.argmin(1), len(base_depths)).float()
