@@ -12,19 +12,22 @@ import torch.nn.functional as F
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import load_pipeline
 from a4a.zoo.folder import MODELS
-from a4a.zoo.judging import Judges, Task
+from a4a.evaluation import estimates, gallery, measure
+from a4a.images import to_pil, to_tensor
+from a4a.painters import Photographed
+from a4a.zoo.judging import WorldEvaluation
 from a4a.zoo.perception import as_bytes
 from a4a.zoo.world import Subjects, Views, draw
 
 
 @torch.no_grad()
 def through_the_vae() -> None:
-    task, vae = Task.of("validation", 100, 1), load_pipeline(MODELS / "pixart-mini").vae
-    drawings = draw(task.subjects[task.rows], task.views)
+    ask, vae = WorldEvaluation("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
+    drawings = to_tensor(Photographed().paint(ask.task, range(len(ask.task)), []))
     torch.manual_seed(0)
-    seen = torch.cat([vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)]).clamp(0, 1)
-    scores = Judges.load(MODELS).score(task, seen)
-    print(f"fresh drawings through the VAE: identity {scores.identity}, found of 100 {scores.retrieval.mean:.0%}")
+    seen = torch.cat([vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)])
+    scores = estimates(measure(ask.metrics, gallery(ask.task, to_pil(seen))))
+    print(f"fresh drawings through the VAE: identity {scores['identity']}, found of 100 {scores['retrieval'].mean:.0%}")
 
 
 @torch.no_grad()

@@ -25,5 +25,5 @@ if __name__ == "__main__":
         said = " / ".join(f"{entry[k]['mean']:.0%}" for k in ("scene", "place", "size"))
         samples = f"{entry['samples']:,}" if "adapter" in name or "a4a" in name else ""
         print(
-            f"| {title} | {samples} | {identity['mean']:.3f} [{identity['low']:.3f}, {identity['high']:.3f}] | {found:.0%} | {entry['clip']['mean']:.3f} | {said} |"
+            f"| {title} | {samples} | {identity['mean']:.3f} [{identity['low']:.3f}, {identity['high']:.3f}] | {found:.0%} | {entry['clip_image']['mean']:.3f} | {said} |"
         )

@@ -39,9 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    from a4a.baselines import train_x_adapter
     from a4a.demo import demo
+    from a4a.evaluation import evaluate
+    from a4a.experiment import experiment
     from a4a.generate import generate
     from a4a.inspection import inspect
+    from a4a.report import report
     from a4a.transfer import transfer
     from a4a.zoo import commands as zoo
 
@@ -50,7 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(prog="a4a", description="Image-prompt adapters of one diffusion model, made to work on another.")
     commands = parser.add_subcommands()
-    top = {"inspect": _Command(inspect, True), "transfer": _Command(transfer), "generate": _Command(generate), "demo": _Command(demo)}
+    top = {
+        "inspect": _Command(inspect, True),
+        "transfer": _Command(transfer),
+        "generate": _Command(generate),
+        "evaluate": _Command(evaluate),
+        "experiment": _Command(experiment),
+        "report": _Command(report, True),
+        "x-adapter": _Command(train_x_adapter),
+        "demo": _Command(demo),
+    }
     for name, command in top.items():
         _add(commands, name, command)
     group = _Parser(description="The built-in miniature models.")

@@ -10,24 +10,21 @@ from pathlib import Path
 
 import jinja2
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor
 
-from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import load_pipeline
+from a4a.evaluation import Evaluation, Result
 from a4a.files import replacing
-from a4a.images import to_pil
-from a4a.metrics.statistics import Estimate
+from a4a.metrics import Estimate
 from a4a.plots import Curve, curves
 from a4a.training.loop import TrainingConfig, read_log
 from a4a.training.objective import ObjectiveConfig, Rates
 from a4a.transfer import Method, transfer
 from a4a.zoo.commands import build
 from a4a.zoo.folder import MODELS, figures
-from a4a.zoo.judging import Judges, Scores, Task, WorldEvaluation, generate
+from a4a.zoo.judging import SAMPLING, WorldEvaluation, WorldTask
 from a4a.zoo.pictures import WorldPictures
 
 ENCODER = "clip-large/image_encoder"
@@ -84,8 +81,8 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_
         build(models=zoo, runs=output / "zoo-runs")
     began = time.perf_counter()
     print(f"Transferring the PTA of sd15-mini to pixart-mini: {samples:,} samples from an untrained A4A.")
-    task = Task.of("test", subjects, 1)
-    evaluation = _Strip(task.first(min(4, subjects)), subjects, zoo)
+    final = WorldEvaluation("test", subjects, models=zoo)
+    evaluation = _Strip(min(4, subjects), subjects, zoo)
     run = output / "run"
     adapter = transfer(
         model=zoo / "pixart-mini",
@@ -110,25 +107,25 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_
     )
     seconds = time.perf_counter() - began
     print("Drawing and scoring on test subjects.")
-    encoder, judges = CLIPImageEncoder.load(zoo / ENCODER), Judges.load(zoo)
+    encoder = CLIPImageEncoder.load(zoo / ENCODER)
     shown = [column for column in COLUMNS if _ready(zoo, column)]
     pipes = {name: load_pipeline(zoo / name) for name in dict.fromkeys(column.model for column in shown)}
-    live = generate(task, pipes["pixart-mini"], adapter, encoder)
-    live_scores = judges.score(task, live)
+    live, live_scores = final.draw_and_score(pipes["pixart-mini"], adapter, encoder)
 
-    few = task.first(min(8, subjects))
-    columns = [("reference", "one drawing of a creature that no model has seen", few.references)]
+    few = Evaluation(final.task.first(min(8, subjects)), [], SAMPLING, batch=50)
+    columns = [("reference", "one drawing of a creature that no model has seen", few.task.references)]
     for column in shown:
-        columns.append((column.title, column.note, _draw(few, pipes[column.model], zoo / column.adapter if column.adapter else None, encoder)))
+        loaded = load_adapter(zoo / column.adapter) if column.adapter else None
+        columns.append((column.title, column.note, few.draw(pipes[column.model], loaded, encoder)))
         if column.title == BEFORE_LIVE:
-            columns.append((LIVE.title, LIVE.note, live[: len(few.prompts)]))
+            columns.append((LIVE.title, LIVE.note, live[: len(few.task)]))
 
     page = _page(
-        columns=[(title, note, [_embed(p) for p in to_pil(pictures)]) for title, note, pictures in columns],
-        prompts=few.prompts,
+        columns=[(title, note, [_embed(p) for p in pictures]) for title, note, pictures in columns],
+        prompts=few.task.prompts,
         subjects=subjects,
         strip=[(share, [_embed(p) for p in evaluation.kept[i]]) for i, share in evaluation.shares()],
-        strip_references=[_embed(p) for p in to_pil(evaluation.task.references)],
+        strip_references=[_embed(p) for p in evaluation.strip.task.references],
         plots=_plots(run, zoo),
         table=_table(live_scores, samples, subjects, zoo),
         samples=samples,
@@ -139,23 +136,21 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_
     with replacing(output / "index.html") as beside:
         beside.write_text(page)
     print(
-        f"A4A live: identity {live_scores.identity}, {live_scores.retrieval.mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}"
+        f"A4A live: identity {live_scores['identity']}, {live_scores['retrieval'].mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}"
     )
 
 
 class _Strip(WorldEvaluation):
     """The validation scores of a run, and the same few test prompts and noise at every point of it."""
 
-    def __init__(self, task: Task, subjects: int, zoo: Path):
-        super().__init__("validation", subjects, 1, zoo)
-        self.scored, self.task, self.kept = self.task, task, []
+    def __init__(self, few: int, subjects: int, zoo: Path):
+        super().__init__("validation", subjects, models=zoo)
+        self.strip = Evaluation(WorldTask("test", subjects, 1).first(few), [], SAMPLING, batch=50)
+        self.kept: list[list[Image.Image]] = []
 
-    def __call__(self, pipe, adapter, image_encoder):
-        self.kept.append(to_pil(generate(self.task, pipe, adapter, image_encoder)))
-        few, self.task = self.task, self.scored
-        result = super().__call__(pipe, adapter, image_encoder)
-        self.task = few
-        return result
+    def __call__(self, pipe, adapter, image_encoder) -> Result:
+        self.kept.append(self.strip.draw(pipe, adapter, image_encoder))
+        return super().__call__(pipe, adapter, image_encoder)
 
     def shares(self) -> list[tuple[int, float]]:
         last = len(self.kept) - 1
@@ -171,11 +166,6 @@ def _fresh(run: Path) -> Path:
 def _ready(zoo: Path, column: Shown) -> bool:
     """A zoo can be built in part."""
     return (zoo / column.folder / "figures.json").is_file()
-
-
-def _draw(task: Task, pipe: DiffusionPipeline, adapter: Path | None, encoder: CLIPImageEncoder) -> Tensor:
-    loaded: ImagePromptAdapter | None = load_adapter(adapter) if adapter else None
-    return generate(task, pipe, loaded, encoder)
 
 
 def _plots(run: Path, zoo: Path) -> list[str]:
@@ -198,7 +188,7 @@ def _plots(run: Path, zoo: Path) -> list[str]:
     return plots + ([plot("To the larger U-Net", [], sdxl)] if recorded("a4a-sdxl-mini").is_file() else [])
 
 
-def _table(live: Scores, samples: int, subjects: int, zoo: Path) -> list[tuple[str, str, str, str, str, str, str]]:
+def _table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) -> list[tuple[str, str, str, str, str, str, str]]:
     def row(title: str, count: int | None, scores: dict[str, Estimate], pictures: str) -> tuple:
         said = [scores[name].mean for name in ("scene", "place", "size")]
         return (
@@ -206,12 +196,12 @@ def _table(live: Scores, samples: int, subjects: int, zoo: Path) -> list[tuple[s
             f"{count:,}" if count else "",
             str(scores["identity"]),
             f"{scores['retrieval'].mean:.0%}",
-            f"{scores['clip'].mean:.3f}",
+            f"{scores['clip_image'].mean:.3f}",
             f"{sum(said) / 3:.0%}",
             pictures,
         )
 
-    names = ("identity", "retrieval", "clip", "scene", "place", "size")
+    names = ("identity", "retrieval", "clip_image", "scene", "place", "size")
     rows = []
     for column in (*COLUMNS, LETTER):
         if not _ready(zoo, column):
@@ -219,7 +209,7 @@ def _table(live: Scores, samples: int, subjects: int, zoo: Path) -> list[tuple[s
         entry = figures(column.folder, zoo)
         rows.append(row(column.title, entry.get("samples") if column.adapter else None, {n: Estimate(**entry[n]) for n in names}, "100 x 4"))
         if column.title == BEFORE_LIVE:
-            rows.append(row(LIVE.title, samples, {n: getattr(live, n) for n in names}, f"{subjects} x 1"))
+            rows.append(row(LIVE.title, samples, live, f"{subjects} x 1"))
     ceiling = {n: Estimate(**value) for n, value in figures("judges", zoo).items()}
     rows.append(row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4"))
     return rows

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from a4a.adapters.encoders import CLIPImageEncoder
-from a4a.adapters.loading import load_adapter
+from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError
 from a4a.files import replacing
@@ -50,14 +49,9 @@ def generate(
         raise InputError("There is nothing to draw: give at least one --image and one --prompt.")
     references = [open_image(path) for path in image]
     loaded = load_adapter(adapter)
-    encoder = image_encoder or loaded.image_encoder
-    if not encoder or encoder.startswith(("CLIP ", "an image encoder")):
-        raise InputError(
-            f"The adapter {adapter} does not name its image encoder ({encoder or 'nothing recorded'}); give --image_encoder, a CLIP vision model with embeddings of width {loaded.embed}."
-        )
+    clip = encoder_of(loaded, adapter, image_encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_pipeline(model, dtype=torch.float16 if device == "cuda" else torch.float32).to(device)
-    clip = CLIPImageEncoder.load(encoder)
     clip.model.to(device)  # pyright: ignore[reportArgumentType]
     prompted = ImagePromptPipeline(pipe, loaded, clip)
     size = {"height": height, "width": width}

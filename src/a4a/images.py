@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -25,6 +27,11 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
     """[n, 3, height, width] in [0, 1]."""
     arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in arrays]
+
+
+def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as [n, 3, height, width] in [0, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2).float() / 255
 
 
 def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib
 
@@ -17,20 +18,25 @@ class Curve:
     scores: Sequence[float]
     live: bool = False
     """Drawn now, against recorded in the zoo."""
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    """A band around the line."""
 
 
-COLOURS = ("#c8102e", "#1f6fb2", "#8a8d91", "#2e8b57", "#b8860b")
+COLOURS = ("#c8102e", "#1f6fb2", "#8a8d91", "#2e8b57", "#b8860b", "#7b3fa0", "#00838f", "#5d4037")
 
 
 def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, float]) -> str:
     """An SVG: every line a run, every level a dashed line (a ceiling, another adapter's score)."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    for colour, line in zip(COLOURS, lines, strict=False):
+    for colour, line in zip(cycle(COLOURS), lines, strict=False):
         thousands = [s / 1000 for s in line.samples]
         axes.plot(
             thousands, line.scores, color=colour, marker="o", markersize=3.5, linewidth=2.4 if line.live else 1.6, linestyle="-", label=line.label
         )
+        if line.low is not None and line.high is not None:
+            axes.fill_between(thousands, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
     for name, value in levels.items():
         axes.axhline(value, color="#555", linewidth=1, linestyle="--")
         axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555")

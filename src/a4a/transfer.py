@@ -16,7 +16,7 @@ from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.data.encoded import encode
 from a4a.data.pictures import Pictures
 from a4a.errors import InputError
-from a4a.evaluation import Evaluation
+from a4a.evaluation import Evaluation, logged
 from a4a.files import replacing
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Reach
@@ -152,7 +152,7 @@ def transfer(
         target = output / "samples" / f"{samples:010d}.png"
         with replacing(target) as beside:
             result.picture.save(beside, format="PNG")
-        return {name: estimate.mean for name, estimate in result.scores.items()}
+        return logged(result.scores)
 
     try:
         train(

@@ -7,7 +7,7 @@ not run again; a stage that was stopped goes on from its checkpoint.
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.unet import UNet
 from a4a.data.encoded import encode
 from a4a.errors import InputError
+from a4a.evaluation import estimates, gallery, measure
 from a4a.files import replacing
+from a4a.painters import Photographed
 from a4a.training.loop import TrainingConfig, train
 from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
 from a4a.transfer import Method, transfer
 from a4a.zoo import denoisers, language, perception
-from a4a.zoo.judging import Judges, Task, WorldEvaluation
+from a4a.zoo.judging import WorldEvaluation
 from a4a.zoo.pictures import WorldPictures
 
 
@@ -73,10 +75,10 @@ def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: lis
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
-def _clip(shop: Workshop, name: str, target: Path, training: dict, groups: int, group: int, rate: float, shape: dict) -> None:
+def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int, rate: float, shape: dict) -> None:
     tokenizer = language.clip_tokenizer()
     model = perception.clip_model(len(tokenizer), tokenizer.convert_tokens_to_ids(tokenizer.eos_token), **shape)  # pyright: ignore[reportArgumentType]
-    shop.run(name, perception.Contrast(model, rate), perception.Captioned(tokenizer, groups, group), training)
+    shop.run(name, perception.Contrast(model, rate), perception.Captioned(tokenizer, subjects), training)
     model.eval()
     held = perception.Drawings("validation", 256)
     pictures = held.batch(torch.arange(256))["pictures"][:, 0]
@@ -151,8 +153,9 @@ def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: flo
 def judges(shop: Workshop, target: Path) -> None:
     """The ceiling of every score: a fresh drawing of each test subject, as prompted."""
     target.mkdir(parents=True, exist_ok=True)
-    ceiling = Judges.load(shop.models).ceiling(Task.of("test", 100, 4))
-    card(target, {f.name: asdict(getattr(ceiling, f.name)) for f in fields(ceiling)})
+    ask = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)
+    drawn = gallery(ask.task, Photographed().paint(ask.task, range(len(ask.task)), []))
+    card(target, {name: asdict(estimate) for name, estimate in estimates(measure(ask.metrics, drawn)).items()})
 
 
 def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, compile: bool = False) -> None:

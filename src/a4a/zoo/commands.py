@@ -7,10 +7,10 @@ import yaml
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError, first_line
 from a4a.files import replacing
-from a4a.images import grid, to_pil
+from a4a.images import grid
 from a4a.zoo.build import build as build_stages
 from a4a.zoo.folder import MODELS, RECIPE, figures
-from a4a.zoo.judging import Task, generate
+from a4a.zoo.judging import WorldEvaluation
 
 
 def build(stages: list[str] | None = None, recipe: Path = RECIPE, models: Path = MODELS, runs: Path = Path("runs/zoo")) -> None:
@@ -57,9 +57,9 @@ def show(model: str, output: Path = Path("zoo.png"), count: int = 24, models: Pa
         models: The zoo's folder.
     """
     figures(model, Path(models))
-    task = Task.of("test", count, 1)
-    pictures = to_pil(generate(task, load_pipeline(Path(models) / model), None, None))
+    ask = WorldEvaluation("test", count, models=Path(models))
+    pictures = ask.draw(load_pipeline(Path(models) / model), None, None)
     with replacing(Path(output)) as beside:
         grid([pictures[i : i + 8] for i in range(0, count - count % 8, 8)] or [pictures]).save(beside, format="PNG")
     print(f"{count} samples of {model} are in {output}, eight a row:")
-    print("\n".join(task.prompts))
+    print("\n".join(ask.task.prompts))

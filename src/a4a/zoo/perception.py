@@ -121,29 +121,22 @@ def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, t
 
 
 class Captioned:
-    """Drawings (kept as bytes) and descriptions in several wordings, in groups that share scene, place and size.
+    """Drawings (kept as bytes) and descriptions in several wordings."""
 
-    A row is a whole group. A small batch of unlike views can be told apart by scene, place and size alone, and a CLIP
-    that learns from those never looks at ears; CLIP's own batches are large enough to hold near twins.
-    """
-
-    def __init__(self, tokenizer, groups: int, group: int, wordings: int = 4):
-        self.group = group
-        self.subjects = Subjects.sample(groups * group, "clip")
-        views = Views.sample(groups * group, 5)
-        first = torch.arange(groups).repeat_interleave(group) * group
-        self.views = Views(views.scene[first], views.place[first], views.size[first], views.jitter)
+    def __init__(self, tokenizer, subjects: int, wordings: int = 4):
+        self.subjects, self.views = Subjects.sample(subjects, "clip"), Views.sample(subjects, 5)
         self.pictures = as_bytes(self.subjects, self.views)
         lines = [describe(self.subjects, self.views, 31 + w) for w in range(wordings)]
         encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
-        self.ids = torch.stack([tokenizer(line, **encode).input_ids for line in lines], 1)
+        tokens = [tokenizer(line, **encode) for line in lines]
+        self.ids = torch.stack([t.input_ids for t in tokens], 1)
+        self.mask = torch.stack([t.attention_mask for t in tokens], 1)
 
     def __len__(self) -> int:
-        return len(self.pictures) // self.group
+        return len(self.pictures)
 
     def batch(self, indices: Tensor) -> Batch:
-        rows = (indices[:, None] * self.group + torch.arange(self.group)).flatten()
-        return {"pictures": self.pictures[rows], "ids": self.ids[rows]}
+        return {"pictures": self.pictures[indices], "ids": self.ids[indices], "mask": self.mask[indices]}
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -157,21 +150,32 @@ def clip_pixels(pictures: Tensor) -> Tensor:
 
 
 class Contrast(Objective):
-    """CLIP's own objective."""
+    """CLIP's own objective, and CoCa's (Yu et al. 2022, eq. 4): each next word of the caption, given the words before and the picture.
+
+    Scenes and colours are enough to tell the pictures of a small batch apart, so contrast alone never looks at ears;
+    to predict words, a picture's embedding has to hold every trait that captions speak of. The words before come from
+    CLIP's text tower, which is causal; what joins the two is thrown away afterwards.
+    """
 
     def __init__(self, clip: CLIPModel, rate: float):
         super().__init__()
         self.clip, self.rate = clip, rate
+        width, embed, words = (clip.config.text_config.hidden_size, clip.config.projection_dim, clip.config.text_config.vocab_size)
+        self.writer = nn.Sequential(nn.Linear(width + embed, 256), nn.GELU(), nn.Linear(256, words))
 
     def parameter_groups(self):
         return [{"name": "clip", "params": list(self.parameters()), "lr": self.rate}]
 
     def forward(self, batch: Batch) -> Tensor:
-        pixels = clip_pixels(batch["pictures"].float() / 255)
-        ids = batch["ids"][:, int(torch.randint(batch["ids"].shape[1], ()))]
-        logits = self.clip(input_ids=ids, pixel_values=pixels).logits_per_image
+        wording = int(torch.randint(batch["ids"].shape[1], ()))
+        ids, mask = batch["ids"][:, wording], batch["mask"][:, wording].bool()
+        seen = self.clip(input_ids=ids, pixel_values=clip_pixels(batch["pictures"].float() / 255))
         target = torch.arange(len(ids), device=ids.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        contrast = (F.cross_entropy(seen.logits_per_image, target) + F.cross_entropy(seen.logits_per_text, target)) / 2
+        told = mask[:, 1:]
+        words = seen.text_model_output.last_hidden_state[:, :-1][told]
+        pictures = seen.image_embeds[:, None].expand(-1, told.shape[1], -1)[told] * seen.image_embeds.shape[-1] ** 0.5  # of unit length
+        return contrast + F.cross_entropy(self.writer(torch.cat([words, pictures], dim=-1)), ids[:, 1:][told])
 
 
 # --- the judges -------------------------------------------------------------------------------------------------------

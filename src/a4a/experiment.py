@@ -1,0 +1,120 @@
+"""`a4a experiment`: variants of one transfer, several seeds of each, and the claims that their scores shall decide."""
+
+import json
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from a4a.errors import InputError
+from a4a.evaluation import evaluate, slug
+from a4a.files import replacing
+from a4a.metrics.metric import Metric
+from a4a.painters import Painter, Prompted, Sampling
+from a4a.tasks import Task
+from a4a.transfer import transfer
+
+
+@dataclass
+class Claim:
+    """Something that the paper says or that we suspect, in words and as a comparison that a program can decide."""
+
+    says: str
+    kind: Literal["always_above", "above", "not_above", "reaches"]
+    """`always_above`: at every sample count; `above`: at the end, the paired difference's interval over zero;
+    `not_above`: that difference's interval reaches down to zero; `reaches`: a's curve crosses b's last score, and when."""
+    a: str
+    b: str
+    score: str = "identity"
+
+
+@dataclass
+class Final:
+    """What the finished adapters are scored on."""
+
+    task: Task
+    metrics: list[Metric]
+    sampling: Sampling = field(default_factory=Sampling)
+    batch: int = 8
+    others: dict[str, Painter] = field(default_factory=dict)
+    """Methods that are not trained here: the floor, the ceiling, the adapter on its own base."""
+
+
+def experiment(
+    title: str,
+    recipe: dict[str, Any],
+    variants: dict[str, dict[str, Any]],
+    output: Path,
+    final: Final | None = None,
+    seeds: list[int] = [0],  # noqa: B006
+    scores: list[str] = ["identity"],  # noqa: B006
+    says: str = "",
+    claims: list[Claim] = [],  # noqa: B006
+    only: list[str] | None = None,
+) -> None:
+    """Train every variant of a transfer with every seed, and score what comes out; what is finished is not run again.
+
+    Args:
+        title: Of the section in the report.
+        recipe: The arguments of `a4a transfer` that all variants share.
+        variants: By name, what each does otherwise.
+        output: Folder for the runs, OUTPUT/VARIANT/seedN, and the final scores, OUTPUT/final.
+        final: What the finished adapters are scored on.
+        seeds: Each trains every variant once.
+        scores: Columns of the logs that the report draws.
+        says: Sentences for the report: what this shows in the paper.
+        claims: What the report decides.
+        only: Run these variants alone.
+    """
+    output = Path(output)
+    if not variants or not seeds:
+        raise InputError(f"The experiment {title!r} has no variants or no seeds; give at least one of each.")
+    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {*variants, *(final.others if final else {})}:
+        raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
+    finished: dict[str, Painter] = {}
+    for name, change in variants.items():
+        if only and name not in only:
+            continue
+        for seed in seeds:
+            run = output / slug(name) / f"seed{seed}"
+            arguments = _merged(_merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
+            if not (run / "adapter").is_dir():
+                print(f"{title}: {name}, seed {seed}")
+                _transfer(arguments)
+            sampling = final.sampling if final else Sampling()
+            finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
+    description = {
+        "title": title,
+        "says": says,
+        "scores": scores,
+        "seeds": seeds,
+        "variants": {name: slug(name) for name in variants},
+        "claims": [asdict(c) for c in claims],
+        "samples": recipe.get("training", {}).get("samples"),
+    }
+    with replacing(output / "experiment.json") as beside:
+        beside.write_text(json.dumps(description, indent=1))
+    if final is not None:
+        evaluate(final.task, {**final.others, **finished}, final.metrics, output / "final", batch=final.batch)
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """What stands above replaces what is below, group by group; a class_path replaces its whole group."""
+    merged = deepcopy(below)
+    for name, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(name), dict) and "class_path" not in value
+        merged[name] = _merged(merged[name], value) if nested else deepcopy(value)
+    return merged
+
+
+def _transfer(arguments: dict[str, Any]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(transfer)
+    try:
+        chosen = parser.instantiate_classes(parser.parse_object(arguments))
+    except Exception as error:
+        text = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
+        raise InputError(f"The experiment's recipe is no transfer: {text}") from error
+    transfer(**vars(chosen))

@@ -1,0 +1,106 @@
+"""What every method is asked to draw: references and prompts, the same for all."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from a4a.data.pictures import SUFFIXES
+from a4a.errors import InputError
+from a4a.images import open_image
+
+
+class Task:
+    """`generations` pictures of each subject: picture i is of subject i // generations.
+
+    Attributes:
+        subjects: names.
+        references: a picture of each subject.
+        prompts: one for each picture, subjects x generations.
+    """
+
+    def __init__(self, subjects: Sequence[str], references: Sequence[Image.Image], prompts: Sequence[str]):
+        self.subjects, self.references, self.prompts = list(subjects), list(references), list(prompts)
+        self.generations = len(self.prompts) // len(self.subjects)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def subject(self, picture: int) -> int:
+        return picture // self.generations
+
+    @property
+    def key(self) -> str:
+        """Another hash for other references, prompts or order: what is scored under two keys cannot be compared."""
+        digest = hashlib.sha256(json.dumps([self.subjects, self.prompts]).encode())
+        for reference in self.references:
+            digest.update(reference.tobytes())
+        return digest.hexdigest()[:16]
+
+    def rows(self, values: Sequence) -> list[list]:
+        """A value for each picture as a row for each subject."""
+        return [list(values[i : i + self.generations]) for i in range(0, len(values), self.generations)]
+
+    def first(self, subjects: int) -> "Task":
+        """The same pictures of the first few subjects."""
+        return Task(self.subjects[:subjects], self.references[:subjects], self.prompts[: subjects * self.generations])
+
+    def photos(self, picture: int) -> Image.Image:
+        """Another photo of the picture's subject: what a perfect method might have drawn. InputError where there is none."""
+        raise InputError(f"{type(self).__name__} has one picture of each subject; a ceiling needs a second one.")
+
+
+class FolderTask(Task):
+    """Photos in one folder a subject; the first by name is the reference. DreamBench works as it is.
+
+    Args:
+        path: folder with a folder for each subject.
+        prompts: text file with a prompt a line, `{subject}` standing for the folder's name, or DreamBench's own
+            prompts_and_classes.txt. Pictures take the prompts in turn.
+        generations: pictures of each subject.
+        subjects: the first so many, all by default.
+    """
+
+    def __init__(self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None):
+        root = Path(path)
+        if not root.is_dir():
+            raise InputError(f"There is no folder of subjects {root}; give one with a folder of pictures for each subject.")
+        folders = sorted(f for f in root.iterdir() if f.is_dir())[:subjects]
+        if not folders:
+            raise InputError(f"The folder {root} holds no folders; give one with a folder of pictures for each subject.")
+        self.files = [sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) for folder in folders]
+        for folder, files in zip(folders, self.files, strict=True):
+            if not files:
+                raise InputError(f"The subject folder {folder} holds no pictures; put at least one there or remove it.")
+        lines, classes = _prompts(Path(prompts))
+        names = [folder.name for folder in folders]
+        wanted = [lines[i % len(lines)] for i in range(len(names) * generations)]
+        said = [text.replace("{subject}", classes.get(names[i // generations], names[i // generations])) for i, text in enumerate(wanted)]
+        super().__init__(names, [open_image(files[0]) for files in self.files], said)
+
+    def photos(self, picture: int) -> Image.Image:
+        files = self.files[self.subject(picture)]
+        if len(files) < 2:
+            raise InputError(f"The subject {self.subjects[self.subject(picture)]} has one picture; the ceiling needs a second one of every subject.")
+        return open_image(files[1 + picture % self.generations % (len(files) - 1)])
+
+
+def _prompts(file: Path) -> tuple[list[str], dict[str, str]]:
+    """Prompts, and what the subjects are called in them."""
+    if not file.is_file():
+        raise InputError(f"There is no prompts file {file}; give a text file with a prompt a line.")
+    text = file.read_text()
+    if "subject_name,class" in text:  # DreamBench: a table, then a list in Python for each kind of subject
+        table = re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE)
+        quoted = dict.fromkeys(re.findall(r"'([^'\n]*\{1\}[^'\n]*)'", text))
+        lines = [" ".join(line.replace("{0}", "").replace("{1}", "{subject}").split()) for line in quoted]
+        classes = {name: kind for name, kind in table if name != "subject_name"}
+    else:
+        lines, classes = [line.strip() for line in text.splitlines() if line.strip()], {}
+    if not lines:
+        raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
+    return lines, classes
+
