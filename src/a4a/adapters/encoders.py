@@ -11,7 +11,15 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from a4a.errors import InputError, first_line
 from a4a.images import to_pil
-from a4a.places import resolve
+from a4a.places import model_place
+
+
+def clip_processor(name: str, folder: dict[str, str], side: Any) -> CLIPImageProcessorPil:
+    """The preprocessing of a model that lies there; published adapters ship the model without one: CLIP's own at the model's size."""
+    try:
+        return CLIPImageProcessorPil.from_pretrained(name, **folder)
+    except OSError:
+        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 class CLIPImageEncoder:
@@ -24,24 +32,12 @@ class CLIPImageEncoder:
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPImageEncoder":
         """From a folder or a hub name (`h94/IP-Adapter` keeps ViT-H under `models/image_encoder`: `owner/repo/folder`)."""
-        kwargs: dict[str, Any] = {}
-        name = resolve(path)
-        if not Path(name).is_dir():
-            owner, _, rest = name.partition("/")
-            repo, _, folder = rest.partition("/")
-            if not repo or name.startswith((".", "/", "~")):
-                raise InputError(f"There is no image encoder folder {path}; give a folder with a CLIP vision model, or owner/repo/folder on the hub.")
-            name, kwargs = f"{owner}/{repo}", {"subfolder": folder} if folder else {}
+        name, folder = model_place(path, "image encoder")
         try:
-            model = CLIPVisionModelWithProjection.from_pretrained(name, **kwargs, dtype=dtype)
+            model = CLIPVisionModelWithProjection.from_pretrained(name, **folder, dtype=dtype)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} could not be loaded as a CLIP vision model ({first_line(error)}).") from error
-        try:
-            processor = CLIPImageProcessorPil.from_pretrained(name, **kwargs)
-        except OSError:  # published adapters ship the model without a processor: CLIP's own at the model's size
-            side: Any = model.config.image_size
-            processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-        return cls(model, processor)
+        return cls(model, clip_processor(name, folder, model.config.image_size))
 
     @property
     def embed(self) -> int:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from a4a.errors import InputError
 from a4a.metrics.statistics import Estimate
 
 
+@runtime_checkable
 class PictureEncoder(Protocol):
     """A frozen model that turns pictures into vectors."""
 
@@ -58,8 +59,14 @@ class Gallery:
         return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(0, (self.subjects, self.generations))
 
     def wanted(self, encoder: PictureEncoder) -> Tensor:
-        """Vectors of the references, [subjects, width]."""
-        return self._encoded(encoder, "references", list(self.references))
+        """Vectors of the references, [subjects, width]; InputError for a reference in which there is nothing to encode."""
+        vectors = self._encoded(encoder, "references", list(self.references))
+        if len(empty := vectors.isnan().any(dim=1).nonzero().flatten()):
+            raise InputError(
+                f"Reference {int(empty[0])} (counted from 0; {len(empty)} of {self.subjects} are like it) has nothing that {encoder.key} can encode; "
+                f"expected a face in it if that is a face encoder. Give another picture or leave the subject out."
+            )
+        return vectors
 
     @torch.no_grad()
     def _encoded(self, encoder: PictureEncoder, which: str, pictures: list[Image.Image]) -> Tensor:

@@ -1,0 +1,123 @@
+"""What every metric promises; a new one needs a line in `MAKERS` and, for its scores, in `SAME`."""
+
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+
+import eyes
+from a4a.errors import InputError
+from a4a.metrics import Estimate, Gallery, Metric, metrics, over_subjects
+
+MAKERS = {
+    "IDA": lambda see: {"folder": see["faces"]},
+    "CLIPImageScore": lambda see: {"model": see["clip"]},
+    "CLIPTextScore": lambda see: {"model": see["clip"]},
+    "DINOScore": lambda see: {"model": see["dino"]},
+    "Similarity": lambda see: {"encoder": {"class_path": "a4a.metrics.DINO", "init_args": {"model": see["dino"]}}},
+    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.metrics.CLIP", "init_args": {"model": see["clip"]}}},
+    "Diversity": lambda see: {"encoder": {"class_path": "a4a.metrics.ArcFace", "init_args": {"folder": see["faces"]}}},
+    "KID": lambda see: {"encoder": {"class_path": "a4a.metrics.CLIP", "init_args": {"model": see["clip"]}}},
+}
+SAME = {
+    "ida": 1,
+    "ida_missing_as_0": 1,
+    "face_found": 1,
+    "clip_image": 1,
+    "clip_text": None,  # knows of no reference
+    "dino": 1,
+    "similarity": 1,
+    "retrieval": 1,
+    "diversity": 0,
+    "kid": 0,
+}
+"""What the references themselves score."""
+
+
+@pytest.fixture(scope="module")
+def see(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eyes")
+    return {"faces": str(eyes.faces(folder / "antelopev2")), "clip": eyes.clip(folder / "clip"), "dino": eyes.dino(folder / "dino")}
+
+
+def made(kind, see) -> Metric:
+    """As a configuration file asks for it."""
+    assert kind in MAKERS, f"tests/contracts/test_metrics.py does not know how to make {kind}"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--metrics", type=list[Metric])
+    asked = {"metrics": [{"class_path": f"a4a.metrics.{kind}", "init_args": MAKERS[kind](see)}]}
+    return parser.instantiate_classes(parser.parse_object(asked)).metrics[0]
+
+
+@pytest.fixture(params=sorted(metrics()))
+def metric(request, see):
+    return made(request.param, see)
+
+
+def mean(scores):
+    return scores.mean if isinstance(scores, Estimate) else over_subjects(scores).mean
+
+
+def test_every_score_is_a_table_or_an_estimate(metric):
+    scores = metric(eyes.gallery(subjects=4, generations=3, of=lambda s, g: eyes.picture(50 + 3 * s + g)))
+    assert scores
+    assert set(scores) <= set(SAME)
+    for name, found in scores.items():
+        if isinstance(found, Estimate):
+            assert found.low <= found.mean <= found.high
+            assert (found.subjects, found.pictures) == (4, 12)
+        else:
+            assert found.shape == ((4,) if name == "diversity" else (4, 3))
+            assert found.dtype == np.float64
+            assert np.isfinite(found).all()
+
+
+def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metric):
+    ceiling, floor = metric(eyes.gallery()), metric(eyes.gallery(of=lambda s, g: eyes.noise(2 * s + g)))
+    for name in [n for n in ceiling if SAME[n] is not None]:
+        assert mean(ceiling[name]) == pytest.approx(SAME[name], abs=1e-6)
+        if name != "face_found":  # the noise has one
+            away = mean(floor[name]) - SAME[name]
+            assert abs(away) > 0.1
+            assert (away > 0) == (metric.lower_is_better or name == "diversity")
+
+
+def test_the_order_of_subjects_does_not_matter(metric):
+    before = eyes.gallery(of=lambda s, g: eyes.picture(s) if g else eyes.noise(s))
+    order = [3, 0, 5, 1, 4, 2]
+    after = Gallery(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.pictures)))
+    for name, found in metric(after).items():
+        expected = metric(before)[name]
+        if isinstance(found, Estimate):
+            assert [found.mean, found.low, found.high] == pytest.approx([expected.mean, expected.low, expected.high])
+        else:
+            np.testing.assert_allclose(found, expected[order], atol=1e-5)
+
+
+def test_the_same_pictures_get_the_same_scores(metric):
+    again = [metric(eyes.gallery(of=lambda s, g: eyes.picture(s + g))) for _ in range(2)]
+    for name, found in again[0].items():
+        assert found == again[1][name] if isinstance(found, Estimate) else np.array_equal(found, again[1][name])
+
+
+def test_a_name_belongs_to_one_metric(see):
+    owners = [name for kind in metrics() for name in made(kind, see)(eyes.gallery(subjects=3))]
+    assert sorted(owners) == sorted(SAME)
+
+
+def test_pictures_of_other_subjects_are_found_at_chance(see):
+    """Over all cyclic shifts of the subjects every picture is its own reference's once."""
+    metric = made("Retrieval", see)
+    shifts = [mean(metric(eyes.gallery(of=lambda s, g, by=by: eyes.picture((s + by) % 6)))["retrieval"]) for by in range(6)]
+    assert shifts[0] == 1
+    assert np.mean(shifts) == pytest.approx(1 / 6)
+
+
+def test_a_method_that_returns_the_reference_is_exposed(see):
+    assert (made("Diversity", see)(eyes.gallery())["diversity"] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["CLIPImageScore", "CLIPTextScore", "DINOScore"])
+def test_making_one_loads_nothing_and_using_it_says_what_is_missing(kind):
+    metric = metrics()[kind]("nobody/nothing")
+    with pytest.raises(InputError, match=r"nobody/nothing could not be loaded as a (CLIP|DINO) model.*give"):
+        metric(eyes.gallery(subjects=2))

@@ -1,0 +1,105 @@
+import importlib.util
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eyes
+from a4a.errors import InputError
+from a4a.metrics import IDA, ArcFace, Gallery
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return eyes.faces(tmp_path_factory.mktemp("faces") / "antelopev2")
+
+
+def test_the_folder_may_be_nested_as_the_archive_has_it(folder):
+    pictures = [eyes.picture(0), eyes.picture(1)]
+    outer, inner = ArcFace(folder.parent), ArcFace(folder)
+    assert outer.key == inner.key
+    vectors = outer.encode(pictures)
+    assert vectors.shape == (2, 32)
+    assert vectors.norm(dim=1).numpy() == pytest.approx(1)
+    assert vectors.equal(inner.encode(pictures))
+
+
+def test_missing_faces_are_counted_and_left_out(folder):
+    scores = IDA(folder)(eyes.gallery(subjects=3, of=lambda s, g: eyes.picture(s, face=g == 0)))
+    assert scores["face_found"].tolist() == [[1, 0]] * 3
+    assert scores["ida"][:, 0] == pytest.approx(1)
+    assert np.isnan(scores["ida"][:, 1]).all()
+    assert np.array_equal(scores["ida_missing_as_0"], np.nan_to_num(scores["ida"]))
+
+
+def test_no_face_anywhere_is_no_error(folder):
+    scores = IDA(folder)(eyes.gallery(subjects=2, of=lambda s, g: eyes.noise(s, face=False)))
+    assert np.isnan(scores["ida"]).all()
+    assert not scores["face_found"].any()
+    assert not scores["ida_missing_as_0"].any()
+
+
+def test_a_reference_without_a_face_is_named(folder):
+    references = [eyes.picture(s, face=s not in (1, 3)) for s in range(4)]
+    bad = Gallery(references, [["a"]] * 4, [[eyes.picture(s)] for s in range(4)])
+    with pytest.raises(InputError, match=r"^Reference 1 \(counted from 0; 2 of 4 are like it\) has nothing .* face"):
+        IDA(folder)(bad)
+
+
+def test_the_largest_face_is_the_one(folder):
+    blank = np.full((96, 96, 3), 128)
+    crowd = eyes.with_face(eyes.with_face(blank, 24, 24), 72, 72, blue=255)
+    crowd[40:56, 8:40], crowd[88:, 56:88] = (255, 0, 0), (255, 128, 0)
+    without = [Image.fromarray(eyes.with_face(crowd, x, y).astype(np.uint8)) for x, y in ((72, 72), (24, 24))]
+    large_gone, small_kept = ArcFace(folder, 96).encode([without[0], Image.fromarray(crowd)])
+    gone = np.array(crowd)
+    gone[16:32, 16:32] = 128
+    alone = ArcFace(folder, 96).encode([Image.fromarray(gone)])[0]
+    assert small_kept @ alone > 0.99
+    assert large_gone @ alone < 0.95
+
+
+def test_pictures_smaller_and_larger_than_the_detector_sees(folder):
+    sizes = [(24, 24), (64, 64), (300, 200), (1000, 1500)]
+    pictures = [eyes.picture(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
+    for det_size in (None, 64, 640):
+        assert not ArcFace(folder, det_size).encode(pictures).isnan().any()
+
+
+def test_grey_and_transparent_pictures_are_read(folder):
+    assert ArcFace(folder).encode([eyes.picture(0).convert("RGBA"), eyes.picture(0)]).diff(dim=0).abs().max() == 0
+    assert ArcFace(folder).encode([eyes.picture(0).convert("L")]).isnan().all()
+
+
+def test_nothing_is_printed(tmp_path, capfd, recwarn):
+    ArcFace(eyes.faces(tmp_path / "quiet")).encode([eyes.picture(0)])
+    assert capfd.readouterr() == ("", "")
+    assert [w for w in recwarn if "estimate" in str(w.message)] == []
+
+
+def test_bad_folders(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked\.$"):
+            IDA(folder)
+    with pytest.raises(InputError, match="no ONNX model for face recognition; unpack all"):
+        IDA(eyes.faces(tmp_path / "a", recogniser=False))(eyes.gallery())
+    with pytest.raises(InputError, match="no ONNX model for face detection; unpack all"):
+        IDA(eyes.faces(tmp_path / "b", detector=False))(eyes.gallery())
+    with pytest.raises(InputError, match=r"detector in .* gives no landmarks"):
+        IDA(eyes.faces(tmp_path / "c", landmarks=False))(eyes.gallery())
+    (eyes.faces(tmp_path / "d") / "arcface.onnx").write_bytes(b"half a file")
+    with pytest.raises(InputError, match=r"ONNX file that could not be loaded .*; unpack InsightFace's antelopev2 again"):
+        IDA(tmp_path / "d")(eyes.gallery())
+
+
+@pytest.mark.parametrize("size", [0, -32, 100])
+def test_bad_detector_sizes(folder, size):
+    with pytest.raises(InputError, match=f"det_size is {size}; expected a multiple of 32"):
+        IDA(folder, det_size=size)
+
+
+def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("a4a.metrics.arcface.find_spec", lambda name: None if name == "insightface" else found(name))
+    with pytest.raises(InputError, match=r"needs insightface, not installed here; pip install 'a4a\[eval\]'\.$"):
+        IDA(folder)

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from a4a.errors import InputError
+from a4a.metrics import Estimate, over_subjects, paired
+
+TABLES = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 4)), elements=st.floats(-1, 1))
+
+
+def test_a_subject_counts_once_whatever_it_has():
+    found = over_subjects(np.array([[1.0, np.nan, np.nan], [0.0, 0.2, 0.4], [np.nan] * 3]))
+    assert found.mean == pytest.approx((1.0 + 0.2) / 2)
+    assert (found.subjects, found.pictures) == (2, 4)
+    assert found.low <= found.mean <= found.high
+
+
+def test_scores_of_subjects_alone():
+    assert over_subjects(np.array([0.0, 1.0, np.nan])) == over_subjects(np.array([[0.0], [1.0], [np.nan]]))
+
+
+def test_nothing_is_not_a_number():
+    found = over_subjects(np.full((2, 3), np.nan))
+    assert (found.subjects, found.pictures) == (0, 0)
+    assert np.isnan([found.mean, found.low, found.high]).all()
+
+
+def test_what_does_not_vary_has_no_width():
+    assert over_subjects(np.full((4, 2), 0.5)) == Estimate(0.5, 0.5, 0.5, 4, 8)
+
+
+def test_an_estimate_reads_as_a_mean_and_its_interval():
+    assert str(Estimate(0.5127, 0.5, 0.5251, 100, 400)) == "0.513 [0.500, 0.525]"
+
+
+@given(TABLES, st.integers(0, 5))
+def test_a_difference_turned_around_is_its_negative(scores, seed):
+    others = np.roll(scores, 1, axis=0)
+    there, back = paired(scores, others, seed), paired(others, scores, seed)
+    assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low), abs=1e-9)
+
+
+def test_a_picture_without_a_score_in_one_method_is_compared_in_neither():
+    found = paired(np.array([[0.5, np.nan], [0.5, 0.7]]), np.array([[0.3, 0.1], [np.nan, 0.6]]))
+    assert found.mean == pytest.approx((0.2 + 0.1) / 2)
+    assert (found.subjects, found.pictures) == (2, 2)
+
+
+def test_tables_of_two_tasks_are_not_compared():
+    with pytest.raises(InputError, match=r"shapes \(2, 3\) and \(3, 2\) cannot be compared in pairs"):
+        paired(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+def test_pairs_see_what_means_do_not():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=(40, 1))
+    better = hard + 0.1 + rng.normal(size=(40, 4)) * 0.02
+    assert over_subjects(hard).high > over_subjects(better).low
+    assert paired(better, np.repeat(hard, 4, axis=1)).low > 0
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    found = [over_subjects(rng.normal(size=(40, 1)) + rng.normal(size=(40, 3)), seed=i) for i in range(100)]
+    assert 0.86 <= np.mean([f.low <= 0 <= f.high for f in found]) <= 1
