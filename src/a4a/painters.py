@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Generator, nn
 
 from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import backbone_for, load_pipeline
-from a4a.baselines import DeltaSamplingPipeline, XAdapterPipeline
+from a4a.baselines import DeltaSamplingPipeline, XAdapter, XAdapterPipeline
+from a4a.errors import InputError, first_line
 from a4a.pipeline import ImagePromptPipeline
+from a4a.places import resolve
 from a4a.tasks import Task
 
 
@@ -176,6 +179,13 @@ class DeltaSampled(_TwoModels):
 
     def cost(self) -> Cost:
         return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps))
+
+
+def load_mapper(folder: str) -> XAdapter:
+    try:
+        return XAdapter.from_pretrained(resolve(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise InputError(f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter.") from error
 
 
 @dataclass

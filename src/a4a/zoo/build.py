@@ -41,6 +41,15 @@ class Workshop:
 
     models: Path
     runs: Path
+    subjects: int = 100
+    generations: int = 4
+    """Of the test that every finished model takes."""
+    validation: int = 64
+    """Subjects that adapters are scored on while they are trained."""
+
+    @property
+    def test(self) -> WorldEvaluation:
+        return WorldEvaluation("test", self.subjects, self.generations, self.models)
 
     @property
     def image_encoder(self) -> Path:
@@ -153,7 +162,7 @@ def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: flo
 def judges(shop: Workshop, target: Path) -> None:
     """The ceiling of every score: a fresh drawing of each test subject, as prompted."""
     target.mkdir(parents=True, exist_ok=True)
-    ask = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)
+    ask = shop.test
     drawn = gallery(ask.task, Photographed().paint(ask.task, range(len(ask.task)), []))
     card(target, {name: asdict(estimate) for name, estimate in estimates(measure(ask.metrics, drawn)).items()})
 
@@ -161,7 +170,7 @@ def judges(shop: Workshop, target: Path) -> None:
 def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, compile: bool = False) -> None:
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten."""
     backbone = backbone_for(pipe)
-    objective = Denoising(backbone, None, ObjectiveConfig(rates=Rates(denoiser=rate), weighting="min_snr"))
+    objective = Denoising(backbone, None, ObjectiveConfig(rates=Rates(denoiser=rate)))
     objective.config.dropping.image = 0.0  # what `both` drops is the text alone here
     if compile:
         backbone.denoiser.compile()
@@ -202,7 +211,7 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
         method=method,
         objective=objective,
         training=TrainingConfig(**training),
-        evaluation=WorldEvaluation(models=shop.models),
+        evaluation=WorldEvaluation("validation", shop.validation, models=shop.models),
         cache=shop.runs / "cache",
         resume=True,
     )
@@ -219,7 +228,7 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
 
 def _measure(shop: Workshop, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int) -> None:
     """What is published of a model: its scores on the test subjects, and pictures of some."""
-    result = WorldEvaluation("test", subjects=100, generations=4, models=shop.models)(pipe, adapter, CLIPImageEncoder.load(shop.image_encoder))
+    result = shop.test(pipe, adapter, CLIPImageEncoder.load(shop.image_encoder))
     result.picture.save(target / "samples.png")
     card(target, {"samples": samples, **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
@@ -246,8 +255,8 @@ def card(target: Path, figures: dict[str, Any]) -> None:
     (target / "README.md").write_text("\n".join(lines))
 
 
-def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None) -> None:
-    shop = Workshop(models, runs)
+def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None, **test: int) -> None:
+    shop = Workshop(models, runs, **test)
     for name in stages or recipe:
         if name not in recipe:
             raise InputError(f"The zoo's recipe has no stage {name}; choose from {', '.join(recipe)}.")

@@ -1,0 +1,199 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from a4a.cli import main
+from a4a.errors import InputError
+from a4a.evaluation import evaluate, noise
+from a4a.metrics import Diversity, Gallery, Metric, Scores, Similarity
+from a4a.painters import Copied, Painter, Photographed, TextOnly
+from a4a.tasks import FolderTask, Task
+from a4a.zoo.judging import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
+from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
+
+
+class Brightness(Metric):
+    def __call__(self, gallery: Gallery) -> Scores:
+        return {"brightness": np.array([[np.asarray(p).mean() / 255 for p in row] for row in gallery.pictures])}
+
+
+class Noise(Painter):
+    """Pictures of nothing but their own noise."""
+
+    def __init__(self, fail_at: int | None = None):
+        self.fail_at, self.drawn = fail_at, []
+
+    def paint(self, task, pictures, noise):
+        if self.fail_at in pictures:
+            raise KeyboardInterrupt
+        self.drawn += pictures
+        import torch
+
+        return [Image.fromarray((torch.rand(8, 8, 3, generator=g) * 255).byte().numpy()) for g in noise]
+
+    @property
+    def key(self):
+        return "noise"
+
+
+@pytest.fixture
+def world():
+    return WorldTask("validation", 3, 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "subjects"
+    for name, colours in {"cat": ["red", "blue"], "dog": ["green", "white", "black"]}.items():
+        (root / name).mkdir(parents=True)
+        for i, colour in enumerate(colours):
+            Image.new("RGB", (8, 8), colour).save(root / name / f"{i:02d}.png")
+    return root
+
+
+def lines(tmp_path, text):
+    file = tmp_path / "prompts.txt"
+    file.write_text(text)
+    return file
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_folder_a_subject(folder, tmp_path):
+    task = FolderTask(folder, lines(tmp_path, "a {subject} on a beach\n\nsnow\n"), generations=3)
+    assert task.subjects == ["cat", "dog"] and len(task) == 6
+    assert task.prompts == ["a cat on a beach", "snow", "a cat on a beach", "snow", "a dog on a beach", "snow"]
+    assert task.references[1].getpixel((0, 0)) == (0, 128, 0)
+    assert [task.photos(i).getpixel((0, 0))[0] for i in range(3, 6)] == [255, 0, 255]  # white, black, and white again
+
+
+def test_dreambench_as_it_is(folder, tmp_path):
+    text = (
+        "Classes\n\nsubject_name,class\ncat,cat\ndog,puppy\n\nObject Prompts\n\nprompt_list = [\n"
+        "'a {0} {1} in the jungle'.format(unique_token, class_token),\n'a {0} {1} on top of a dirt road'.format(unique_token, class_token)\n]\n"
+    )
+    task = FolderTask(folder, lines(tmp_path, text), generations=2)
+    assert task.prompts == ["a cat in the jungle", "a cat on top of a dirt road", "a puppy in the jungle", "a puppy on top of a dirt road"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root, prompts: (root / "empty").mkdir(), "subject folder .*empty holds no pictures"),
+        (lambda root, prompts: prompts.write_text("\n \n"), "prompts file .* is empty"),
+        (lambda root, prompts: prompts.unlink(), "no prompts file"),
+        (lambda root, prompts: (root / "cat" / "00.png").write_text("no picture"), "no picture that can be read"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, spoil, said):
+    prompts = lines(tmp_path, "a prompt")
+    spoil(folder, prompts)
+    with pytest.raises(InputError, match=said):
+        FolderTask(folder, prompts)
+
+
+def test_a_task_is_known_by_what_is_in_it(world):
+    assert WorldTask("validation", 3, 2).key == world.key
+    assert len({world.key, WorldTask("test", 3, 2).key, WorldTask("validation", 2, 2).key, WorldTask("validation", 3, 1).key}) == 4
+
+
+def test_prompts_are_read_as_they_are_written():
+    for s, scene in enumerate(SCENES):
+        for p, place in enumerate(PLACES):
+            for z, size in enumerate(SIZES):
+                assert all(asked(prompt(scene, place, size, w)) == [s, p, z] for w in range(3))
+
+
+# --- the harness ------------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_method_reaches_the_ceiling_and_a_copier_is_exposed(world, tmp_path):
+    world = WorldTask("validation", 12, 2)
+    metrics = [*world_metrics(), Diversity(Identity())]
+    evaluate(world, {"fresh drawing": Photographed(), "copier": Copied()}, metrics, tmp_path)
+    methods = json.loads((tmp_path / "results.json").read_text())["methods"]
+    fresh, copier = ({k: v["mean"] for k, v in methods[n]["scores"].items()} for n in ("fresh drawing", "copier"))
+    assert copier["identity"] == pytest.approx(1, abs=1e-3) and copier["retrieval"] == 1
+    assert fresh["identity"] > 0.8 and fresh["scene"] > 0.9 and fresh["place"] > 0.9
+    assert copier["diversity"] == pytest.approx(0, abs=1e-3) and fresh["diversity"] > 0.01
+    assert copier["scene"] < 0.6
+
+
+def test_stopped_it_goes_on_and_draws_nothing_twice(world, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(world, {"noise": Noise(fail_at=4)}, [Brightness()], tmp_path / "a", batch=2)
+    second = Noise()
+    evaluate(world, {"noise": second}, [Brightness()], tmp_path / "a", batch=2)
+    assert second.drawn == [4, 5]
+    evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path / "b", batch=5)
+    a, b = (json.loads((tmp_path / n / "noise" / "scores.json").read_text()) for n in "ab")
+    assert a == b  # neither stopping nor the batch changes a picture
+    third = Noise()
+    evaluate(world, {"noise": third}, [Brightness(), Similarity(Identity(), "identity")], tmp_path / "b")
+    assert third.drawn == [] and "identity" in json.loads((tmp_path / "b" / "noise" / "scores.json").read_text())
+
+
+def test_the_order_of_methods_changes_nothing_and_differences_are_paired(world, tmp_path):
+    methods = {"noise": Noise(), "copier": Copied()}
+    evaluate(world, methods, [Brightness()], tmp_path / "a", against="copier")
+    evaluate(world, dict(reversed(methods.items())), [Brightness()], tmp_path / "b", against="copier")
+    a, b = (json.loads((tmp_path / n / "results.json").read_text())["methods"] for n in "ab")
+    for name in methods:
+        assert a[name]["scores"] == b[name]["scores"] and a[name]["against"] == b[name]["against"]
+    means = {n: m["scores"]["brightness"]["mean"] for n, m in a.items()}
+    assert a["noise"]["against"]["brightness"]["mean"] == pytest.approx(means["noise"] - means["copier"])
+
+
+def test_the_csv_has_every_picture(world, tmp_path):
+    evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["subject"], r["generation"], r["prompt"]) for r in rows] == [(world.subjects[i // 2], str(i % 2), world.prompts[i]) for i in range(6)]
+
+
+def test_two_tasks_never_share_a_table(world, tmp_path):
+    evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path)
+    with pytest.raises(InputError, match="cannot stand in one table"):
+        evaluate(WorldTask("test", 3, 2), {"noise": Noise()}, [Brightness()], tmp_path)
+    with pytest.raises(InputError, match="was made with seed 0, not 1"):
+        evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path, seed=1)
+    with pytest.raises(InputError, match="noise was made with painter noise"):
+        evaluate(world, {"noise": Copied()}, [Brightness()], tmp_path)
+
+
+def test_noise_is_by_number_and_seed():
+    assert noise(3, 1).initial_seed() == noise(3, 1).initial_seed()
+    assert len({noise(i, s).initial_seed() for i in range(50) for s in range(3)}) == 150
+
+
+def test_from_the_command_line_to_a_page(tmp_path):
+    recipe = tmp_path / "evaluate.yaml"
+    recipe.write_text(
+        """
+task: {class_path: a4a.zoo.judging.WorldTask, init_args: {split: test, subjects: 2, generations: 2}}
+painters:
+  text only: {class_path: a4a.painters.TextOnly, init_args: {model: "zoo:sd15-mini", sampling: {steps: 2, size: 64}}}
+  ceiling: {class_path: a4a.painters.Photographed}
+metrics:
+  - {class_path: a4a.zoo.judging.PromptAccuracy}
+  - {class_path: a4a.metrics.Similarity, init_args: {encoder: {class_path: a4a.zoo.judging.Identity}, name: identity}}
+against: text only
+"""
+    )
+    assert main(["evaluate", "--config", str(recipe), "--output", str(tmp_path / "runs" / "table")]) == 0
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]) == 0
+    page, text = ((tmp_path / "page" / name).read_text() for name in ("index.html", "README.md"))
+    assert page.count("data:image/png") == 1 and "text only" in page and "identity" in page
+    assert (tmp_path / "page" / "table.png").exists() and "table.png" in text
+    assert main(["report", str(tmp_path / "page"), "--output", str(tmp_path / "none")]) == 2
+
+
+def test_text_only_is_the_plain_pipeline(tmp_path):
+    task = Task(["a"], [Image.new("RGB", (8, 8))], ["a small creature on the left, in the snow"])
+    first, second = (TextOnly("zoo:sd15-mini", sampling=SAMPLING).paint(task, [0], [noise(0)])[0] for _ in range(2))
+    assert first.size == (64, 64) and np.array_equal(first, second)
+    assert PromptAccuracy()(Gallery(task.references, [task.prompts], [[first]])).keys() == {"scene", "place", "size"}

@@ -1,0 +1,123 @@
+import json
+
+import pytest
+import yaml
+
+from a4a.cli import main
+from a4a.experiment import Claim, _merged
+from a4a.report import Method, _decide
+
+RECIPE = {
+    "title": "To a transformer",
+    "says": "What the paper shows.",
+    "recipe": {
+        "model": "zoo:pixart-mini",
+        "source": "zoo:ip-adapter-sd15-mini",
+        "image_encoder": "zoo:clip-large/image_encoder",
+        "data": {"class_path": "a4a.zoo.pictures.WorldPictures", "init_args": {"split": "train", "subjects": 8}},
+        "method": {"rounds": 0},
+        "objective": {"rates": {"projection": 1e-3, "mapping": 1e-3}},
+        "training": {"samples": 16, "batch_size": 4, "evaluate_every": 8, "tensorboard": False},
+        "evaluation": {"class_path": "a4a.zoo.judging.WorldEvaluation", "init_args": {"split": "validation", "subjects": 2}},
+    },
+    "variants": {"A4A": {}, "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}}},
+    "seeds": [0, 1],
+    "scores": ["identity"],
+    "claims": [
+        {"says": "A4A is above at every point.", "kind": "always_above", "a": "A4A", "b": "IP-Adapter*"},
+        {"says": "A4A ends above.", "kind": "above", "a": "A4A", "b": "IP-Adapter*"},
+        {"says": "A4A reaches the copier.", "kind": "reaches", "a": "A4A", "b": "copier"},
+    ],
+    "final": {
+        "task": {"class_path": "a4a.zoo.judging.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
+        "metrics": [{"class_path": "a4a.metrics.Similarity", "init_args": {"encoder": {"class_path": "a4a.zoo.judging.Identity"}, "name": "identity"}}],
+        "sampling": {"steps": 2, "guidance": 3.0, "size": 64},
+        "others": {"copier": {"class_path": "a4a.painters.Copied"}},
+    },
+}
+
+
+def run(tmp_path, recipe, *more):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return main(["experiment", "--config", str(file), "--output", str(tmp_path / "runs" / "figure7"), *more])
+
+
+def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys):
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["recipe"]["cache"] = str(tmp_path / "cache")
+    assert run(tmp_path, recipe) == 0
+    folder = tmp_path / "runs" / "figure7"
+    adapters = [folder / v / s / "adapter" for v in ("A4A", "IP-Adapter-star") for s in ("seed0", "seed1")]
+    assert all(a.is_dir() for a in adapters)
+    logs = {a.parent.parent.name + a.parent.name: (a.parent / "log.csv").read_text() for a in adapters}
+    assert len(set(logs.values())) == 4  # neither seeds nor variants are the same run
+    before = adapters[0].stat().st_mtime_ns
+    assert run(tmp_path, recipe) == 0 and adapters[0].stat().st_mtime_ns == before  # finished: not run again
+
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page"), "--title", "Miniature"]) == 0
+    text, page = ((tmp_path / "page" / name).read_text() for name in ("README.md", "index.html"))
+    for words in ("# Miniature", "## To a transformer", "What the paper shows.", "| A4A | 16 | 2 |", "copier", "does not hold", "Seeds 0, 1"):
+        assert words in text, words
+    assert (tmp_path / "page" / "figure7-identity.svg").exists() and (tmp_path / "page" / "figure7.png").exists()
+    assert page.count("<svg") == 1 and "A4A reaches the copier." in page and 'src="data:image/png' in page
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"claims": [{"says": "", "kind": "above", "a": "A4A", "b": "nobody"}]}, "no variant 'nobody'"),
+        ({"seeds": []}, "no variants or no seeds"),
+        ({"variants": {"A4A": {"method": {"roundz": 1}}}}, "recipe is no transfer"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):
+    assert run(tmp_path, {**RECIPE, **change}) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else():
+    below = {"method": {"rounds": 0, "heads": 8}, "data": {"class_path": "A", "init_args": {"x": 1}}}
+    above = {"method": {"rounds": 2}, "data": {"class_path": "B"}}
+    assert _merged(below, above) == {"method": {"rounds": 2, "heads": 8}, "data": {"class_path": "B"}}
+    assert below["method"]["rounds"] == 0
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def method(name, *seeds):
+    import numpy as np
+
+    arrays = [{"identity": np.array(s, dtype=float)} for s in seeds]
+    return Method(name, len(seeds), {"identity": np.mean([a["identity"] for a in arrays], axis=0)}, arrays, {}, {}, None)  # pyright: ignore[reportArgumentType]
+
+
+def log(*scores):
+    return [[{"samples": 1000.0 * i, "identity": s} for i, s in enumerate(scores)]]
+
+
+def decide(kind, methods, logs):
+    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs)[1:]
+
+
+def test_above_needs_the_whole_interval_of_the_paired_difference():
+    base = [[i / 10] for i in range(20)]
+    higher = [[v[0] + 0.1 + 0.001 * i] for i, v in enumerate(base)]
+    assert decide("above", [method("a", higher), method("b", base)], {})[0] == "holds"  # paired: spread between subjects does not matter
+    assert decide("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
+    assert decide("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
+    assert decide("above", [method("a", base)], {})[0] == "not measured"
+
+
+def test_always_above_looks_at_every_common_point_but_the_untrained_one():
+    assert decide("always_above", [], {"a": log(0, 0.2, 0.3), "b": log(0.5, 0.1, 0.2)})[0] == "holds"
+    verdict, figures = decide("always_above", [], {"a": log(0, 0.2, 0.1), "b": log(0, 0.1, 0.2)})
+    assert verdict == "does not hold" and "1 of 2" in figures
+
+
+def test_reaches_says_when_and_how_many_times_fewer():
+    verdict, figures = decide("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
+    assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
+    assert decide("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
+    assert decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "holds"

@@ -1,0 +1,62 @@
+"""The zoo's recipe, run with crumbs: every stage makes what the next one needs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from a4a.adapters.loading import load_adapter
+from a4a.backbones import backbone_for, load_pipeline
+from a4a.errors import InputError
+from a4a.zoo.build import build
+from a4a.zoo.folder import RECIPE
+
+
+def crumbs() -> dict:
+    """The shipped recipe with next to no samples and subjects."""
+    recipe = yaml.safe_load(RECIPE.read_text())
+    for stage in recipe.values():
+        if "training" in stage:
+            stage["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}
+            stage["training"].pop("evaluate_every", None)
+        for name in ("subjects", "sentences"):
+            if name in stage:
+                stage[name] = 8
+        if "data" in stage:
+            stage["data"] = {"subjects": 4, "views": 2}
+        stage.pop("compile", None)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("zoo")
+    build(crumbs(), root / "models", root / "runs", subjects=2, generations=2, validation=2)
+    return root
+
+
+def test_every_stage_of_the_recipe_leaves_a_model_with_figures(built):
+    for name in yaml.safe_load(RECIPE.read_text()):
+        figures = json.loads((built / "models" / name / "figures.json").read_text())
+        assert figures or name == "t5", name
+        assert "a4a zoo build" in (built / "models" / name / "README.md").read_text()
+
+
+def test_what_was_built_loads_by_the_doors_that_people_use(built):
+    for name in ("sd15-mini", "sdxl-mini", "pixart-mini"):
+        assert backbone_for(load_pipeline(built / "models" / name)).sites
+    adapter = load_adapter(built / "models" / "a4a-pixart-mini")
+    assert adapter.sites == backbone_for(load_pipeline(built / "models" / "pixart-mini")).sites
+    assert load_adapter(built / "models" / "ip-adapter-sd15-mini" / "ip-adapter-sd15-mini.safetensors").tokens == adapter.tokens
+
+
+def test_what_is_finished_is_not_made_again(built):
+    before = {p: p.stat().st_mtime_ns for p in (built / "models").rglob("*") if p.is_file()}
+    build(crumbs(), built / "models", built / "runs", subjects=2, generations=2, validation=2)
+    assert before == {p: p.stat().st_mtime_ns for p in (built / "models").rglob("*") if p.is_file()}
+
+
+def test_a_stage_that_is_not_in_the_recipe_is_named(tmp_path):
+    with pytest.raises(InputError, match="no stage sd35-mini"):
+        build(crumbs(), tmp_path / "models", tmp_path / "runs", ["sd35-mini"])
