@@ -59,23 +59,25 @@ class ImagePromptPipeline:
         negative = self.adapter(self.adapter.unconditional(embeds[:1]))
         return positive, negative.map(lambda t: t.expand(len(embeds), -1, -1))
 
+    def rows(self, image_prompt: ImagePrompt, prompts: int, repeats: int = 1) -> tuple[SiteFeatures, SiteFeatures]:
+        """Features for a call with so many prompts and pictures of each, a row a picture: of its reference, and of no image."""
+        positive, negative = self.features(image_prompt)
+        if positive.batch not in (1, prompts):
+            raise InputError(f"There are {positive.batch} references for {prompts} prompts; give one for all or one for each.")
+        times = repeats * prompts if positive.batch == 1 else repeats
+        return positive.repeat_interleave(times).to(self.backbone.dtype), negative.repeat_interleave(times).to(self.backbone.dtype)
+
     def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
         kwargs = self.backbone.call_options() | kwargs
         if image_prompt is None:
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
-        positive, negative = self.features(image_prompt)
-        prompts = self._rows(prompt, kwargs)
-        if positive.batch not in (1, prompts):
-            raise InputError(f"There are {positive.batch} references for {prompts} prompts; give one for all or one for each.")
-        repeats = kwargs.get("num_images_per_prompt") or 1
-        times = repeats * prompts if positive.batch == 1 else repeats
-        positive, negative = (f.repeat_interleave(times).to(self.backbone.dtype) for f in (positive, negative))
+        positive, negative = self.rows(image_prompt, self._prompts(prompt, kwargs), kwargs.get("num_images_per_prompt") or 1)
         with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
 
     @staticmethod
-    def _rows(prompt: Any, kwargs: dict[str, Any]) -> int:
+    def _prompts(prompt: Any, kwargs: dict[str, Any]) -> int:
         if isinstance(prompt, str):
             return 1
         if prompt is not None:

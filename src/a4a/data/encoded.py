@@ -47,7 +47,7 @@ def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncod
         def make() -> dict[str, Tensor]:
             torch.manual_seed(0)  # latents are samples of a posterior
             parts = [function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows, desc=f"encoding {name}", leave=False)]
-            return {name: torch.cat(parts)}
+            return {name: torch.cat(parts).contiguous()}  # channels come last where pictures were read from files
 
         return _cached(folder / f"{name}-{_hash(pictures.key, fingerprint(model))}.safetensors", make)[name]
 

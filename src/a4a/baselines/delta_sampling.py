@@ -1,0 +1,132 @@
+"""Delta Sampling (2025): what the image prompt changes in the base model's prediction is added to the upgraded model's.
+
+No training. Both models must share their latent space, and the base model runs twice at every step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from a4a.backbones import Backbone, Text
+from a4a.baselines.two_models import TwoModelPipeline, call_of, removing
+from a4a.errors import InputError
+from a4a.injection import Scale, attach
+from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+
+
+class DeltaSamplingPipeline(TwoModelPipeline):
+    """`prediction += delta_scale * (base with the image prompt - base without)`, at the upgraded model's own latents.
+
+    The base model sees the prompts through its own text encoder, and the rows of guidance in the same order. Where its
+    noise differs from the upgraded model's at a time step, it runs at its step of the same signal-to-noise ratio (ours);
+    where it predicts something else (noise, velocity, sample), the difference is converted.
+
+    Raises InputError where the two models have different latents.
+    """
+
+    def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline):
+        super().__init__(base, pipe)
+        mine, theirs = _latents(self.backbone), _latents(base.backbone)
+        if mine != theirs:
+            raise InputError(
+                f"Delta Sampling needs a shared latent space but the upgraded model has {_said(mine)} and the base model "
+                f"{_said(theirs)}; choose two models with the same VAE and size, or transfer the adapter (a4a transfer)."
+            )
+        self.kinds = _kind(base.backbone), _kind(self.backbone)
+        self.alphas = base.backbone.training_scheduler.alphas_cumprod, self.backbone.training_scheduler.alphas_cumprod
+
+    def base_calls(self, steps: int) -> int:
+        return 2 * steps
+
+    @property
+    def parameters(self) -> int:
+        texts = (module for name, module in self.base.pipe.components.items() if name.startswith("text_encoder"))
+        return self._beside(self.base.backbone.denoiser, *texts, self.base.adapter)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        image_prompt: ImagePrompt | None = None,
+        image_prompt_scale: Scale = 1.0,
+        delta_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> Any:
+        """With one reference for all prompts, or one per prompt. All else as in the upgraded model's pipeline."""
+        kwargs = self.backbone.call_options() | kwargs
+        if image_prompt is None:
+            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
+        if prompt is None:
+            raise InputError("A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way.")
+        prompts, repeats = [prompt] if isinstance(prompt, str) else list(prompt), kwargs.get("num_images_per_prompt") or 1
+        base, rows = self.base.backbone, len(prompts) * repeats
+        positive, negative = self.base.rows(image_prompt, len(prompts), repeats)
+        text = self._text(prompts, kwargs.get("negative_prompt"), repeats)
+
+        def add(denoiser: nn.Module, args: tuple, options: dict[str, Any], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            latents, timestep = call_of(denoiser, args, options)
+            step, alpha = self._same_noise(timestep.flatten()[0])
+            noisy = latents.to(base.device, base.dtype)
+            call = (noisy, step.to(base.device).expand(len(noisy)), text if len(noisy) > rows else {n: t[-rows:] for n, t in text.items()})
+            without = base.predict(*call)
+            with attach(base.denoiser, base.sites, positive, image_prompt_scale, negative):
+                delta = (base.predict(*call) - without) * converting(*self.kinds, alpha)
+            prediction, channels = output[0].clone(), latents.shape[1]
+            prediction[:, :channels] += delta_scale * delta.to(prediction)  # what follows are learned variances
+            return prediction, *output[1:]
+
+        with removing(self.backbone.denoiser.register_forward_hook(add, with_kwargs=True)):
+            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
+
+    def _text(self, prompts: list[str], negative: str | Sequence[str] | None, repeats: int) -> Text:
+        """Negatives, then prompts, a row a picture."""
+        base, count = self.base.backbone, len(prompts)
+        yes = base.encode_text(prompts)
+        if negative is None:
+            no = {name: t.expand(count, *t.shape[1:]) for name, t in base.no_text().items()}
+        else:
+            no = base.encode_text([negative] * count if isinstance(negative, str) else negative)
+        return {name: torch.cat([no[name], t]).repeat_interleave(repeats, 0).to(base.device) for name, t in yes.items()}
+
+    def _same_noise(self, timestep: Tensor) -> tuple[Tensor, float]:
+        """The base model's time step with the noise of the upgraded model's, and its alpha^2 (alphas_cumprod)."""
+        (base, upgraded), number = self.alphas, int(timestep.round())
+        if torch.equal(base, upgraded):
+            return timestep, float(base[number])
+        nearest = (base.logit(1e-6) - upgraded[number].logit(1e-6)).abs().argmin()  # the logit is log SNR
+        return nearest, float(base[nearest])
+
+
+def converting(kind: str, other: str, alpha_squared: float) -> float:
+    """What a difference of two predictions of one kind is multiplied with to be one of the `other`.
+
+    At the same latents x = alpha x0 + sigma eps, with v = alpha eps - sigma x0: d eps = alpha dv = -(alpha / sigma) dx0.
+    """
+    if kind == other:
+        return 1.0
+    alpha = max(alpha_squared, 1e-6) ** 0.5
+    epsilons = {"epsilon": 1.0, "v_prediction": alpha, "sample": -alpha / (1 - alpha**2) ** 0.5}
+    return epsilons[kind] / epsilons[other]
+
+
+def _kind(backbone: Backbone) -> str:
+    scheduler: Any = backbone.pipe.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+    kind = scheduler.config.get("prediction_type")
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise InputError(
+            f"The scheduler of {type(backbone.pipe).__name__} predicts {kind!r}; Delta Sampling needs epsilon, v_prediction or sample: choose another model."
+        )
+    return kind
+
+
+def _latents(backbone: Backbone) -> tuple[int, float, int]:
+    vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
+    return backbone.denoiser.config.in_channels, vae.config.scaling_factor, backbone.denoiser.config.sample_size
+
+
+def _said(latents: tuple[int, float, int]) -> str:
+    channels, factor, side = latents
+    return f"{channels} channels of {side} x {side}, scaled by {factor:g},"

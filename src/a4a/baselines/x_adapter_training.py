@@ -1,0 +1,143 @@
+"""`a4a x-adapter`: the training of X-Adapter's mapper. No image prompt takes part in it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a4a.adapters import checkpoint
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
+from a4a.baselines.two_models import check_pair
+from a4a.baselines.x_adapter import XAdapter, XAdapterPipeline, added, recorded, resized, side
+from a4a.data.encoded import encode
+from a4a.data.pictures import Pictures
+from a4a.errors import InputError
+from a4a.files import replacing
+from a4a.pipeline import ImagePromptPipeline
+from a4a.training.loop import Batch, Objective, Table, TrainingConfig, train
+
+
+class Joined:
+    """Tables of the same samples as one: what `name` holds as `key` is `name.key`."""
+
+    def __init__(self, tables: Mapping[str, Table]):
+        self.tables = tables
+
+    def __len__(self) -> int:
+        return min(len(table) for table in self.tables.values())
+
+    def batch(self, indices: Tensor) -> Batch:
+        return {f"{name}.{key}": value for name, table in self.tables.items() for key, value in table.batch(indices).items()}
+
+
+class Resized(Pictures):
+    """The same pictures, `factor` times as high and wide."""
+
+    def __init__(self, pictures: Pictures, factor: float):
+        self._pictures, self._factor = pictures, factor
+        self.captions, self.pairs, self.key = pictures.captions, pictures.pairs, f"{pictures.key} x {factor}"
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        pixels = self._pictures.pixels(indices)
+        height, width = (round(s * self._factor) for s in pixels.shape[-2:])
+        return resized(pixels, height, width)
+
+
+class XAdapterMapping(Objective):
+    """The upgraded model's own loss, without any text, while the base model denoises the same picture with its caption.
+
+    Both are at the same time step, each with noise of its own. Only the mapper learns.
+    """
+
+    def __init__(self, base: Backbone, upgraded: Backbone, mapper: XAdapter, learning_rate: float = 1e-5):
+        super().__init__()
+        check_pair(base, upgraded)
+        mapper.check(base.denoiser, upgraded.denoiser)
+        for backbone in (base, upgraded):
+            backbone.denoiser.eval().requires_grad_(False)
+        self.mapper, self.learning_rate = mapper.train().requires_grad_(True), learning_rate
+        self._base, self._upgraded, self._no_text = base, upgraded, upgraded.no_text()
+        self._schedulers = base.training_scheduler, upgraded.training_scheduler
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"name": "mapper", "params": list(self.mapper.parameters()), "lr": self.learning_rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """`base.latents` and `upgraded.latents` [batch, channels, height, width] of the same pictures, `base.text.*` of their captions."""
+        theirs, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
+        timesteps = torch.randint(0, self._schedulers[0].config["num_train_timesteps"], (len(latents),), device=latents.device)
+        text: Text = {name.removeprefix("base.text."): t for name, t in batch.items() if name.startswith("base.text.")}
+        no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}
+
+        scheduler, upgraded = self._schedulers[1], self._upgraded
+        noisy = self._schedulers[0].add_noise(theirs, torch.randn_like(theirs), timesteps)  # pyright: ignore[reportArgumentType]
+        with torch.no_grad(), recorded(self._base.denoiser) as steps:
+            self._base.predict(noisy.to(self._base.dtype), timesteps, text)
+        noise = torch.randn_like(latents)
+        noisy = scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        with added(upgraded.denoiser, self.mapper, steps):
+            prediction = upgraded.predict(noisy.to(upgraded.dtype), timesteps, no_text)
+        return (prediction.float() - upgraded.target(scheduler, latents, noise, timesteps)).square().mean()
+
+
+def train_x_adapter(
+    base: Path,
+    model: Path,
+    data: Pictures,
+    output: Path,
+    learning_rate: float = 1e-5,
+    training: TrainingConfig = TrainingConfig(),
+    evaluation: Callable[[XAdapterPipeline], dict[str, float]] | None = None,
+    source: Path | None = None,
+    image_encoder: Path | None = None,
+    cache: Path | None = None,
+    resume: bool = False,
+) -> XAdapter:
+    """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's: the baseline that A4A is compared with.
+
+    Args:
+        base: The base model: a diffusers pipeline folder or hub name.
+        model: The upgraded model: a diffusers pipeline folder or hub name.
+        data: Training pictures at the upgraded model's size, for example class_path PictureFolder with path and size.
+        output: Folder for the mapper (output/x_adapter), log.csv and checkpoints.
+        learning_rate: Of the mapper.
+        training: Samples, batch, schedule, checkpoints.
+        evaluation: Scores to log every training.evaluate_every samples, from the pipeline that draws with the mapper.
+        source: The base model's adapter, with which the evaluation draws: a published IP-Adapter file, folder or hub name.
+        image_encoder: CLIP vision model of that adapter.
+        cache: Folder for encodings of the data; output/cache by default.
+        resume: Go on with the run that output holds.
+    """
+    output = Path(output)
+    if evaluation is not None and (source is None or image_encoder is None):
+        raise InputError("An evaluation is given but no image prompt to draw with; set source to the base model's adapter, and its image_encoder.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    below, above = (load_pipeline(path).to(device) for path in (base, model))
+    backbones = backbone_for(below), backbone_for(above)
+    torch.manual_seed(training.seed)
+    mapper = XAdapter.between(*(b.denoiser for b in backbones)).to(device)  # pyright: ignore[reportArgumentType]
+    loss = XAdapterMapping(*backbones, mapper, learning_rate)
+    prompted = None
+    if source is not None and image_encoder is not None:
+        encoder = CLIPImageEncoder.load(image_encoder)
+        encoder.model.to(device)  # pyright: ignore[reportArgumentType]
+        prompted = ImagePromptPipeline(below, checkpoint.read(source), encoder)
+    factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
+    smaller = data if factor == 1 else Resized(data, factor)
+    table = Joined({"base": encode(smaller, backbones[0], None, folder), "upgraded": encode(data, backbones[1], None, folder)})
+
+    def evaluate(_: int) -> dict[str, float]:
+        assert evaluation is not None and prompted is not None
+        return evaluation(XAdapterPipeline(prompted, above, mapper))
+
+    train(loss, table, training, output, resume=resume, evaluate=evaluate if evaluation is not None else None, description=output.name)
+    mapper.eval()
+    with replacing(output / "x_adapter") as beside:
+        mapper.save_pretrained(beside)
+    return mapper
