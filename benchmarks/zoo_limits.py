@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import load_pipeline
-from a4a.zoo.folder import MODELS
 from a4a.evaluation import estimates, gallery, measure
 from a4a.images import to_pil, to_tensor
 from a4a.painters import Photographed
+from a4a.zoo.folder import MODELS
 from a4a.zoo.judging import WorldEvaluation
 from a4a.zoo.perception import as_bytes
-from a4a.zoo.world import Subjects, Views, draw
+from a4a.zoo.world import Subjects, Views
 
 
 @torch.no_grad()

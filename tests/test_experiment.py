@@ -30,7 +30,9 @@ RECIPE = {
     ],
     "final": {
         "task": {"class_path": "a4a.zoo.judging.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
-        "metrics": [{"class_path": "a4a.metrics.Similarity", "init_args": {"encoder": {"class_path": "a4a.zoo.judging.Identity"}, "name": "identity"}}],
+        "metrics": [
+            {"class_path": "a4a.metrics.Similarity", "init_args": {"encoder": {"class_path": "a4a.zoo.judging.Identity"}, "name": "identity"}}
+        ],
         "sampling": {"steps": 2, "guidance": 3.0, "size": 64},
         "others": {"copier": {"class_path": "a4a.painters.Copied"}},
     },
@@ -68,7 +70,7 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys)
     [
         ({"claims": [{"says": "", "kind": "above", "a": "A4A", "b": "nobody"}]}, "no variant 'nobody'"),
         ({"seeds": []}, "no variants or no seeds"),
-        ({"variants": {"A4A": {"method": {"roundz": 1}}}}, "recipe is no transfer"),
+        ({"claims": [], "variants": {"A4A": {"method": {"roundz": 1}}}}, "recipe is no transfer"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):

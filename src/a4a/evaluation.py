@@ -271,7 +271,13 @@ def table(results: dict) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['base_calls']} | {f'{seconds:.2f}' if seconds is not None else ''} |")
     note = f"{task['subjects']} subjects x {task['generations']} pictures, seed {task['seed']}; means with 95 % bootstrap intervals over subjects; {results['machine']}."
     if results["against"]:
-        lines += ["", f"Differences to {results['against']}, picture by picture:", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += [
+            "",
+            f"Differences to {results['against']}, picture by picture:",
+            "",
+            "| | " + " | ".join(names) + " |",
+            "|---" * (len(names) + 1) + "|",
+        ]
         for name, method in methods.items():
             if name != results["against"]:
                 cells = [_signed(Estimate(**method["against"][n])) if n in method["against"] else "" for n in names]

@@ -53,7 +53,7 @@ class Section:
     folder: str
 
 
-def report(runs: Path, output: Path, title: str = "Results", shown: int = 8) -> None:
+def report(runs: Path, output: Path = Path("report"), title: str = "Results", shown: int = 8) -> None:
     """Make one self-contained HTML page and a Markdown file from all experiments and evaluations below a folder.
 
     Args:
@@ -97,7 +97,9 @@ def _experiment(folder: Path, shown: int) -> Section:
     note = f"Seeds {', '.join(map(str, about['seeds']))}. " + (_note(results) if results else "")
     note += " ".join(f"{name}: {speed:.0f} training samples a second." for name, speed in speeds.items())
     trained = {name: int(found[0][-1]["samples"]) for name, found in logs.items()}
-    return Section(about["title"], about["says"], plots, _table(methods, trained), claims, *_pictures(methods, folder / "final", shown), note, folder.name)
+    return Section(
+        about["title"], about["says"], plots, _table(methods, trained), claims, *_pictures(methods, folder / "final", shown), note, folder.name
+    )
 
 
 def _evaluation(folder: Path, shown: int) -> Section:
@@ -188,7 +190,11 @@ def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list]) -> 
         b = {s: mean for s, mean, _, _ in _points(logs[claim.b], claim.score)}
         common = [s for s in a if s in b and s > 0]
         above = [s for s in common if a[s][0] > b[s]]
-        return claim.says, _verdict(len(common) > 0 and len(above) == len(common)), f"{claim.a} is above at {len(above)} of {len(common)} sample counts"
+        return (
+            claim.says,
+            _verdict(len(common) > 0 and len(above) == len(common)),
+            f"{claim.a} is above at {len(above)} of {len(common)} sample counts",
+        )
     if claim.b in logs:
         points = list(_points(logs[claim.b], claim.score))
         wanted, other = points[-1][1], points[-1][0]

@@ -103,4 +103,3 @@ def _prompts(file: Path) -> tuple[list[str], dict[str, str]]:
     if not lines:
         raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
     return lines, classes
-

@@ -299,7 +299,7 @@ def test_training_resumes_bit_for_bit(prompted, sdxl, tmp_path):
     assert equal(go(tmp_path / "b", 8, resume=True), straight)
 
 
-def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path, monkeypatch):
+def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
     prompted.pipe.save_pretrained(tmp_path / "base")
     twice(sdxl).save_pretrained(tmp_path / "large")
     (tmp_path / "data").mkdir()
@@ -310,28 +310,6 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path, monkeypatch):
     config, pictures = TrainingConfig(samples=4, batch_size=2, tensorboard=False), PictureFolder(tmp_path / "data", size=32)
     mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "run", training=config)
     assert equal(weights(XAdapter.from_pretrained(tmp_path / "run" / "x_adapter")), weights(mapper))
-    with pytest.raises(InputError, match="no image prompt to draw with"):
-        train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "other", evaluation=lambda _: {})
-
-    drawn = []
-    monkeypatch.setattr("a4a.baselines.x_adapter_training.CLIPImageEncoder.load", lambda _: _Encoder())
-    monkeypatch.setattr("a4a.baselines.x_adapter_training.checkpoint.read", lambda _: prompted.adapter)
-
-    def evaluation(pipe):
-        drawn.append(call(pipe))
-        return {"score": 1.0}
-
-    options = {"training": config, "evaluation": evaluation, "source": tmp_path, "image_encoder": tmp_path, "cache": tmp_path / "run" / "cache"}
-    train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "scored", learning_rate=1e-2, **options)
-    assert len(drawn) == 2 and differ(*drawn)  # before and after
-    assert "score" in (tmp_path / "scored" / "log.csv").read_text()
-
-
-class _Encoder:
-    model = torch.nn.Identity()
-
-    def check(self, *_):
-        pass
 
 
 def test_smaller_pictures_have_a_key_of_their_own(tmp_path):

@@ -1,22 +1,18 @@
 """`a4a x-adapter`: the training of X-Adapter's mapper. No image prompt takes part in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from a4a.adapters import checkpoint
-from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
 from a4a.baselines.two_models import check_pair
-from a4a.baselines.x_adapter import XAdapter, XAdapterPipeline, added, recorded, resized, side
+from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
 from a4a.data.encoded import encode
 from a4a.data.pictures import Pictures
-from a4a.errors import InputError
 from a4a.files import replacing
-from a4a.pipeline import ImagePromptPipeline
 from a4a.training.loop import Batch, Objective, Table, TrainingConfig, train
 
 
@@ -93,9 +89,6 @@ def train_x_adapter(
     output: Path,
     learning_rate: float = 1e-5,
     training: TrainingConfig = TrainingConfig(),
-    evaluation: Callable[[XAdapterPipeline], dict[str, float]] | None = None,
-    source: Path | None = None,
-    image_encoder: Path | None = None,
     cache: Path | None = None,
     resume: bool = False,
 ) -> XAdapter:
@@ -108,35 +101,21 @@ def train_x_adapter(
         output: Folder for the mapper (output/x_adapter), log.csv and checkpoints.
         learning_rate: Of the mapper.
         training: Samples, batch, schedule, checkpoints.
-        evaluation: Scores to log every training.evaluate_every samples, from the pipeline that draws with the mapper.
-        source: The base model's adapter, with which the evaluation draws: a published IP-Adapter file, folder or hub name.
-        image_encoder: CLIP vision model of that adapter.
         cache: Folder for encodings of the data; output/cache by default.
         resume: Go on with the run that output holds.
     """
     output = Path(output)
-    if evaluation is not None and (source is None or image_encoder is None):
-        raise InputError("An evaluation is given but no image prompt to draw with; set source to the base model's adapter, and its image_encoder.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     below, above = (load_pipeline(path).to(device) for path in (base, model))
     backbones = backbone_for(below), backbone_for(above)
     torch.manual_seed(training.seed)
     mapper = XAdapter.between(*(b.denoiser for b in backbones)).to(device)  # pyright: ignore[reportArgumentType]
     loss = XAdapterMapping(*backbones, mapper, learning_rate)
-    prompted = None
-    if source is not None and image_encoder is not None:
-        encoder = CLIPImageEncoder.load(image_encoder)
-        encoder.model.to(device)  # pyright: ignore[reportArgumentType]
-        prompted = ImagePromptPipeline(below, checkpoint.read(source), encoder)
     factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
     smaller = data if factor == 1 else Resized(data, factor)
     table = Joined({"base": encode(smaller, backbones[0], None, folder), "upgraded": encode(data, backbones[1], None, folder)})
 
-    def evaluate(_: int) -> dict[str, float]:
-        assert evaluation is not None and prompted is not None
-        return evaluation(XAdapterPipeline(prompted, above, mapper))
-
-    train(loss, table, training, output, resume=resume, evaluate=evaluate if evaluation is not None else None, description=output.name)
+    train(loss, table, training, output, resume=resume, description=output.name)
     mapper.eval()
     with replacing(output / "x_adapter") as beside:
         mapper.save_pretrained(beside)
