@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from a4a.cli import main
-from a4a.experiment import Claim, _merged
+from a4a.experiment import Claim, merged
 from a4a.report import Method, _decide
 
 RECIPE = {
@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):
 def test_a_variant_changes_what_it_names_and_nothing_else():
     below = {"method": {"rounds": 0, "heads": 8}, "data": {"class_path": "A", "init_args": {"x": 1}}}
     above = {"method": {"rounds": 2}, "data": {"class_path": "B"}}
-    assert _merged(below, above) == {"method": {"rounds": 2, "heads": 8}, "data": {"class_path": "B"}}
+    assert merged(below, above) == {"method": {"rounds": 2, "heads": 8}, "data": {"class_path": "B"}}
     assert below["method"]["rounds"] == 0
 
 

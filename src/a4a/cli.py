@@ -39,40 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import diffusers.utils.logging
     import transformers.utils.logging
 
-    from a4a.baselines import train_x_adapter
-    from a4a.demo import demo
-    from a4a.evaluation import evaluate
-    from a4a.experiment import experiment
-    from a4a.generate import generate
-    from a4a.inspection import inspect
-    from a4a.report import report
-    from a4a.transfer import transfer
-    from a4a.zoo import commands as zoo
-
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading weights; a run has its own
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog="a4a", description="Image-prompt adapters of one diffusion model, made to work on another.")
-    commands = parser.add_subcommands()
-    top = {
-        "inspect": _Command(inspect, True),
-        "transfer": _Command(transfer),
-        "generate": _Command(generate),
-        "evaluate": _Command(evaluate),
-        "experiment": _Command(experiment),
-        "report": _Command(report, True),
-        "x-adapter": _Command(train_x_adapter),
-        "demo": _Command(demo),
-    }
-    for name, command in top.items():
-        _add(commands, name, command)
-    group = _Parser(description="The built-in miniature models.")
-    commands.add_subcommand("zoo", group, help="The built-in miniature models.")  # before its own commands, as jsonargparse wants it
-    nested = group.add_subcommands()
-    miniature = {"build": _Command(zoo.build), "list": _Command(zoo.list_), "show": _Command(zoo.show, True)}
-    for name, command in miniature.items():
-        _add(nested, name, command)
     try:
+        parser, top, miniature = commands()
         parsed = parser.parse_args(list(arguments) if arguments is not None else None)
         chosen = namespace_to_dict(parser.instantiate_classes(parsed))  # pyright: ignore[reportArgumentType]
         table, values = top, chosen
@@ -87,6 +57,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"a4a: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]]:
+    """The parser, the commands by name, and those of `a4a zoo`."""
+    from a4a.baselines import train_x_adapter
+    from a4a.demo import demo
+    from a4a.evaluation import evaluate
+    from a4a.experiment import experiment
+    from a4a.generate import generate
+    from a4a.inspection import inspect
+    from a4a.report import report
+    from a4a.transfer import transfer
+    from a4a.zoo import commands as zoo
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(prog="a4a", description="Image-prompt adapters of one diffusion model, made to work on another.")
+    subcommands = parser.add_subcommands()
+    top = {
+        "inspect": _Command(inspect, True),
+        "transfer": _Command(transfer),
+        "generate": _Command(generate),
+        "evaluate": _Command(evaluate),
+        "experiment": _Command(experiment),
+        "report": _Command(report, True),
+        "x-adapter": _Command(train_x_adapter),
+        "demo": _Command(demo),
+    }
+    for name, command in top.items():
+        _add(subcommands, name, command)
+    group = _Parser(description="The built-in miniature models.")
+    subcommands.add_subcommand("zoo", group, help="The built-in miniature models.")  # before its own commands, as jsonargparse wants it
+    nested = group.add_subcommands()
+    miniature = {"build": _Command(zoo.build), "list": _Command(zoo.list_), "show": _Command(zoo.show, True)}
+    for name, command in miniature.items():
+        _add(nested, name, command)
+    return parser, top, miniature
 
 
 def _add(commands: Any, name: str, command: _Command) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from a4a.errors import InputError
 from a4a.evaluation import evaluate, slug
@@ -79,10 +79,11 @@ def experiment(
             continue
         for seed in seeds:
             run = output / slug(name) / f"seed{seed}"
-            arguments = _merged(_merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
+            arguments = merged(merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
             if not (run / "adapter").is_dir():
                 print(f"{title}: {name}, seed {seed}")
-                _transfer(arguments)
+                parser, chosen = checked(arguments)
+                transfer(**vars(parser.instantiate_classes(chosen)))
             sampling = final.sampling if final else Sampling()
             finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
     description = {
@@ -100,21 +101,21 @@ def experiment(
         evaluate(final.task, {**final.others, **finished}, final.metrics, output / "final", batch=final.batch)
 
 
-def _merged(below: dict, above: dict) -> dict:
+def merged(below: dict, above: dict) -> dict:
     """What stands above replaces what is below, group by group; a class_path replaces its whole group."""
-    merged = deepcopy(below)
+    both = deepcopy(below)
     for name, value in above.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(name), dict) and "class_path" not in value
-        merged[name] = _merged(merged[name], value) if nested else deepcopy(value)
-    return merged
+        nested = isinstance(value, dict) and isinstance(both.get(name), dict) and "class_path" not in value
+        both[name] = merged(both[name], value) if nested else deepcopy(value)
+    return both
 
 
-def _transfer(arguments: dict[str, Any]) -> None:
+def checked(arguments: dict[str, Any]) -> tuple[ArgumentParser, Namespace]:
+    """The arguments of `a4a transfer`, typed, and what makes objects of them; InputError where they are none."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(transfer)
     try:
-        chosen = parser.instantiate_classes(parser.parse_object(arguments))
+        return parser, parser.parse_object(arguments)
     except Exception as error:
         text = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
         raise InputError(f"The experiment's recipe is no transfer: {text}") from error
-    transfer(**vars(chosen))
