@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from a4a.training.loop import Batch, Objective
 from a4a.zoo.language import LENGTH
-from a4a.zoo.world import PLACES, SCENES, SIZES, Subjects, Views, describe, draw
+from a4a.zoo.world import PLACES, SCENES, SIZES, Subjects, Views, caption, describe, draw
 
 
 class Drawings:
@@ -121,12 +121,17 @@ def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, t
 
 
 class Captioned:
-    """Drawings (kept as bytes) and descriptions in several wordings."""
+    """Drawings (kept as bytes) and their texts: four descriptions of creature and view, and `plain` captions of the view alone.
 
-    def __init__(self, tokenizer, subjects: int, wordings: int = 4):
+    Where texts never speak of the view alone, scene and traits tell pictures apart and a text tower hardly says where
+    things are; a denoiser that listens to it then learns place last.
+    """
+
+    def __init__(self, tokenizer, subjects: int, plain: int):
         self.subjects, self.views = Subjects.sample(subjects, "clip"), Views.sample(subjects, 5)
         self.pictures = as_bytes(self.subjects, self.views)
-        lines = [describe(self.subjects, self.views, 31 + w) for w in range(wordings)]
+        lines = [describe(self.subjects, self.views, 31 + w) for w in range(4)]
+        lines += [caption(self.views, 41 + w) for w in range(plain)]
         encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         tokens = [tokenizer(line, **encode) for line in lines]
         self.ids = torch.stack([t.input_ids for t in tokens], 1)
