@@ -133,7 +133,7 @@ def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float =
 
     def begin(unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         latents, timestep = call_of(unet, args, kwargs)
-        now[:] = [step] = [next(coming, None)]
+        step = next(coming, None)
         theirs = None if step is None else step.timestep.tolist()
         if step is None or theirs != torch.as_tensor(timestep).tolist():
             raise InputError(
@@ -141,6 +141,7 @@ def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float =
             )
         if len(latents) != (rows := len(step.features[0])):
             raise InputError(f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; give both the same guidance.")
+        now[:] = [step]
 
     def adding(number: int) -> Any:
         branch = mapper.branches[number]
@@ -197,7 +198,7 @@ class XAdapterPipeline(TwoModelPipeline):
             raise InputError(f"start is {start:g} of {num_inference_steps} steps; expected at least one step, and at most all: start in (0, 1].")
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         height, width = height or side(self.pipe), width or side(self.pipe)
-        steps = {"num_inference_steps": num_inference_steps}
+        steps: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         call = steps | {name: kwargs[name] for name in SHARED if name in kwargs}
         call |= {"image_prompt": None if image_prompt is None else self.embed(image_prompt), "image_prompt_scale": image_prompt_scale}
 
@@ -208,7 +209,7 @@ class XAdapterPipeline(TwoModelPipeline):
         with added(self.backbone.denoiser, self.mapper, features, mapper_scale):
             return image_to_image(self.pipe)(prompt=prompt, image=resized(pictures, height, width), strength=start, **steps, **kwargs)
 
-    def _base_size(self, height: int, width: int) -> dict[str, int]:
+    def _base_size(self, height: int, width: int) -> dict[str, Any]:
         """The same share of the base model's own size, in pixels that its VAE can take."""
         pipe: Any = self.base.pipe
         ratio, factor = side(pipe) / side(self.pipe), pipe.vae_scale_factor
