@@ -1,6 +1,7 @@
 """Names that stand for folders: `zoo:NAME` is a model that ships with the package."""
 
 from pathlib import Path
+from typing import Any
 
 from a4a.errors import InputError
 
@@ -19,7 +20,7 @@ def resolve(name: str | Path) -> str:
     return str(place)
 
 
-def model_place(name: str | Path, what: str) -> tuple[str, dict[str, str]]:
+def model_place(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes for `zoo:NAME`, a folder, `owner/repo` or `owner/repo/folder`; InputError for anything else.
 
     Args:

@@ -29,6 +29,9 @@ class UpgradedSpaceMapping(nn.Module):
         reach: "nearest" keeps every upgraded site to the base site nearest in depth, and to itself.
     """
 
+    seen: Tensor | None
+    mask: Tensor | None
+
     def __init__(
         self,
         base_depths: Sequence[float],

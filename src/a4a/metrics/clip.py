@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionModelWithProjection
+from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from a4a.adapters.encoders import CLIPImageEncoder, clip_processor
 from a4a.errors import InputError, first_line
@@ -20,15 +21,16 @@ LARGE = "openai/clip-vit-large-patch14"
 
 
 @cache
-def _load(model: str, device: str) -> tuple[CLIPModel | CLIPVisionModelWithProjection, CLIPImageProcessorPil]:
+def _load(model: str, device: str) -> tuple[Any, CLIPImageProcessorPil]:
+    """A CLIPModel, or a CLIPVisionModelWithProjection, and its preprocessing."""
     name, folder = model_place(model, "CLIP model")
     try:
         config = AutoConfig.from_pretrained(name, **folder)
         if not isinstance(config, CLIPConfig):
             vision = CLIPImageEncoder.load(model)
-            return vision.model.to(device), vision.processor
+            return vision.model.to(device), vision.processor  # pyright: ignore[reportArgumentType]
         # whole, although only half may be used: in some published configurations (laion's) the halves do not know their projection
-        whole = CLIPModel.from_pretrained(name, **folder, dtype=torch.float32)
+        whole: Any = CLIPModel.from_pretrained(name, **folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(f"{model} could not be loaded as a CLIP model ({first_line(error)}); give a hub name or a folder of one.") from error
     return whole.to(device).eval().requires_grad_(False), clip_processor(name, folder, whole.config.vision_config.image_size)

@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
 # (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
@@ -165,7 +167,8 @@ class Contrast(Objective):
     def __init__(self, clip: CLIPModel, rate: float):
         super().__init__()
         self.clip, self.rate = clip, rate
-        width, embed, words = (clip.config.text_config.hidden_size, clip.config.projection_dim, clip.config.text_config.vocab_size)
+        config: Any = clip.config
+        width, embed, words = config.text_config.hidden_size, config.projection_dim, config.text_config.vocab_size
         self.writer = nn.Sequential(nn.Linear(width + embed, 256), nn.GELU(), nn.Linear(256, words))
 
     def parameter_groups(self):
