@@ -14,7 +14,7 @@ from a4a.images import to_pil
 from a4a.places import model_place
 
 
-def clip_processor(name: str, folder: dict[str, str], side: Any) -> CLIPImageProcessorPil:
+def clip_processor(name: str, folder: dict[str, Any], side: Any) -> CLIPImageProcessorPil:
     """The preprocessing of a model that lies there; published adapters ship the model without one: CLIP's own at the model's size."""
     try:
         return CLIPImageProcessorPil.from_pretrained(name, **folder)

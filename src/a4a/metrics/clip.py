@@ -1,5 +1,8 @@
 """CLIP scores: generated against reference (the paper's CLIP-score), and generated against prompt."""
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (transformers annotates parts of configurations as dictionaries, and outputs as tuples)
+
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
