@@ -26,6 +26,7 @@ def crumbs() -> dict:
         if "data" in stage:
             stage["data"] = {"subjects": 4, "views": 2}
         stage.pop("compile", None)
+    recipe["clip-large"]["guided"] = True
     return recipe
 
 

@@ -84,10 +84,10 @@ def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: lis
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
-def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int, plain: int, rate: float, shape: dict) -> None:
+def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int, plain: int, guided: bool, rate: float, shape: dict) -> None:
     tokenizer = language.clip_tokenizer()
     model = perception.clip_model(len(tokenizer), tokenizer.convert_tokens_to_ids(tokenizer.eos_token), **shape)  # pyright: ignore[reportArgumentType]
-    shop.run(name, perception.Contrast(model, rate), perception.Captioned(tokenizer, subjects, plain), training)
+    shop.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, subjects, plain), training)
     model.eval()
     held = perception.Drawings("validation", 256)
     pictures = held.batch(torch.arange(256))["pictures"][:, 0]

@@ -156,20 +156,39 @@ def clip_pixels(pictures: Tensor) -> Tensor:
     return (pictures - mean[:, None, None]) / std[:, None, None]
 
 
+class _Guide(nn.Module):
+    """A convolutional vision tower: pictures to a map of one cell for each patch of 8 pixels, and to an embedding."""
+
+    def __init__(self, embed: int, widths: tuple[int, ...] = (24, 48, 96)):
+        super().__init__()
+        self.local = nn.Sequential(*_strided(3, widths))
+        self.whole = nn.Sequential(*_strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, 3, 64, 64] to [batch, 64, width] and [batch, embed]."""
+        cells = self.local(pixels)
+        return cells.flatten(2).transpose(1, 2), self.whole(cells)
+
+
 class Contrast(Objective):
     """CLIP's own objective, and CoCa's (Yu et al. 2022, eq. 4): each next word of the caption, given the words before and the picture.
 
     Scenes and colours are enough to tell the pictures of a small batch apart, so contrast alone never looks at ears;
     to predict words, a picture's embedding has to hold every trait that captions speak of. The words before come from
     CLIP's text tower, which is causal; what joins the two is thrown away afterwards.
+
+    With `guided`, a convolutional tower learns the same beside it, and the transformer also imitates what that one sees in
+    each patch and in the whole: shapes need edges, which a small vision transformer finds late by itself.
     """
 
-    def __init__(self, clip: CLIPModel, rate: float):
+    def __init__(self, clip: CLIPModel, rate: float, guided: bool):
         super().__init__()
         self.clip, self.rate = clip, rate
         config: Any = clip.config
         width, embed, words = config.text_config.hidden_size, config.projection_dim, config.text_config.vocab_size
         self.writer = nn.Sequential(nn.Linear(width + embed, 256), nn.GELU(), nn.Linear(256, words))
+        self.guide = _Guide(embed) if guided else None
+        self.imitation = nn.Linear(config.vision_config.hidden_size, 96) if guided else None
 
     def parameter_groups(self):
         return [{"name": "clip", "params": list(self.parameters()), "lr": self.rate}]
@@ -177,29 +196,49 @@ class Contrast(Objective):
     def forward(self, batch: Batch) -> Tensor:
         wording = int(torch.randint(batch["ids"].shape[1], ()))
         ids, mask = batch["ids"][:, wording], batch["mask"][:, wording].bool()
-        seen = self.clip(input_ids=ids, pixel_values=clip_pixels(batch["pictures"].float() / 255))
-        target = torch.arange(len(ids), device=ids.device)
-        contrast = (F.cross_entropy(seen.logits_per_image, target) + F.cross_entropy(seen.logits_per_text, target)) / 2
-        told = mask[:, 1:]
-        words = seen.text_model_output.last_hidden_state[:, :-1][told]
-        pictures = seen.image_embeds[:, None].expand(-1, told.shape[1], -1)[told] * seen.image_embeds.shape[-1] ** 0.5  # of unit length
-        return contrast + F.cross_entropy(self.writer(torch.cat([words, pictures], dim=-1)), ids[:, 1:][told])
+        pixels = clip_pixels(batch["pictures"].float() / 255)
+        seen: Any = self.clip.vision_model(pixel_values=pixels)
+        read: Any = self.clip.text_model(input_ids=ids)
+        pictures = F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1)
+        texts = F.normalize(self.clip.text_projection(read.pooler_output), dim=-1)
+
+        def described(pictures: Tensor) -> Tensor:
+            logits = self.clip.logit_scale.exp() * pictures @ texts.T
+            target, told = torch.arange(len(ids), device=ids.device), mask[:, 1:]
+            before = read.last_hidden_state[:, :-1][told]
+            picture = pictures[:, None].expand(-1, told.shape[1], -1)[told] * pictures.shape[-1] ** 0.5  # they are of unit length
+            words = self.writer(torch.cat([before, picture], dim=-1))
+            contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            return contrast + F.cross_entropy(words, ids[:, 1:][told])
+
+        loss = described(pictures)
+        if self.guide is None or self.imitation is None:
+            return loss
+        cells, whole = self.guide(pixels)
+        whole = F.normalize(whole, dim=-1)
+        cells = F.layer_norm(cells, cells.shape[-1:]).detach()
+        imitated = (self.imitation(seen.last_hidden_state[:, 1:]) - cells).square().mean() + 1 - (pictures * whole.detach()).sum(-1).mean()
+        return loss + described(whole) + imitated
 
 
 # --- the judges -------------------------------------------------------------------------------------------------------
 
 
+def _strided(before: int, widths: tuple[int, ...]) -> list[nn.Module]:
+    """Convolutions without residuals; each width halves the sides."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+        before = width
+    return layers
+
+
 class _ConvNet(nn.Sequential):
-    """64 x 64 pixels to one vector; residual-free, five strides of two."""
+    """64 x 64 pixels to one vector."""
 
     def __init__(self, widths: tuple[int, ...], out: int):
-        layers: list[nn.Module] = []
-        before = 3
-        for width in widths:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            before = width
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, out))
+        super().__init__(*_strided(3, widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], out))
 
 
 class IdentityEncoder(ModelMixin, ConfigMixin):
