@@ -17,7 +17,8 @@ import tiny
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
-from a4a.training.loop import Order, TrainingConfig, read_log, train
+from a4a.training.loop import TrainingConfig, read_log, train
+from a4a.training.order import Order
 from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
 
 sys.path.append(str(Path(__file__).parent))
