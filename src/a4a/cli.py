@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]]:
     """The parser, the commands by name, and those of `a4a zoo`."""
     from a4a.baselines import train_x_adapter
+    from a4a.data.prepare import prepare
     from a4a.demo import demo
     from a4a.evaluation import evaluate
     from a4a.experiment import experiment
@@ -76,6 +77,7 @@ def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]
     subcommands = parser.add_subcommands()
     top = {
         "inspect": _Command(inspect, True),
+        "prepare": _Command(prepare),
         "transfer": _Command(transfer),
         "generate": _Command(generate),
         "evaluate": _Command(evaluate),

@@ -10,11 +10,12 @@ from a4a.adapters import checkpoint
 from a4a.adapters.a4a import A4A
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.card import save_with_card
-from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.encoders import CLIPImageEncoder, check_width
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.data.encoded import encode
 from a4a.data.pictures import Pictures
+from a4a.data.prepared import Prepared
 from a4a.errors import InputError
 from a4a.evaluation import Evaluation, logged
 from a4a.files import replacing
@@ -57,10 +58,10 @@ class Method:
     base_sites: int | None = None
     """Use so many of the source's sites, evenly over its depth; all by default."""
 
-    def build(self, backbone: Backbone, source: IPAdapter | None, encoder: CLIPImageEncoder) -> ImagePromptAdapter:
+    def build(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> ImagePromptAdapter:
         text = backbone.text_projections()
         if self.kind == "ip_adapter":
-            adapter = IPAdapter.fresh(backbone.sites, text, encoder.embed, self.tokens)
+            adapter = IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
             if self.keep_projection:
                 _copy_projection(source, adapter)
             return adapter
@@ -100,7 +101,7 @@ class Precision:
 
 def transfer(
     model: Path,
-    data: Pictures,
+    data: Pictures | Prepared,
     image_encoder: Path,
     output: Path,
     source: Path | None = None,
@@ -116,7 +117,7 @@ def transfer(
 
     Args:
         model: The upgraded model: a diffusers pipeline folder or hub name.
-        data: Training pictures, for example class_path PictureFolder with path and size.
+        data: Training pictures: class_path PictureFolder with path and size, or a4a.data.Prepared with the path of what a4a prepare made.
         image_encoder: CLIP vision model that the adapter takes embeddings from: a folder or owner/repo/folder on the hub.
         output: Folder for the adapter (output/adapter), log.csv, sample pictures and checkpoints.
         source: The adapter to transfer: a published IP-Adapter file, folder or hub name.
@@ -130,22 +131,28 @@ def transfer(
     """
     output = Path(output)
     adapter_source = checkpoint.read(source) if source is not None else None
-    encoder = CLIPImageEncoder.load(image_encoder)
+    ready = data if isinstance(data, Prepared) else None
+    if ready is not None:
+        ready.check(model, image_encoder)
+    encoders = ready is None or evaluation is not None  # whether anything is left to encode
+    encoder = CLIPImageEncoder.load(image_encoder) if encoders else None
+    embed = encoder.embed if encoder is not None else ready.embed  # pyright: ignore[reportOptionalMemberAccess]
     if adapter_source is not None and (method.kind == "a4a" or method.keep_projection):
-        encoder.check(adapter_source.embed, str(source))
-    pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen))
+        check_width(embed, adapter_source.embed, str(source))
+    pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen), parts="all" if encoders else "denoiser")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe.to(device)
-    encoder.model.to(device)  # pyright: ignore[reportArgumentType]
+    if encoder is not None:
+        encoder.model.to(device)  # pyright: ignore[reportArgumentType]
     backbone = backbone_for(pipe)
     torch.manual_seed(training.seed)
-    adapter = method.build(backbone, adapter_source, encoder)
+    adapter = method.build(backbone, adapter_source, embed)
     adapter.name_image_encoder(str(image_encoder))
-    table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
-    loss = Denoising(backbone, adapter, objective)
+    table = data if isinstance(data, Prepared) else encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
 
     def evaluate(samples: int) -> dict[str, float]:
-        assert evaluation is not None
+        assert evaluation is not None and encoder is not None
         loss.pause()
         result = evaluation(pipe, adapter, encoder)
         loss.go_on()

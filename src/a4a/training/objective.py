@@ -52,13 +52,13 @@ class ObjectiveConfig:
 class Denoising(Objective):
     """The denoising loss of a backbone, of which an adapter is trained, or the denoiser itself where there is none."""
 
-    def __init__(self, backbone: Backbone, adapter: ImagePromptAdapter | None, config: ObjectiveConfig):
+    def __init__(self, backbone: Backbone, adapter: ImagePromptAdapter | None, config: ObjectiveConfig, no_text: Text | None = None):
         super().__init__()
         self.config, self.adapter = config, adapter
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
         self.scheduler = backbone.training_scheduler
-        self._no_text = backbone.no_text()
+        self._no_text = backbone.no_text() if no_text is None else no_text  # given where the text encoders are not there
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
         if adapter is not None:
             adapter.train().requires_grad_(True)
