@@ -29,6 +29,8 @@ class Backbone(ABC):
 
     denoisers: ClassVar[tuple[str, ...]]
     """Class names of the denoisers, as diffusers calls them."""
+    block: ClassVar[str] = "BasicTransformerBlock"
+    """Class name of the blocks that repeat, and so hold most of the weights: what is compiled, kept in 8 bits or spread."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
 
     def __init_subclass__(cls, **kwargs):
@@ -69,6 +71,10 @@ class Backbone(ABC):
     @abstractmethod
     def no_text(self) -> Text:
         """One row: what the pipeline's guidance uses where there is no negative prompt."""
+
+    @abstractmethod
+    def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        """Shape of one row of what `encode_text` gives, and its type where it is not the text encoder's."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
