@@ -149,7 +149,10 @@ def text(shell: Shell, rows: int, precision: Precision, device: torch.device | s
 
 def working(loss: nn.Module, inputs: dict[str, Tensor]) -> int:
     """The most bytes alive at once in a forward and backward pass, but for parameters, buffers and inputs; drops the gradients."""
-    with _fused() if inputs["latents"].device.type == "meta" else nullcontext(), Ledger([*loss.parameters(), *loss.buffers(), *inputs.values()]) as ledger:
+    with (
+        _fused() if inputs["latents"].device.type == "meta" else nullcontext(),
+        Ledger([*loss.parameters(), *loss.buffers(), *inputs.values()]) as ledger,
+    ):
         loss(inputs).backward()
     loss.zero_grad(set_to_none=True)
     return ledger.peak

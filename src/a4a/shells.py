@@ -51,7 +51,9 @@ def model_shell(name: str | Path) -> Shell:
     except StopIteration as error:
         raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name.") from error
+        raise InputError(
+            f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name."
+        ) from error
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return Shell(_backbone(kind, config, scheduler, factor), {})  # pyright: ignore[reportArgumentType]
 
@@ -77,7 +79,9 @@ def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
         return int(json.loads(config.read_text())["projection_dim"])
     if source is not None:
         return source.embed
-    raise InputError(f"How wide the embeddings of {image_encoder} are is not known without loading it; give a folder or one of {', '.join(IMAGE_ENCODERS)}.")
+    raise InputError(
+        f"How wide the embeddings of {image_encoder} are is not known without loading it; give a folder or one of {', '.join(IMAGE_ENCODERS)}."
+    )
 
 
 _STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

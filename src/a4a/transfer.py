@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from a4a.adapters import checkpoint
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.card import save_with_card
 from a4a.adapters.encoders import CLIPImageEncoder, check_width
-from a4a.backbones import backbone_for, load_pipeline
+from a4a.backbones import backbone_for, denoiser_of, load_pipeline
 from a4a.data.encoded import encode
 from a4a.data.pictures import Pictures
 from a4a.data.prepared import Prepared
+from a4a.dry_run import dry_run as trial
 from a4a.errors import InputError
 from a4a.evaluation import Evaluation, logged
 from a4a.files import replacing
+from a4a.memory import check_fit, planned
 from a4a.recipe import Method, Precision
 from a4a.training import processes
 from a4a.training.loop import TrainingConfig, train
@@ -34,7 +37,8 @@ def transfer(
     precision: Precision = Precision(),
     cache: Path | None = None,
     resume: bool = False,
-) -> ImagePromptAdapter:
+    dry_run: bool | int = False,
+) -> ImagePromptAdapter | None:
     """Train an adapter for a model: transfer one made for another (A4A), or begin from scratch (IP-Adapter*).
 
     Args:
@@ -50,8 +54,21 @@ def transfer(
         precision: Number formats.
         cache: Folder for encodings of the data; output/cache by default.
         resume: Go on with the run that output holds.
+        dry_run: Train nothing: two steps on random data and weights of the right shapes, without any download; what they took is
+            written to benchmarks/results. true: at the model's own size; a number: at pictures of so many pixels.
     """
     output = Path(output)
+    if dry_run:
+        trial(model, image_encoder, source, method, objective, training, precision, None if dry_run is True else dry_run)
+        return None
+    ours = processes.state()
+    device = ours.device
+    if device.type == "cuda":
+        pixels = getattr(data, "size", None)
+        made = planned(model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels)
+        check_fit(made.need, training.batch_size, torch.cuda.get_device_properties(device).total_memory)
+    if precision.spread and evaluation is not None:
+        raise InputError("precision.spread is set, so no process has the whole denoiser to draw with; leave out evaluation and use a4a evaluate.")
     adapter_source = checkpoint.read(source) if source is not None else None
     ready = data if isinstance(data, Prepared) else None
     if ready is not None:
@@ -61,16 +78,22 @@ def transfer(
     embed = encoder.embed if encoder is not None else ready.embed  # pyright: ignore[reportOptionalMemberAccess]
     if adapter_source is not None and (method.kind == "a4a" or method.keep_projection):
         check_width(embed, adapter_source.embed, str(source))
-    pipe = load_pipeline(model, dtype=getattr(torch, precision.frozen), parts="all" if encoders else "denoiser")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipe.to(device)
+    pipe = load_pipeline(model, dtype=precision.dtype, parts="all" if encoders else "denoiser")
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module) and not (precision.spread and part is denoiser_of(pipe)):  # which may not fit: each takes its part below
+            part.to(device)
     if encoder is not None:
         encoder.model.to(device)  # pyright: ignore[reportArgumentType]
     backbone = backbone_for(pipe)
     torch.manual_seed(training.seed)
     adapter = method.build(backbone, adapter_source, embed)
     adapter.name_image_encoder(str(image_encoder))
-    table = data if isinstance(data, Prepared) else encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    if isinstance(data, Prepared):
+        table = data
+    else:
+        with ours.main_process_first():  # the others find what the first has encoded
+            table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    precision.apply(backbone)
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
 
     def evaluate(samples: int) -> dict[str, float]:
@@ -97,5 +120,6 @@ def transfer(
         loss.pause()
     adapter.eval()
     facts = {"samples": training.samples, "model": str(model), "source": str(source) if source else None, "image_encoder": str(image_encoder)}
-    save_with_card(adapter, output / "adapter", facts)
+    if ours.is_main_process:
+        save_with_card(adapter, output / "adapter", facts)
     return adapter
