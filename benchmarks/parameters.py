@@ -5,12 +5,10 @@ from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
 from a4a import A4A, IPAdapter
 from a4a.adapters.adapter import sites_to_config
-from a4a.adapters.checkpoint import execution_depths
 from a4a.backbones.pixart import PixArt
+from a4a.backbones.published import PIXART, SDXL
 from a4a.backbones.unet import UNet
-from published import PIXART, SDXL
-
-SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
+from a4a.shells import source_shell
 
 
 def upgraded() -> dict:
@@ -24,8 +22,8 @@ def upgraded() -> dict:
 
 def base() -> dict:
     """Configuration of the published SD1.5 IP-Adapter."""
-    sites = [[str(2 * i + 1), w, d] for i, (w, d) in enumerate(zip(SD15_WIDTHS, execution_depths(SD15_WIDTHS), strict=True))]
-    return {"sites": sites, "embed": 1024, "text_width": 768, "tokens": 4, "image_encoder": "CLIP ViT-H/14"}
+    source = source_shell("h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
+    return {name: value for name, value in source.config.items() if not name.startswith("_")}
 
 
 METHODS = {

@@ -39,17 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    from a4a.training.processes import part
+
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading weights; a run has its own
     try:
         parser, top, miniature = commands()
         parsed = parser.parse_args(list(arguments) if arguments is not None else None)
+        if parsed.subcommand == "transfer" and parsed.transfer.dry_run:
+            parsed.transfer.update({"data": None, "evaluation": None})  # which need not be there
         chosen = namespace_to_dict(parser.instantiate_classes(parsed))  # pyright: ignore[reportArgumentType]
         table, values = top, chosen
         if chosen["subcommand"] == "zoo":
             table, values = miniature, chosen["zoo"]
         name = values["subcommand"]
         table[name].function(**{key: value for key, value in values[name].items() if key != "config"})
+        part()
     except InputError as error:
         print(f"a4a: {error}", file=sys.stderr)
         return 2
@@ -62,11 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]]:
     """The parser, the commands by name, and those of `a4a zoo`."""
     from a4a.baselines import train_x_adapter
+    from a4a.data.prepare import prepare
     from a4a.demo import demo
     from a4a.evaluation import evaluate
     from a4a.experiment import experiment
     from a4a.generate import generate
     from a4a.inspection import inspect
+    from a4a.plan import plan
     from a4a.report import report
     from a4a.transfer import transfer
     from a4a.zoo import commands as zoo
@@ -76,6 +83,8 @@ def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]
     subcommands = parser.add_subcommands()
     top = {
         "inspect": _Command(inspect, True),
+        "prepare": _Command(prepare),
+        "plan": _Command(plan, True),
         "transfer": _Command(transfer),
         "generate": _Command(generate),
         "evaluate": _Command(evaluate),

@@ -14,6 +14,7 @@ from a4a.files import replacing
 from a4a.metrics.metric import Metric
 from a4a.painters import Painter, Prompted, Sampling
 from a4a.tasks import Task
+from a4a.training import processes
 from a4a.transfer import transfer
 
 
@@ -86,6 +87,8 @@ def experiment(
                 transfer(**vars(parser.instantiate_classes(chosen)))
             sampling = final.sampling if final else Sampling()
             finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
+    if not processes.state().is_main_process:
+        return
     description = {
         "title": title,
         "says": says,

@@ -46,10 +46,19 @@ class Injection:
         for site, module in zip(sites, self.modules, strict=True):
             if isinstance(module, _Injected):
                 raise InputError(f"Features are already attached at {site.name}; detach them before attaching others.")
-        self.state: list[_SiteState | None] = [None] * len(self.modules)
-        for i, module in enumerate(self.modules):
-            module.__dict__["_injection"] = (self, i)
+        self._slots = [_Slot(site.name) for site in self.sites]
+        for module, slot in zip(self.modules, self._slots, strict=True):
+            module.__dict__["_injection"] = slot
             module.__class__ = _injected(type(module))
+
+    @property
+    def state(self) -> list["_SiteState | None"]:
+        return [slot.state for slot in self._slots]
+
+    @state.setter
+    def state(self, state: Sequence["_SiteState | None"]) -> None:
+        for slot, own in zip(self._slots, state, strict=True):
+            slot.state = own
 
     def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
@@ -111,15 +120,24 @@ class _SiteState:
     def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int):
         self.key, self.value, self.scale, self.rows = key, value, scale, rows
 
-    def for_batch(self, batch: int, name: str) -> tuple[Tensor, Tensor]:
+    def for_batch(self, batch: int, slot: "_Slot") -> tuple[Tensor, Tensor]:
         if batch == self.key.shape[0]:
             return self.key, self.value
         if batch == self.rows:  # no guidance at this step: the conditional rows alone
             return self.key[-self.rows :], self.value[-self.rows :]
         raise InputError(
-            f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}"
+            f"The denoiser runs on {batch} rows at {slot.name} but features are attached for {self.rows}"
             f"{' and as many negatives' if self.key.shape[0] > self.rows else ''}; give one reference for each prompt."
         )
+
+
+class _Slot:
+    """What a module knows of the injection: nothing that differs between sites but tensors, so that compiled blocks share their code."""
+
+    __slots__ = ("name", "state")
+
+    def __init__(self, name: str):
+        self.name, self.state = name, None
 
 
 class _Injected:
@@ -131,11 +149,10 @@ def _injected(stock: type[nn.Module]) -> type:
     plain = stock.forward  # looked up here, since torch.compile cannot follow a look-up in the class
 
     def forward(self, *args, **kwargs):
-        injection, index = self.__dict__["_injection"]
-        state = injection.state[index]
-        if state is None:
+        slot = self.__dict__["_injection"]
+        if slot.state is None:
             return plain(self, *args, **kwargs)
-        return plain(_StandIn(self, state, injection.sites[index].name), *args, **kwargs)  # pyright: ignore[reportArgumentType]
+        return plain(_StandIn(self, slot), *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     return type(stock.__name__, (_Injected, stock), {"forward": forward, "__module__": stock.__module__})
 
@@ -143,8 +160,8 @@ def _injected(stock: type[nn.Module]) -> type:
 class _StandIn:
     """An attention module as its processor sees it, but for `to_q` and `to_out`."""
 
-    def __init__(self, attention: Attention, state: _SiteState, name: str):
-        self._attention, self._state, self._name = attention, state, name
+    def __init__(self, attention: Attention, slot: _Slot):
+        self._attention, self._slot = attention, slot
         self.to_out = (self._out, *attention.to_out[1:])  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
 
     def __getattr__(self, name: str):
@@ -156,7 +173,8 @@ class _StandIn:
 
     def _out(self, hidden: Tensor, *args) -> Tensor:
         attention = self._attention
-        key, value = self._state.for_batch(self._query.shape[0], self._name)
+        state: _SiteState = self._slot.state  # pyright: ignore[reportAssignmentType]
+        key, value = state.for_batch(self._query.shape[0], self._slot)
 
         def heads(t: Tensor) -> Tensor:
             return t.to(hidden.dtype).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
@@ -167,7 +185,7 @@ class _StandIn:
         if attention.norm_k is not None:
             key = attention.norm_k(key)
         image = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-        return attention.to_out[0](hidden + self._state.scale * image, *args)  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+        return attention.to_out[0](hidden + state.scale * image, *args)  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
 
 
 def is_attached(model: nn.Module) -> bool:

@@ -16,10 +16,10 @@ import tiny
 from a4a.adapters import checkpoint
 from a4a.adapters.adapter import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones.published import SD15, SDXL
 from a4a.backbones.unet import UNet
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
-from published import SD15, SDXL
 
 FORMATS = pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 UNETS = pytest.mark.parametrize("model", ["sd15", "sdxl"])

@@ -5,6 +5,7 @@ from PIL import Image
 
 import tiny
 from a4a.backbones import backbone_for
+from a4a.backbones.published import SD15, SDXL
 from a4a.baselines import XAdapter, XAdapterMapping, XAdapterPipeline, train_x_adapter
 from a4a.baselines.x_adapter import image_to_image
 from a4a.baselines.x_adapter_training import Joined, Resized
@@ -12,7 +13,6 @@ from a4a.data.pictures import PictureFolder
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
 from a4a.training.loop import TrainingConfig, train
-from published import SD15, SDXL
 
 PROMPTS = ["a cat on a beach", "a red dog", "two birds"]
 STEPS = 4

@@ -17,8 +17,9 @@ import tiny
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
-from a4a.training.loop import Order, TrainingConfig, read_log, train
+from a4a.training.loop import TrainingConfig, read_log, train
 from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.training.order import Order
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config

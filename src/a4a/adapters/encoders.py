@@ -56,8 +56,13 @@ class CLIPImageEncoder:
 
     def check(self, embed: int, what: str) -> None:
         """Raises InputError where an adapter expects embeddings of another width."""
-        if embed != self.embed:
-            raise InputError(
-                f"{what} takes image embeddings of width {embed} but this image encoder gives {self.embed}; "
-                f"give the encoder that the adapter was trained with (1024: CLIP ViT-H/14, 1280: CLIP ViT-bigG/14)."
-            )
+        check_width(self.embed, embed, what)
+
+
+def check_width(given: int, embed: int, what: str) -> None:
+    """Raises InputError where embeddings of width `given` reach an adapter, called `what`, that takes `embed`."""
+    if embed != given:
+        raise InputError(
+            f"{what} takes image embeddings of width {embed} but this image encoder gives {given}; "
+            f"give the encoder that the adapter was trained with (1024: CLIP ViT-H/14, 1280: CLIP ViT-bigG/14)."
+        )

@@ -5,9 +5,11 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import diffusers
 import torch
+from accelerate import init_empty_weights
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
@@ -27,6 +29,8 @@ class Backbone(ABC):
 
     denoisers: ClassVar[tuple[str, ...]]
     """Class names of the denoisers, as diffusers calls them."""
+    block: ClassVar[str] = "BasicTransformerBlock"
+    """Class name of the blocks that repeat, and so hold most of the weights: what is compiled, kept in 8 bits or spread."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
 
     def __init_subclass__(cls, **kwargs):
@@ -67,6 +71,10 @@ class Backbone(ABC):
     @abstractmethod
     def no_text(self) -> Text:
         """One row: what the pipeline's guidance uses where there is no negative prompt."""
+
+    @abstractmethod
+    def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        """Shape of one row of what `encode_text` gives, and its type where it is not the text encoder's."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
@@ -121,17 +129,36 @@ def backbone_for(pipe: DiffusionPipeline) -> Backbone:
     return known[name](pipe)
 
 
-def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-    """A diffusers pipeline from a folder, a hub name or zoo:NAME."""
+def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all") -> DiffusionPipeline:
+    """A diffusers pipeline from a folder, a hub name or zoo:NAME.
+
+    `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
+    training on data that are encoded.
+    """
     path = resolve(path)
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype)
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_instead(path, parts))
     except (OSError, ValueError) as error:
         first = first_line(error)
         raise InputError(
             f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names."
         ) from error
     pipe.set_progress_bar_config(disable=True)
+    if parts == "denoiser":
+        pipe.register_modules(vae=None)
     return pipe
+
+
+def _instead(path: str, parts: str) -> dict[str, Any]:
+    """What stands for the parts that are not wanted: nothing, or a shell on the meta device where pipelines read its configuration."""
+    if parts == "all":
+        return {}
+    named = {name: value for name, value in DiffusionPipeline.load_config(path).items() if isinstance(value, list) and value[0]}
+    denoiser = "unet" if "unet" in named else "transformer"
+    hollow = denoiser if parts == "encoders" else "vae"
+    kind = getattr(diffusers, named[hollow][1])
+    with init_empty_weights():
+        shell = {hollow: kind.from_config(kind.load_config(path, subfolder=hollow))}
+    return shell if parts == "encoders" else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **shell}

@@ -37,6 +37,10 @@ class PixArt(Backbone):
     def no_text(self) -> Text:
         return self.encode_text([""])
 
+    def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        length = self._length if hasattr(self.pipe, "tokenizer") else 120
+        return {"states": ((length, self.denoiser.config.caption_channels), None), "mask": ((length,), torch.long)}
+
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         added = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.config.sample_size == 128:  # as the pipeline decides it: only the 1024-pixel models have these embeddings

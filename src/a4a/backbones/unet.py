@@ -38,6 +38,14 @@ class UNet(Backbone):
         zeros = self._is_xl and self.pipe.config.force_zeros_for_empty_prompt  # pyright: ignore[reportAttributeAccessIssue]
         return {name: torch.zeros_like(t) for name, t in text.items()} if zeros else text
 
+    def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        config = self.denoiser.config
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        shapes = {"states": ((tokenizer.model_max_length if tokenizer is not None else 77, config.cross_attention_dim), None)}
+        if self._is_xl:
+            shapes["pooled"] = ((config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,), None)
+        return shapes  # pyright: ignore[reportReturnType]
+
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         added = {}
         if self._is_xl:

@@ -65,7 +65,7 @@ class PictureFolder(Pictures):
             print(f"{path}: {len(broken)} of {len(rows)} pictures cannot be read and are left out: {shown}", file=sys.stderr)
         if not self.files:
             raise InputError(f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl.")
-        self.pairs = _pairs(subjects)
+        self.pairs = pairs_of(subjects)
         stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
         self._processor = VaeImageProcessor(do_normalize=False)
@@ -105,8 +105,8 @@ def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
     return rows
 
 
-def _pairs(subjects: list[str | None]) -> Tensor:
-    """(i, i) for a picture alone; for subjects with several, every ordered pair of neighbours."""
+def pairs_of(subjects: list[str | None]) -> Tensor:
+    """[pairs, 2], reference and target: (i, i) for a picture alone; for subjects with several, every ordered pair of neighbours."""
     groups: dict[str, list[int]] = {}
     pairs = []
     for i, subject in enumerate(subjects):

@@ -3,6 +3,9 @@
 Every random number of a step (noise, time steps, dropped conditions) comes from a generator that is seeded by the run's
 seed, the step and the process, and the order of the data by the seed and the epoch. So a resumed run needs no
 generator's state: it goes on with the same numbers.
+
+Of several processes the first alone evaluates, logs and saves while the others wait. In every pass they tell each other
+their losses and whether they were asked to stop, so that all stop at the same step.
 """
 
 import csv
@@ -14,12 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate import Accelerator, DistributedType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -27,6 +30,9 @@ from tqdm import tqdm
 
 from a4a.errors import InputError
 from a4a.training import checkpoint
+from a4a.training.optimizers import Kind, optimizer_for
+from a4a.training.order import Passes, mix
+from a4a.training.processes import accelerator_for, agree, keep_apart, sample_of
 
 Batch = dict[str, Any]
 Scores = dict[str, float]
@@ -44,7 +50,10 @@ class Objective(nn.Module):
 
 
 class Table(Protocol):
-    """Rows that can be fetched a batch at a time. Fetching must not touch torch's global generator."""
+    """Rows that can be fetched a batch at a time. Fetching must not touch torch's global generator.
+
+    A table whose rows differ in shape has `buckets`, a tensor with the bucket of each row: a batch is of one bucket.
+    """
 
     def __len__(self) -> int: ...
     def batch(self, indices: Tensor) -> Batch: ...
@@ -62,6 +71,8 @@ class TrainingConfig:
     """Course of the learning rates after the warm-up."""
     warmup: int = 0
     """Optimiser steps over which the learning rates rise from zero."""
+    optimizer: Kind = "adamw"
+    """`adamw`, fused on a GPU; `adamw_8bit` keeps its state in a quarter of the memory (pip install a4a[quant])."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
@@ -75,25 +86,6 @@ class TrainingConfig:
     """Samples between two evaluations; only at the end by default."""
     tensorboard: bool = True
     """Log to TensorBoard besides the CSV file."""
-
-
-class Order:
-    """A new random order of all rows in every epoch, by seed alone."""
-
-    def __init__(self, rows: int, seed: int):
-        self.rows, self.seed, self.epoch, self.order = rows, seed, -1, torch.empty(0, dtype=torch.long)
-
-    def take(self, start: int, count: int) -> Tensor:
-        """Indices of the samples start .. start + count, counted over all epochs."""
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(start, self.rows)
-            if epoch != self.epoch:
-                generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-                self.epoch, self.order = epoch, torch.randperm(self.rows, generator=generator)
-            parts.append(self.order[offset : offset + count])
-            start, count = start + len(parts[-1]), count - len(parts[-1])
-        return torch.cat(parts)
 
 
 def train(
@@ -116,11 +108,11 @@ def train(
     output = Path(output)
     if len(table) == 0:
         raise InputError(f"The training data for {output} is empty; give at least one sample.")
-    accelerator = accelerator or Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation, sync_with_dataloader=False),
-    )
+    accelerator = accelerator or accelerator_for(config.mixed_precision, config.gradient_accumulation)
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise InputError(
+            f"accelerate was configured for {accelerator.distributed_type}; use recipes/accelerate, and precision.spread for a denoiser that fits no GPU."
+        )
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     groups = objective.parameter_groups()
     names = [group["name"] for group in groups]
@@ -128,7 +120,7 @@ def train(
     per_step = per_pass * config.gradient_accumulation
     steps = math.ceil(config.samples / per_step)
 
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=accelerator.device.type == "cuda")
+    optimizer = optimizer_for(config.optimizer, groups, config.weight_decay, accelerator.device)
     scheduler = get_scheduler(config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
     ema = EMAModel(trained.values(), decay=config.ema_decay, use_ema_warmup=True, power=0.75) if config.ema_decay else None
 
@@ -152,28 +144,39 @@ def train(
             ema.shadow_params = [average[name].to(p) for name, p in trained.items()]
             ema.optimization_step = first
 
+    if accelerator.num_processes > 1:
+        shapes = sha256(repr([(n, tuple(p.shape)) for n, p in trained.items()]).encode()).hexdigest()[:16]
+        facts = {"training samples": len(table), "training data": sample_of(table), "trained parameters": shapes, "checkpoint of step": first}
+        agree(accelerator, facts)
+        keep_apart(objective)
     model, optimizer = accelerator.prepare(objective, optimizer)
     if ema is not None:
         ema.to(accelerator.device)
-    order = Order(len(table), config.seed)
+    order = Passes(len(table), config.seed, per_pass, getattr(table, "buckets", None))
     log = _Log(output, accelerator, config.tensorboard, first * per_step)
 
-    def fetch(number: int) -> tuple[Tensor, Batch]:
-        rows = order.take(number * per_pass, per_pass)[accelerator.process_index :: accelerator.num_processes]
-        return rows, table.batch(rows)
+    def rows_of(number: int, process: int) -> Tensor:
+        return order.take(number)[process :: accelerator.num_processes]
+
+    def fetch(number: int) -> Batch:
+        return table.batch(rows_of(number, accelerator.process_index))
 
     def save(step: int) -> None:
         if accelerator.is_main_process:
             average = dict(zip(trained, ema.shadow_params, strict=True)) if ema is not None else None
             checkpoint.save(folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints)
+        accelerator.wait_for_everyone()
 
     def score(step: int) -> Scores:
-        if evaluate is None or not accelerator.is_main_process:
+        if evaluate is None:
             return {}
-        with _averaged(ema, list(trained.values())), torch.no_grad():
-            objective.eval()
-            scores = evaluate(step * per_step)
-            objective.train()
+        scores: Scores = {}
+        if accelerator.is_main_process:
+            with _averaged(ema, list(trained.values())), torch.no_grad():
+                objective.eval()
+                scores = evaluate(step * per_step)
+                objective.train()
+        accelerator.wait_for_everyone()
         return scores
 
     def crossed(every: int | None, step: int) -> bool:
@@ -189,29 +192,31 @@ def train(
         upcoming = pool.submit(fetch, first * passes) if ahead else None
         began, shown = time.perf_counter(), 0
         for step in range(first + 1, steps + 1):
-            total = 0.0
+            total, asked = 0.0, 0
             for part in range(passes):
                 number = (step - 1) * passes + part
-                rows, batch = upcoming.result() if upcoming is not None else fetch(number)
+                batch = upcoming.result() if upcoming is not None else fetch(number)
                 if ahead and number + 1 < steps * passes:
                     upcoming = pool.submit(fetch, number + 1)
-                torch.manual_seed(_mix(config.seed, number, accelerator.process_index))
+                torch.manual_seed(mix(config.seed, number, accelerator.process_index))
                 with accelerator.accumulate(model):
                     loss = model(_to(batch, accelerator.device))
-                    value = float(loss.detach())
-                    if not math.isfinite(value):
-                        rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
-                        last = checkpoint.existing(folder)
-                        raise FloatingPointError(
-                            f"The loss is {value} at step {step} (learning rates: {rates}; samples {rows.tolist()}); "
-                            f"the last good checkpoint is {last[-1] if last else 'none'}."
-                        )
+                    seen = accelerator.gather(torch.stack([loss.detach().float(), loss.new_tensor(stopped()).float()])[None])
+                    values, signals = seen.T.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                    for process, value in enumerate(values):
+                        if not math.isfinite(value):
+                            rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
+                            last = checkpoint.existing(folder)
+                            raise FloatingPointError(
+                                f"The loss is {value} at step {step} (learning rates: {rates}; samples {rows_of(number, process).tolist()}); "
+                                f"the last good checkpoint is {last[-1] if last else 'none'}."
+                            )
                     accelerator.backward(loss)
                     if accelerator.sync_gradients and config.max_grad_norm:
                         accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                total += value / passes
+                total, asked = total + sum(values) / len(values) / passes, int(max(asked, *signals))
             scheduler.step()
             if ema is not None:
                 ema.step(trained.values())
@@ -225,12 +230,12 @@ def train(
                 row |= score(step)
                 began += time.perf_counter() - before
             log.write(row)
-            if last or stopped() or crossed(config.checkpoint_every, step):
+            if last or asked or crossed(config.checkpoint_every, step):
                 save(step)
-            if stopped():
+            if asked:
                 bar.close()
                 log.close()
-                raise SystemExit(128 + stopped())
+                raise SystemExit(128 + asked)
     bar.close()
     log.close()
     if ema is not None:
@@ -318,14 +323,3 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several, so that neighbours share nothing (splitmix64)."""
-    mixed = 0
-    for n in numbers:
-        mixed = (mixed + n + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        mixed ^= mixed >> 31
-    return mixed >> 1

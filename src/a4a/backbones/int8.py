@@ -1,0 +1,52 @@
+"""Frozen linear layers in 8 bits: weights are rounded a row at a time, and multiplied out as they are used.
+
+Unlike what quantises for inference, the backward pass multiplies them out again instead of keeping what the forward pass
+made: otherwise a training step would hold every layer in 16 bits after all.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_int8(model: nn.Module, block: str) -> None:
+    """Exchanges the linear layers inside all modules of the class named `block`."""
+    for part in [m for m in model.modules() if type(m).__name__ == block]:
+        for parent in list(part.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is nn.Linear:
+                    setattr(parent, name, Int8Linear(child))
+
+
+class Int8Linear(nn.Module):
+    """x -> x (q s)^T + b, with q in int8 [out, in] and s [out, 1] in the type of the layer that it was made from."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        self.register_buffer("quantized", (weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        return self.quantized * self.scale  # pyright: ignore[reportReturnType, reportOperatorIssue]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Product.apply(x, self.quantized, self.scale, self.bias)  # pyright: ignore[reportReturnType]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(quantized, scale)
+        return F.linear(x, (quantized * scale).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        quantized, scale = ctx.saved_tensors
+        return grad @ (quantized * scale).to(grad.dtype), None, None, None

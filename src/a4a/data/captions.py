@@ -1,0 +1,63 @@
+"""What is on a picture, in the words of an image-to-text model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from a4a.errors import InputError, first_line
+from a4a.places import model_place
+
+
+@dataclass
+class Caption:
+    """The model that writes captions where there are none."""
+
+    model: Path
+    """BLIP-2 or another image-to-text model of transformers: a folder or hub name such as Salesforce/blip2-opt-2.7b."""
+    prompt: str = ""
+    """What a caption begins with or the question that it answers, as the model wants it; BLIP-2 needs none."""
+    length: int = 40
+    """Most tokens of a caption."""
+    batch: int = 8
+    """Pictures at a time."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Captioner:
+    """Pictures to captions; loads its model when first asked."""
+
+    def __init__(self, settings: Caption):
+        self.settings = settings
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        name, folder = model_place(self.settings.model, "captioning model")
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(name, **folder, dtype=getattr(torch, self.settings.precision))
+            processor = AutoProcessor.from_pretrained(name, **folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.settings.model} could not be loaded as an image-to-text model ({first_line(error)}).") from error
+        tokenizer = processor.tokenizer
+        tokenizer.padding_side = "left"  # what is written goes on where the prompt ends
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
+        model, processor = self.loaded
+        said: list[str] = []
+        for start in range(0, len(pictures), self.settings.batch):
+            part = list(pictures[start : start + self.settings.batch])
+            inputs = processor(images=part, text=[self.settings.prompt] * len(part), return_tensors="pt", padding=True).to(model.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            written = model.generate(**inputs, max_new_tokens=self.settings.length, do_sample=False)
+            said += processor.batch_decode(written, skip_special_tokens=True)
+        return [" ".join(text.strip().removeprefix(self.settings.prompt).split()) for text in said]

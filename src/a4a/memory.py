@@ -1,0 +1,217 @@
+"""How much memory a training step needs, found out on the meta device: the step is run on shapes, and what is alive is added up.
+
+    peak(batch) = weights + optimiser + average + buckets + working(batch)
+    working(batch) = fixed + each * batch
+
+- weights: of the denoiser as it is kept, and four bytes for each number of the adapter;
+- optimiser: 8 bytes for each trained number (Adam's two moments), 2 with 8-bit states; average: 4 where one is kept;
+- buckets: 4 bytes for each trained number where several processes add up their gradients (DDP);
+- working: the most bytes that are alive at once, besides those, in one forward and backward pass: what autograd keeps
+  (with gradient checkpointing what it keeps of each block, and all of the block that is being recomputed), what passes
+  by, and the gradients. Attention is counted as the fused kernels do it: query, key, value, result and the rows' sums
+  are kept, the matrix of weights never exists. It is linear in the batch, so two small ones give `fixed` and `each`.
+
+Not in it: what the CUDA context and the libraries' workspaces take, for which `RESERVED` is kept free (an estimate).
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.errors import InputError
+from a4a.recipe import Method, Precision
+from a4a.shells import Shell, embed_width, model_shell, source_shell
+from a4a.training.loop import TrainingConfig
+from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.training.optimizers import STATE_BYTES
+
+RESERVED = 1.5 * 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one process."""
+
+    denoiser: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    average: int
+    buckets: int
+    fixed: int
+    """Of the working memory, whatever the batch."""
+    each: int
+    """Of the working memory, for each sample of a forward pass."""
+
+    def working(self, batch: int) -> int:
+        return self.fixed + self.each * batch
+
+    def activations(self, batch: int) -> int:
+        """The working memory but for the gradients, which are not all there when it is largest."""
+        return max(self.working(batch) - self.gradients, 0)
+
+    def peak(self, batch: int) -> int:
+        return self.denoiser + self.adapter + self.optimizer + self.average + self.buckets + self.working(batch)
+
+    def largest_batch(self, gpu: float) -> int:
+        """On a device of so many bytes; 0 where not even one sample fits."""
+        return max(int((gpu - RESERVED - self.peak(0)) // self.each), 0)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a recipe would build, without weights."""
+
+    shell: Shell
+    adapter: ImagePromptAdapter
+    need: Need
+    trained: int
+
+
+def planned(
+    model: Any,
+    image_encoder: Any,
+    source: Any,
+    method: Method,
+    objective: ObjectiveConfig,
+    training: TrainingConfig,
+    precision: Precision,
+    processes: int = 1,
+    pixels: int | None = None,
+) -> Planned:
+    """Runs a step of a recipe on shapes; seconds, and no weights are read but of a source adapter that is no published one."""
+    shell, origin = model_shell(model), source_shell(source)
+    with torch.device("meta"):
+        adapter = method.build(shell.backbone, origin, embed_width(image_encoder, origin))
+    shell.backbone.denoiser.to(precision.dtype)
+    alone = replace(precision, spread=False)
+    with torch.device("meta"):
+        alone.apply(shell.backbone)
+    loss = Denoising(shell.backbone, adapter, replace(objective, compile=False), no_text=text(shell, 1, precision, "meta"))
+    side = shell.side(pixels)
+    one, two = (working(loss, batch(shell, adapter, n, side, precision, "meta")) for n in (1, 2))
+    kept, trained = _bytes(shell.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    if precision.spread:
+        blocks = [_bytes(m) for m in shell.backbone.denoiser.modules() if type(m).__name__ == shell.backbone.block]
+        kept -= sum(blocks) - sum(blocks) // processes - 2 * max(blocks)  # two are together at a time: one runs, one is fetched
+    need = Need(
+        denoiser=kept,
+        adapter=_bytes(adapter),
+        gradients=4 * trained,
+        optimizer=int(STATE_BYTES[training.optimizer] * trained),
+        average=4 * trained if training.ema_decay else 0,
+        buckets=4 * trained if processes > 1 else 0,
+        fixed=max(2 * one - two, 0) + (2 * trained if training.mixed_precision != "no" else 0),  # autocast's copies of what is trained
+        each=two - one,
+    )
+    return Planned(shell, adapter, need, trained)
+
+
+def check_fit(need: Need, batch_size: int, gpu: float) -> None:
+    """InputError where a batch does not fit a device of so many bytes."""
+    if need.peak(batch_size) + RESERVED > gpu:
+        largest = need.largest_batch(gpu)
+        instead = (
+            f"set it to {largest} and training.gradient_accumulation up, or objective.gradient_checkpointing to true"
+            if largest
+            else "set objective.gradient_checkpointing to true, precision.frozen to int8 or precision.spread to true, or use a larger GPU"
+        )
+        raise InputError(
+            f"training.batch_size {batch_size} needs about {(need.peak(batch_size) + RESERVED) / 1e9:.1f} GB but the GPU has {gpu / 1e9:.1f} GB; {instead}."
+        )
+
+
+def batch(shell: Shell, adapter: ImagePromptAdapter, rows: int, side: int, precision: Precision, device: torch.device | str) -> dict[str, Any]:
+    """Random numbers in the shapes that the training data have."""
+    return {
+        "latents": torch.randn(rows, shell.channels, side, side, dtype=torch.float16, device=device),
+        "embeds": torch.randn(rows, adapter.embed, dtype=torch.float16, device=device),
+        **{f"text.{name}": t for name, t in text(shell, rows, precision, device).items()},
+    }
+
+
+def text(shell: Shell, rows: int, precision: Precision, device: torch.device | str) -> dict[str, Tensor]:
+    shapes = shell.backbone.text_shapes().items()
+    return {
+        name: torch.ones(rows, *shape, dtype=kind, device=device) if kind else torch.randn(rows, *shape, dtype=precision.dtype, device=device)
+        for name, (shape, kind) in shapes
+    }
+
+
+def working(loss: nn.Module, inputs: dict[str, Tensor]) -> int:
+    """The most bytes alive at once in a forward and backward pass, but for parameters, buffers and inputs; drops the gradients."""
+    with (
+        _fused() if inputs["latents"].device.type == "meta" else nullcontext(),
+        Ledger([*loss.parameters(), *loss.buffers(), *inputs.values()]) as ledger,
+    ):
+        loss(inputs).backward()
+    loss.zero_grad(set_to_none=True)
+    return ledger.peak
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up the storages that operations make, for as long as they are alive."""
+
+    def __init__(self, known: list[Tensor]):
+        super().__init__()
+        self.alive, self.peak = 0, 0
+        self.known = {t.untyped_storage()._cdata for t in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor):
+                self._see(t.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self.known:
+            return
+        self.known.add(place)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+        def gone() -> None:
+            self.known.discard(place)
+            self.alive -= size
+
+        weakref.finalize(storage, gone)
+
+
+@contextmanager
+def _fused() -> Iterator[None]:
+    """Attention as the fused kernels keep it; the meta device would choose the one that keeps the matrix of weights."""
+    stock = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _Attention.apply(query, key, value)
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = stock
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])

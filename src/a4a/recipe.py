@@ -1,0 +1,108 @@
+"""What a recipe of `a4a transfer` says of the adapter and of what is frozen."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from a4a.adapters.a4a import A4A
+from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import Backbone
+from a4a.backbones.int8 import to_int8
+from a4a.errors import InputError
+from a4a.method.linears import Sharing
+from a4a.method.mapping import Reach
+from a4a.training.processes import spread
+
+
+@dataclass
+class Method:
+    """What is trained."""
+
+    kind: Literal["a4a", "ip_adapter"] = "a4a"
+    """`a4a`: the source adapter, transferred. `ip_adapter`: IP-Adapter*, from scratch on the upgraded model."""
+    keep_projection: bool = False
+    """`ip_adapter` only: start from the source's image projection (and freeze nothing)."""
+    tokens: int = 4
+    """`ip_adapter` only: image tokens N."""
+    d_scm: int | None = None
+    """Width of the coupling space; by default the least common multiple of the base widths (the paper)."""
+    rounds: int = 2
+    """R, rounds of the upgraded space mapping."""
+    inner: int | None = None
+    """d_im, width of the mapping's attention; d_scm by default."""
+    heads: int = 8
+    """Heads of the mapping's attention."""
+    residual: bool = True
+    """Residual connections in the mapping; the paper's letter has none."""
+    sharing: Sharing = "site"
+    """Linear layers of projection and alignment per "site", or per distinct "width" (the paper's letter)."""
+    warm_start: bool = True
+    """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
+    text_start: bool = True
+    """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
+    reach: Reach = "all"
+    """Base sites that an upgraded site sees: all (the paper), or the nearest in depth, as an ablation."""
+    coupling: bool = True
+    """False: map the condition tokens instead of the features that the source makes of them, as an ablation."""
+    base_sites: int | None = None
+    """Use so many of the source's sites, evenly over its depth; all by default."""
+
+    def build(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> ImagePromptAdapter:
+        text = backbone.text_projections()
+        if self.kind == "ip_adapter":
+            adapter = IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
+            if self.keep_projection:
+                _copy_projection(source, adapter)
+            return adapter
+        if source is None:
+            raise InputError(
+                "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
+            )
+        if self.text_start and self.sharing != "site":
+            raise InputError(
+                f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false."
+            )
+        options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
+        return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
+
+
+_A4A_OPTIONS = ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start", "reach", "coupling", "base_sites")
+
+
+def _copy_projection(source: IPAdapter | None, adapter: IPAdapter) -> None:
+    if source is None:
+        raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+    mine, theirs = adapter.image_proj.proj.weight.shape, source.image_proj.proj.weight.shape
+    if mine != theirs:
+        raise InputError(
+            f"method.keep_projection needs equal projections but the source's is {list(theirs)} and the new one {list(mine)}; set it to false."
+        )
+    adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+
+
+@dataclass
+class Precision:
+    """Number formats of what is frozen, and where it lies."""
+
+    frozen: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Of the denoiser, VAE and encoders; what is trained stays float32. int8: the linear layers of the denoiser's blocks
+    in 8 bits, a scale a row, all else in bfloat16."""
+    spread: bool = False
+    """Spread the denoiser's blocks over the processes, for one that does not fit a GPU (FSDP 2)."""
+
+    def __post_init__(self):
+        if self.spread and self.frozen == "int8":
+            raise InputError("precision.spread and precision.frozen int8 do not go together; set frozen to bfloat16, or spread to false.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.frozen == "int8" else getattr(torch, self.frozen)
+
+    def apply(self, backbone: Backbone) -> None:
+        """To a denoiser that is frozen and of which nothing is copied any more."""
+        if self.frozen == "int8":
+            to_int8(backbone.denoiser, backbone.block)
+        if self.spread:
+            spread(backbone.denoiser, backbone.block)

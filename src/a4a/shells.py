@@ -1,0 +1,95 @@
+"""Models by their configuration alone, on the meta device: every shape, no weights, no download for published ones."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+
+from a4a.adapters import checkpoint
+from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import Backbone, families
+from a4a.backbones.published import IMAGE_ENCODERS, MODELS, SOURCES
+from a4a.errors import InputError, first_line
+from a4a.features import Site
+from a4a.places import model_place, resolve
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A backbone around a denoiser without weights."""
+
+    backbone: Backbone
+    encoders: dict[str, int]
+    """Parameters of text encoders and VAE by their names in the pipeline; empty where they are not known without loading."""
+
+    @property
+    def channels(self) -> int:
+        return self.backbone.denoiser.config.in_channels
+
+    def side(self, pixels: int | None) -> int:
+        """Of the latents: of pictures of that size, or of the size that the denoiser was trained at."""
+        return pixels // self.backbone.pipe.vae_scale_factor if pixels else self.backbone.denoiser.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def model_shell(name: str | Path) -> Shell:
+    """A published model, a folder, zoo:NAME or a hub name, whose configuration files alone are then fetched."""
+    if (known := MODELS.get(str(name))) is not None:
+        return Shell(_backbone(known.denoiser, known.config, DDPMScheduler(**_STABLE), 8), known.encoders)
+    place, _ = model_place(name, "model")
+    try:
+        index = DiffusionPipeline.load_config(place)
+        part, kind = next((part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families())
+        vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
+        scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))
+        config = getattr(diffusers, kind).load_config(place, subfolder=part)
+    except StopIteration as error:
+        raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name."
+        ) from error
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return Shell(_backbone(kind, config, scheduler, factor), {})  # pyright: ignore[reportArgumentType]
+
+
+def source_shell(name: str | Path | None) -> IPAdapter | None:
+    """A published IP-Adapter without its weights; any other is read."""
+    if name is None:
+        return None
+    if (known := SOURCES.get(str(name))) is None:
+        return checkpoint.read(name)
+    depths = checkpoint.execution_depths(known["widths"])
+    sites = [Site(str(2 * i + 1), width, depth) for i, (width, depth) in enumerate(zip(known["widths"], depths, strict=True))]
+    with torch.device("meta"):
+        return IPAdapter(sites_to_config(sites), known["embed"], known["text_width"], known["tokens"], "CLIP ViT-H/14")
+
+
+def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
+    """Of an encoder's embeddings: published ones, a folder's configuration, else what the source adapter takes."""
+    if (known := IMAGE_ENCODERS.get(str(image_encoder))) is not None:
+        return known[0]
+    config = Path(resolve(image_encoder)) / "config.json"
+    if config.is_file():
+        return int(json.loads(config.read_text())["projection_dim"])
+    if source is not None:
+        return source.embed
+    raise InputError(
+        f"How wide the embeddings of {image_encoder} are is not known without loading it; give a folder or one of {', '.join(IMAGE_ENCODERS)}."
+    )
+
+
+_STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def _backbone(kind: str, config: dict[str, Any], scheduler: Any, factor: int) -> Backbone:
+    with torch.device("meta"):
+        model = getattr(diffusers, kind)
+        denoiser = model.from_config(config) if "_class_name" in config else model(**config)
+    part = "unet" if kind.startswith("UNet") else "transformer"
+    return families()[kind](SimpleNamespace(**{part: denoiser}, scheduler=scheduler, vae_scale_factor=factor))  # pyright: ignore[reportArgumentType]

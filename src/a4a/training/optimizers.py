@@ -1,0 +1,23 @@
+"""The optimisers that a run can have."""
+
+from typing import Any, Literal
+
+import torch
+
+from a4a.errors import InputError
+
+Kind = Literal["adamw", "adamw_8bit"]
+
+STATE_BYTES: dict[Kind, float] = {"adamw": 8, "adamw_8bit": 2.03}
+"""Bytes of state for each trained number: two moments; in 8 bits with a float32 scale for every 256."""
+
+
+def optimizer_for(kind: Kind, groups: list[dict[str, Any]], weight_decay: float, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over groups with rates of their own; InputError where what it needs is not installed."""
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=device.type == "cuda")
+    try:
+        from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError("training.optimizer is adamw_8bit but torchao is not installed; pip install 'a4a[quant]', or set it to adamw.") from error
+    return AdamW8bit(groups, weight_decay=weight_decay)

@@ -1,0 +1,383 @@
+"""`a4a prepare` from drawn pictures to training samples, interrupted, on a cluster, and with bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+import eyes
+import tiny
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for
+from a4a.data import Prepared, shards
+from a4a.data.captions import Caption
+from a4a.data.checks import Check
+from a4a.data.crops import Crop
+from a4a.data.encoding import Encode
+from a4a.data.prepare import prepare
+from a4a.data.sources import ImageFolder, SubjectFolders
+from a4a.data.splits import Split
+from a4a.errors import InputError
+from a4a.images import to_tensor
+from prepare import DEFECTS, draw, picture
+
+SIDE = 2 * tiny.SIDE
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tiny.pixart().save_pretrained(folder / "pixart")
+    tiny.sd15().save_pretrained(folder / "sd15")
+    eyes.clip(folder / "clip", whole=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three photos each of eight subjects."""
+    folder = tmp_path_factory.mktemp("photos")
+    for s in range(8):
+        (folder / f"subject{s}").mkdir()
+        for v in range(3):
+            picture(10 * s + v, 64 + 32 * (v == 1), 64).save(folder / f"subject{s}" / f"{v}.png")
+    return folder
+
+
+def encode(models, **options):
+    return Encode(models / "pixart", {"clip": models / "clip"}, **options)
+
+
+def made(photos, models, output, **options):
+    options = {"crop": Crop(SIDE), "split": Split(0.2, 0.2), "chunk": 7, "encode": encode(models), **options}
+    prepare(SubjectFolders(str(photos)), output, **options)
+    return output
+
+
+@pytest.fixture(scope="module")
+def prepared(photos, models, tmp_path_factory):
+    return made(photos, models, tmp_path_factory.mktemp("prepared") / "p")
+
+
+def lines(output):
+    return [json.loads(line) for line in (output / "report.jsonl").read_text().splitlines()]
+
+
+def contents(output):
+    return {str(p.relative_to(output)): p.read_bytes() for p in sorted(output.rglob("*")) if p.is_file() and p.suffix in (".arrow", ".jsonl")}
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "copied")
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_path):
+    arguments = ["--count", "220", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(["src", *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "benchmarks/prepare.py", str(tmp_path / "x"), *arguments], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["same"] and said["hits"] >= 3 and said["twice"] == []
+    assert said["counts"]["rows"] + said["counts"]["left_out"] == 220
+
+
+def test_every_defect_is_mended_or_left_out_and_reported(tmp_path):
+    expected = draw(tmp_path / "pictures", 2 * len(DEFECTS))
+    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=Check(32))
+    said = {line["id"]: line.get("left_out") or line["mended"] for line in lines(tmp_path / "out")}
+    assert {name for name, words in expected.items() if words} == said.keys()
+    for name, words in said.items():
+        assert words.startswith(expected[name]), name
+    left_out = {line["id"] for line in lines(tmp_path / "out") if "left_out" in line}
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert counts["left_out"] == len(left_out) == 6 and counts["mended"] == 4 and counts["rows"] == len(expected) - 6
+
+
+def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypatch):
+    made(photos, models, tmp_path / "p")
+    monkeypatch.setattr("a4a.data.encoding.load_pipeline", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(SubjectFolders, "read", lambda *a: pytest.fail("read"))
+    made(photos, models, tmp_path / "p")
+
+
+def test_without_a_check_unreadable_pictures_are_reported_all_the_same(tmp_path, models):
+    draw(tmp_path / "pictures", 8)
+    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=None, crop=Crop(SIDE), encode=encode(models))
+    assert [line["left_out"].partition(":")[0] for line in lines(tmp_path / "out")] == ["broken"] * 3
+
+
+def blip2(folder):
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessorPil
+
+    tokenizer = tiny.clip_tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    processor = Blip2Processor(BlipImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, num_query_tokens=4)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id or 0}
+    text = {
+        "model_type": "opt",
+        **sizes,
+        "ffn_dim": 16,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 64,
+        "word_embed_proj_dim": 16,
+        **ids,
+    }
+    vision = {**sizes, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    former = {**sizes, "intermediate_size": 16, "encoder_hidden_size": 16, "vocab_size": len(tokenizer)}
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    config = Blip2Config(vision_config=vision, qformer_config=former, text_config=text, num_query_tokens=4, image_token_index=token)
+    torch.manual_seed(0)
+    Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_captions_are_written_where_there_are_none(tmp_path, models):
+    (tmp_path / "pictures").mkdir()
+    rows = [{"file_name": f"{i}.png", **({"text": "a cat"} if i == 1 else {})} for i in range(5)]
+    for i, row in enumerate(rows):
+        picture(i).save(tmp_path / "pictures" / row["file_name"])
+    (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
+    prepare(
+        ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", caption=caption, crop=Crop(SIDE), encode=encode(models), split=Split(0, 0), chunk=3
+    )
+    texts = Prepared(tmp_path / "out").words("text")
+    assert texts[1] == "a cat"
+    assert all(texts) and not any(t.startswith("a photo of") for t in texts)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
+    table = Prepared(made(photos, models, tmp_path / "p", split=Split(0, 0)))
+    ids = table.words("id")[:7]  # the first shard
+    images = [ImageOps.fit(Image.open(photos / name), (SIDE, SIDE), Image.Resampling.LANCZOS) for name in ids]
+    batch = table.batch(torch.arange(7))
+    torch.manual_seed(0)
+    assert torch.allclose(batch["latents"].float(), backbone_for(pixart).encode_pixels(to_tensor(images) * 2 - 1), atol=2e-3)
+    text = backbone_for(pixart).encode_text([""])
+    assert torch.allclose(batch["text.states"].float(), text["states"].expand(7, -1, -1), atol=2e-3)
+    assert batch["text.mask"].equal(text["mask"].expand(7, -1))
+    assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.load(models / "clip")(images), atol=2e-3)
+
+
+def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
+    splits = {name: Prepared(prepared, name) for name in ("train", "test")}
+    subjects = {name: set(table.words("subject")) for name, table in splits.items()}
+    assert not subjects["train"] & subjects["test"]
+    counts = json.loads((prepared / "manifest.json").read_text())["counts"]
+    assert counts["train"] + counts["validation"] + counts["test"] == counts["rows"] == 24
+    assert len(splits["train"]) == counts["train"]
+
+
+def test_references_are_the_same_view_another_view_or_another_photo(photos, models, tmp_path):
+    output = made(photos, models, tmp_path / "p", crop=Crop(SIDE, views=2, flips=True))
+    same, view, subject = (Prepared(output, reference=r) for r in ("same", "view", "subject"))
+    assert len(same) == len(view) == len(subject) == 4 * len(same.words("id"))
+    assert same.samples[:, :2].equal(same.samples[:, 2:])
+    assert view.samples[:, 0].equal(view.samples[:, 2]) and (view.samples[:, 1] != view.samples[:, 3]).all()
+    names, ids = subject.words("subject"), subject.words("id")
+    for reference, _, target, _ in subject.samples.tolist():
+        assert names[reference] == names[target] and ids[reference] != ids[target]
+    first = same.batch(torch.arange(4))["latents"]
+    assert len({tuple(row.flatten().tolist()) for row in first}) == 4
+
+
+def test_buckets_never_mix_shapes(photos, models, tmp_path):
+    table = Prepared(made(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
+    shapes = {int(b): table.batch((table.buckets == b).nonzero()[:, 0])["latents"].shape[1:] for b in table.buckets.unique()}
+    assert len(set(shapes.values())) == len(shapes) > 1
+    mixed = [int((table.buckets == b).nonzero()[0]) for b in table.buckets.unique()]
+    with pytest.raises(ValueError, match="buckets"):
+        table.batch(torch.tensor(mixed))
+
+
+def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(6):
+        eyes.picture(i, face=i != 2).save(tmp_path / "pictures" / f"{i}.png")
+    options = {"crop": Crop(64), "split": Split(0, 0)}
+    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", encode=encode(models, arcface=eyes.faces(tmp_path / "faces")), **options)
+    with pytest.raises(InputError, match="arcface, clip"):
+        Prepared(tmp_path / "out")
+    assert len(Prepared(tmp_path / "out", image_encoder="clip")) == 6
+    faces = Prepared(tmp_path / "out", image_encoder="arcface")
+    assert len(faces) == 5
+    assert not faces.batch(torch.arange(5))["embeds"].isnan().any()
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_ray_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    output = made(photos, models, tmp_path / "p", ray=True)
+    import ray
+
+    ray.shutdown()
+    assert contents(output) == contents(prepared)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_path, monkeypatch):
+    from diffusers import AutoencoderKL
+    from transformers import T5EncoderModel
+
+    from a4a.training.loop import TrainingConfig
+    from a4a.transfer import Method, transfer
+
+    monkeypatch.setattr(CLIPImageEncoder, "load", lambda *a, **k: pytest.fail("loaded the image encoder"))
+    for kind in (AutoencoderKL, T5EncoderModel):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("loaded an encoder"))
+    training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
+    options = {"method": Method(kind="ip_adapter"), "training": training}
+    adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
+    assert adapter.embed == tiny.EMBED and (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_path):
+    from a4a.cli import main
+
+    arguments = ["transfer", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip"), "--method.kind", "ip_adapter"]
+    arguments += ["--data", "a4a.data.Prepared", "--data.init_args.path", str(prepared), "--training.samples", "2", "--training.batch_size", "2"]
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(), unique=True, max_size=50), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 9))
+def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test, seed):
+    split = Split(validation, test, seed)
+    before = {s: split(s) for s in subjects[: len(subjects) // 2]}
+    assert before == {s: {t: split(t) for t in subjects}[s] for s in before}
+    larger = Split(min(validation + 0.1, 1 - test), test, seed)
+    assert all(larger(s) != "train" for s in subjects if split(s) == "validation")  # growing a share takes from training alone
+    assert all(larger(s) == "test" for s in subjects if split(s) == "test")
+
+
+def test_shares_come_out_as_asked():
+    names = [Split(0.1, 0.2)(str(i)) for i in range(5000)]
+    assert abs(names.count("test") / 5000 - 0.2) < 0.02 and abs(names.count("validation") / 5000 - 0.1) < 0.02
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def sentence(words, function, *arguments, **options):
+    with pytest.raises(InputError, match=words) as error:
+        function(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_another_size_model_or_data_is_refused_with_the_difference(prepared, copied, photos, models, tmp_path):
+    sentence("crop.size = 16, not 32", made, photos, models, copied, crop=Crop(32))
+    sentence("encode.model", made, photos, models, copied, encode=Encode(models / "sd15", {"clip": models / "clip"}))
+    sentence("split.test = 0.2, not 0.1", made, photos, models, copied, split=Split(0.2, 0.1))
+    more = shutil.copytree(photos, tmp_path / "more")
+    picture(999).save(more / "subject0" / "9.png")
+    sentence("data = 24 pictures.*25 pictures", made, more, models, copied)
+    sentence("encode.model .*sd15", Prepared(prepared).check, models / "sd15", models / "clip")
+    sentence("image_encoders.clip", Prepared(prepared).check, models / "pixart", models / "pixart")
+    moved = shutil.copytree(models / "pixart", tmp_path / "moved")
+    Prepared(prepared).check(moved, models / "clip")
+
+
+def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    sentence("something else", made, photos, models, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_shard_cut_short_is_named(copied):
+    file = next(copied.glob("shards/*/rows.arrow"))
+    file.write_bytes(file.read_bytes()[:-100])
+    assert str(file) in sentence("cut short", Prepared, copied)
+
+
+def test_a_shard_that_is_gone_or_changed_is_named(copied):
+    file = next(copied.glob("shards/*/text.arrow"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-20] + bytes(20))
+    sentence("no Arrow file", Prepared, copied)
+    sentence("another content", Prepared, copied, verify=True)
+    file.unlink()
+    sentence("not there", Prepared, copied)
+
+
+def test_a_manifest_that_does_not_fit_is_named(copied):
+    file = copied / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"][0]["rows"] += 1
+    file.write_text(json.dumps(manifest))
+    sentence("has 8 rows, it has 7", Prepared, copied)
+    file.write_text(json.dumps({**manifest, "format": 99}))
+    sentence("format 99", Prepared, copied)
+    file.write_text("{")
+    sentence("no manifest", Prepared, copied)
+    file.unlink()
+    sentence("not finished", Prepared, copied)
+    sentence("There is no", Prepared, copied / "gone")
+
+
+def test_a_subject_in_two_splits_is_named(copied):
+    folder = sorted(copied.glob("shards/*"))[0]
+    words, _ = shards.read(folder / "rows.arrow", ["id", "text", "subject", "group", "split", "bucket", "line"], [])
+    import pyarrow as pa
+
+    with pa.OSFile(str(folder / "rows.arrow")) as stream:
+        table = pa.ipc.open_file(stream).read_all()
+    other = ["test" if s == "train" else "train" for s in words["split"][:1]] + words["split"][1:]
+    table = table.set_column(table.column_names.index("split"), "split", pa.array(other))
+    with (folder / "rows.arrow").open("wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][0]["files"]["rows.arrow"]["bytes"] = (folder / "rows.arrow").stat().st_size
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    sentence(f"The subject {words['group'][0]!r} is in", Prepared, copied)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
+    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(64), chunk=3)
+    left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
+    assert left == [] and not (full_disk / "p" / "manifest.json").exists()
+
+
+def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
+    sentence("chunk is 0", made, photos, models, tmp_path / "a", chunk=0)
+    sentence("crop.size is 4", Crop, 4)
+    sentence("split.test 0.7", Split, 0.5, 0.7)
+    sentence("Nothing is left of 24 pictures .tiny: 24", made, photos, models, tmp_path / "b", check=Check(1000))
+    sentence("nothing to train on", Prepared, made(photos, models, tmp_path / "c", encode=None))
+    sentence("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
+
+
+def test_file_handles_are_few_and_given_back(prepared):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        table = Prepared(prepared)
+        for rows in torch.arange(len(table)).split(4):
+            table.batch(rows)
+        assert len(os.listdir("/proc/self/fd")) <= before + shards.OPEN_FILES
+        del table
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert np.isfinite(Prepared(prepared).batch(torch.tensor([0]))["latents"].numpy()).all()
