@@ -357,7 +357,7 @@ def test_a_subject_in_two_splits_is_named(copied):
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
-    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(64), chunk=3)
+    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
     left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
     assert left == [] and not (full_disk / "p" / "manifest.json").exists()
 
