@@ -268,7 +268,8 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
 def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test, seed):
     split = Split(validation, test, seed)
     before = {s: split(s) for s in subjects[: len(subjects) // 2]}
-    assert before == {s: {t: split(t) for t in subjects}[s] for s in before}
+    after = {s: split(s) for s in reversed(subjects)}
+    assert before.items() <= after.items()
     larger = Split(min(validation + 0.1, 1 - test), test, seed)
     assert all(larger(s) != "train" for s in subjects if split(s) == "validation")  # growing a share takes from training alone
     assert all(larger(s) == "test" for s in subjects if split(s) == "test")

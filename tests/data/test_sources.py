@@ -133,7 +133,7 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     (found,) = source.items()
     assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)
     assert opened(source, found).tobytes() == picture(1, 60, 60).tobytes()
-    assert [opened(source, i).size for i in OpenImages(**options).items()] == [(180, 90), (72, 72)]
+    assert [opened(source, i).size for i in OpenImages(**options).items()] == [(192, 96), (72, 72)]
     with pytest.raises(InputError, match="no class 'dog'"):
         OpenImages(**options, labels=["dog"]).items()
     (tmp_path / "boxes.csv").write_text("a,b\n1,2\n")
