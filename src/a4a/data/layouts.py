@@ -9,7 +9,6 @@ import pyarrow.csv
 from a4a.data.sources import Item, Source, files, filesystem, is_picture, read, some
 from a4a.errors import InputError, first_line
 
-
 BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64())
 """Columns of OpenImages' boxes that are read."""
 
