@@ -268,7 +268,8 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
 def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test, seed):
     split = Split(validation, test, seed)
     before = {s: split(s) for s in subjects[: len(subjects) // 2]}
-    assert before == {s: {t: split(t) for t in subjects}[s] for s in before}
+    after = {s: split(s) for s in reversed(subjects)}
+    assert before.items() <= after.items()
     larger = Split(min(validation + 0.1, 1 - test), test, seed)
     assert all(larger(s) != "train" for s in subjects if split(s) == "validation")  # growing a share takes from training alone
     assert all(larger(s) == "test" for s in subjects if split(s) == "test")
@@ -357,7 +358,7 @@ def test_a_subject_in_two_splits_is_named(copied):
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
-    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(64), chunk=3)
+    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
     left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
     assert left == [] and not (full_disk / "p" / "manifest.json").exists()
 

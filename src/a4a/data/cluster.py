@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from a4a.data.steps import Chunk, Step
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 
 
 class Actor:
@@ -36,12 +36,18 @@ def over_cluster(step: Step, chunks: Sequence[Chunk], workers: int) -> Iterator[
     """Does the chunks in any order; yields the pictures of each that is finished."""
     if find_spec("ray") is None:
         raise InputError("--ray needs Ray Data, not installed here; pip install 'a4a[ray]'.")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # its half minute is too short for a busy machine
     import ray
     import ray.data
 
     if not ray.is_initialized():
-        here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(os.cpu_count() or 1, workers + 3)}  # Ray Data needs some besides its actors
-        ray.init(**here, include_dashboard=False, log_to_driver=False)
+        alone = {"num_cpus": max(os.cpu_count() or 1, workers + 3), "include_dashboard": False}  # Ray Data needs some besides its actors
+        try:
+            ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone), log_to_driver=False)
+        except Exception as error:  # what it raises has no class of its own
+            raise InputError(
+                f"Ray could not be started ({first_line(error)}); leave out --ray, or set RAY_ADDRESS to a cluster that runs."
+            ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))

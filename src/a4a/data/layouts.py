@@ -9,6 +9,9 @@ import pyarrow.csv
 from a4a.data.sources import Item, Source, files, filesystem, is_picture, read, some
 from a4a.errors import InputError, first_line
 
+BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64())
+"""Columns of OpenImages' boxes that are read."""
+
 
 class CelebAMaskHQ(Source):
     """CelebAMask-HQ: 30,000 faces. Who is on which is told by CelebA's `identity_CelebA.txt`, which comes separately.
@@ -75,7 +78,7 @@ class OpenImages(Source):
         self.names = {posixpath.splitext(posixpath.basename(name))[0]: name for name in found if is_picture(name)}
         classes = self._classes()
         rows = {}
-        for box in _table(self.boxes, ["ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"]):
+        for box in _table(self.boxes, BOX):
             left, top, right, bottom = box["XMin"], box["YMin"], box["XMax"], box["YMax"]
             wanted = box["ImageID"] in self.names and not (box["IsGroupOf"] > 0 or box["IsDepiction"] > 0)
             if not wanted or min(right - left, bottom - top) < self.minimum or (self.labels and box["LabelName"] not in classes):
@@ -115,10 +118,10 @@ def _words(folder: str, name: str, count: int) -> list[list[str]]:
     return lines
 
 
-def _table(path: str, columns: list[str]):
+def _table(path: str, columns: dict[str, pa.DataType]):
     """Rows of a CSV file as dictionaries, a block at a time: OpenImages' has 14 million."""
     system, place = filesystem(path)
-    options: Any = pyarrow.csv.ConvertOptions(include_columns=columns)
+    options: Any = pyarrow.csv.ConvertOptions(include_columns=list(columns), column_types=columns)  # guessed, ids of digits alone would be numbers
     try:
         with system.open(place, "rb") as stream, pyarrow.csv.open_csv(stream, convert_options=options) as reader:
             for block in reader:

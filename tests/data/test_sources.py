@@ -1,0 +1,196 @@
+"""Each source on a small copy of its real layout."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import fsspec
+import pytest
+from PIL import Image
+
+from a4a.data.checks import Check, Unusable, duplicates, inspect, upright
+from a4a.data.crops import Crop
+from a4a.data.layouts import CelebAMaskHQ, OpenImages
+from a4a.data.sources import HubDataset, ImageFolder, Item, SubjectFolders, WebDataset
+from a4a.errors import InputError
+from prepare import picture, saved
+
+
+def opened(source, item):
+    return upright(source.read(item), item.box)[0]
+
+
+def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
+    for name in ("a", "b", "unnamed"):
+        picture(1).save(tmp_path / f"{name}.png")
+    rows = [{"file_name": "b.png", "text": "a cat", "subject": 3}, {"file_name": "a.png"}, {"file_name": "gone.png"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    source = ImageFolder(str(tmp_path))
+    found = source.items()
+    assert [(i.id, i.text, i.subject) for i in found] == [("a.png", None, None), ("b.png", "a cat", "3"), ("gone.png", None, None)]
+    assert opened(source, found[0]).size == (64, 64)
+    assert inspect(source, found[2], Check()) == {"id": "gone.png", "left_out": "missing"}
+
+
+def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp_path):
+    system = fsspec.filesystem("memory")
+    for name in ("x/2.png", "1.JPG", "notes.txt"):
+        system.pipe_file(f"/drawn/{name}", saved(picture(1), "PNG"))
+    source = ImageFolder("memory://drawn")
+    assert [i.id for i in source.items()] == ["1.JPG", "x/2.png"]
+    assert opened(source, source.items()[1]).size == (64, 64)
+
+
+def test_one_folder_a_subject(tmp_path):
+    for name in ("anna/1.png", "anna/deep/2.png", "ben/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(tmp_path / name)
+    picture(1).save(tmp_path / "loose.png")
+    assert [(i.id, i.subject) for i in SubjectFolders(str(tmp_path)).items()] == [
+        ("anna/1.png", "anna"),
+        ("anna/deep/2.png", "anna"),
+        ("ben/1.png", "ben"),
+    ]
+
+
+def test_webdataset_tars(tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"train-{number}.tar", "w") as tar:
+            for key in ("000", "001"):
+                members = {f"{key}.png": saved(picture(number * 10 + int(key)), "PNG"), f"{key}.txt": b"a cat\n"}
+                if key == "001":
+                    members = {**members, f"{key}.json": json.dumps({"caption": "a dog", "subject": 7}).encode()}
+                for name, data in members.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    source = WebDataset(str(tmp_path / "train-*.tar"))
+    found = source.items()
+    assert [(i.id, i.text, i.subject) for i in found][:2] == [("train-0/000", "a cat", None), ("train-0/001", "a dog", "7")]
+    assert len(found) == 4
+    assert opened(pickle.loads(pickle.dumps(source)), found[3]).tobytes() == picture(11).tobytes()
+    (tmp_path / "train-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes()[:700])
+    with pytest.raises(InputError, match=r"train-0\.tar"):
+        source.items()
+    with pytest.raises(InputError, match="There is no tar"):
+        WebDataset(str(tmp_path / "gone.tar")).items()
+
+
+def test_a_data_set_that_datasets_loads(tmp_path):
+    import datasets
+
+    features = datasets.Features({"photo": datasets.Image(), "said": datasets.Value("string"), "who": datasets.ClassLabel(names=["anna", "ben"])})
+    rows = {"photo": [picture(i) for i in range(3)], "said": ["a", "b", None], "who": [1, 0, 1]}
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    source = HubDataset(str(tmp_path / "set"), image="photo", text="said", subject="who")
+    found = source.items()
+    assert [(i.id, i.text, i.subject) for i in found] == [("000000000", "a", "ben"), ("000000001", "b", "anna"), ("000000002", None, "ben")]
+    assert opened(source, found[2]).tobytes() == picture(2).tobytes()
+    with pytest.raises(InputError, match="no column 'image' for image; it has photo"):
+        HubDataset(str(tmp_path / "set")).items()
+    with pytest.raises(InputError, match="could not be loaded"):
+        HubDataset(str(tmp_path / "gone")).items()
+
+
+def test_celebamask_hq_as_unpacked(tmp_path):
+    root = tmp_path / "CelebAMask-HQ"
+    (root / "CelebA-HQ-img").mkdir(parents=True)
+    (root / "CelebAMask-HQ-mask-anno" / "0").mkdir(parents=True)
+    picture(9).save(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png")
+    for i in range(3):
+        picture(i).save(root / "CelebA-HQ-img" / f"{i}.jpg")
+    (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text("idx\torig_idx\torig_file\n0\t119613\t119614.jpg\n1\t99094\t099095.jpg\n2\t5\t000006.jpg\n")
+    (tmp_path / "identity_CelebA.txt").write_text("119614.jpg 2880\n099095.jpg 2880\n")
+    source = CelebAMaskHQ(str(root), str(tmp_path / "identity_CelebA.txt"))
+    assert [(i.id, i.subject) for i in source.items()] == [("0.jpg", "2880"), ("1.jpg", "2880"), ("2.jpg", None)]
+    assert opened(source, source.items()[1]).size == (64, 64)
+    assert {i.subject for i in CelebAMaskHQ(str(root)).items()} == {None}
+    (tmp_path / "identity_CelebA.txt").write_text("119614.jpg\n")
+    with pytest.raises(InputError, match=r"identity_CelebA\.txt, line 1"):
+        source.items()
+
+
+def test_openimages_boxes_are_cut_out(tmp_path):
+    (tmp_path / "train" / "train_0").mkdir(parents=True)
+    photo = Image.new("RGB", (200, 100), "blue")
+    photo.paste(picture(1, 60, 60), (20, 20))
+    photo.save(tmp_path / "train" / "train_0" / "000a.png")
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    rows = [
+        "000a,xclick,/m/0bt9lr,1,0.1,0.4,0.2,0.8,0,0,0,0,0",
+        "000a,xclick,/m/01yrx,1,0.1,0.9,0.1,0.9,0,0,0,0,0",
+        "000a,xclick,/m/0bt9lr,1,0.1,0.15,0.2,0.8,0,0,0,0,0",  # narrow
+        "000a,xclick,/m/0bt9lr,1,0.0,0.5,0.2,0.8,0,0,1,0,0",  # a group
+        "000a,xclick,/m/0bt9lr,1,0.0,0.5,0.1,0.8,0,0,0,1,0",  # a drawing of one
+        "ffff,xclick,/m/0bt9lr,1,0.1,0.9,0.2,0.8,0,0,0,0,0",  # not downloaded
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join([head, *rows]) + "\n")
+    (tmp_path / "classes.csv").write_text("LabelName,DisplayName\n/m/0bt9lr,Dog\n/m/01yrx,Cat\n")
+    options = {"images": str(tmp_path / "train"), "boxes": str(tmp_path / "boxes.csv"), "classes": str(tmp_path / "classes.csv")}
+    source = OpenImages(**options, labels=["Dog"], margin=0, text="a photo of a {label}")
+    (found,) = source.items()
+    assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)
+    assert opened(source, found).tobytes() == picture(1, 60, 60).tobytes()
+    assert [opened(source, i).size for i in OpenImages(**options).items()] == [(192, 96), (72, 72)]
+    with pytest.raises(InputError, match="no class 'dog'"):
+        OpenImages(**options, labels=["dog"]).items()
+    (tmp_path / "boxes.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no table of boxes"):
+        source.items()
+
+
+@pytest.mark.parametrize("source", [ImageFolder, SubjectFolders, CelebAMaskHQ])
+def test_a_folder_that_is_missing_or_empty_is_one_sentence(tmp_path, source):
+    with pytest.raises(InputError, match="There is no data folder"):
+        source(str(tmp_path / "gone")).items()
+    (tmp_path / "CelebA-HQ-img").mkdir()
+    with pytest.raises(InputError, match="has no pictures"):
+        source(str(tmp_path)).items()
+    with pytest.raises(InputError, match="no path"):
+        source("nosuchprotocol://x").items()
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_keep_their_greys_and_exif_its_way_up():
+    import numpy as np
+
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    image, mended = upright(saved(Image.fromarray(ramp), "PNG"))
+    assert np.abs(np.asarray(image)[..., 0].astype(int) - ramp // 257).max() <= 1 and mended == ["16 bits made 8"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, mended = upright(saved(picture(1, 64, 32), "PNG", exif=exif))
+    assert turned.size == (32, 64) and "upright" in mended[0]
+    assert upright(saved(picture(1, 64, 32), "JPEG", exif=exif), (0, 0, 0.5, 1))[0].size == (32, 32)
+
+
+def test_animations_are_left_out_but_not_second_views_of_cameras():
+    with pytest.raises(Unusable, match="animated: 2 frames"):
+        upright(saved(picture(1), "WEBP", save_all=True, append_images=[picture(2)]))
+    assert upright(saved(picture(1), "MPO", save_all=True, append_images=[picture(2)]))[0].size == (64, 64)
+
+
+def test_duplicates_are_pictures_that_look_the_same(tmp_path):
+    flat = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", (254, 1, 2))]
+    pictures = [picture(0), picture(0, 96, 96), picture(1), *flat]
+    for i, image in enumerate(pictures):
+        image.save(tmp_path / f"{i}.png")
+    source = ImageFolder(str(tmp_path))
+    records = [inspect(source, item, Check()) for item in source.items()]
+    assert duplicates(records, 2) == {"1.png": "0.png", "5.png": "3.png"}
+
+
+def test_views_lie_inside_and_are_the_same_every_time():
+    crop = Crop(32, views=3, flips=True)
+    views = crop(picture(0, 80, 50), "a")
+    assert [v.size for v in views] == [(32, 32)] * 6
+    assert len({v.tobytes() for v in views}) == 6
+    assert [v.tobytes() for v in crop(picture(0, 80, 50), "a")] == [v.tobytes() for v in views]
+    assert crop(picture(0, 80, 50), "b")[2].tobytes() != views[2].tobytes()
+    wide = Crop(64, buckets=True, divisibility=8)(picture(0, 90, 60), "a")[0]
+    assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
+    assert Item("x").text is None
