@@ -14,7 +14,7 @@ from a4a.adapters.encoders import CLIPImageEncoder, check_width
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.data.encoded import encode
-from a4a.data.pictures import Pictures
+from a4a.data.pictures import Data, Pictures
 from a4a.data.prepared import Prepared
 from a4a.errors import InputError
 from a4a.evaluation import Evaluation, logged
@@ -101,7 +101,7 @@ class Precision:
 
 def transfer(
     model: Path,
-    data: Pictures | Prepared,
+    data: Data,
     image_encoder: Path,
     output: Path,
     source: Path | None = None,
@@ -134,6 +134,8 @@ def transfer(
     ready = data if isinstance(data, Prepared) else None
     if ready is not None:
         ready.check(model, image_encoder)
+    elif not isinstance(data, Pictures):
+        raise TypeError(f"Data are Pictures or Prepared, not {type(data).__name__}.")
     encoders = ready is None or evaluation is not None  # whether anything is left to encode
     encoder = CLIPImageEncoder.load(image_encoder) if encoders else None
     embed = encoder.embed if encoder is not None else ready.embed  # pyright: ignore[reportOptionalMemberAccess]
@@ -148,7 +150,8 @@ def transfer(
     torch.manual_seed(training.seed)
     adapter = method.build(backbone, adapter_source, embed)
     adapter.name_image_encoder(str(image_encoder))
-    table = data if isinstance(data, Prepared) else encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache") if isinstance(data, Pictures) else ready
+    assert table is not None
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
 
     def evaluate(samples: int) -> dict[str, float]:
