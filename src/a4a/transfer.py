@@ -11,7 +11,7 @@ from a4a.adapters.card import save_with_card
 from a4a.adapters.encoders import CLIPImageEncoder, check_width
 from a4a.backbones import backbone_for, denoiser_of, load_pipeline
 from a4a.data.encoded import encode
-from a4a.data.pictures import Pictures
+from a4a.data.pictures import Data, Pictures
 from a4a.data.prepared import Prepared
 from a4a.dry_run import dry_run as trial
 from a4a.errors import InputError
@@ -26,7 +26,7 @@ from a4a.training.objective import Denoising, ObjectiveConfig
 
 def transfer(
     model: Path,
-    data: Pictures | Prepared,
+    data: Data,
     image_encoder: Path,
     output: Path,
     source: Path | None = None,
@@ -73,6 +73,8 @@ def transfer(
     ready = data if isinstance(data, Prepared) else None
     if ready is not None:
         ready.check(model, image_encoder)
+    elif not isinstance(data, Pictures):
+        raise TypeError(f"Data are Pictures or Prepared, not {type(data).__name__}.")
     encoders = ready is None or evaluation is not None  # whether anything is left to encode
     encoder = CLIPImageEncoder.load(image_encoder) if encoders else None
     embed = encoder.embed if encoder is not None else ready.embed  # pyright: ignore[reportOptionalMemberAccess]
@@ -88,11 +90,12 @@ def transfer(
     torch.manual_seed(training.seed)
     adapter = method.build(backbone, adapter_source, embed)
     adapter.name_image_encoder(str(image_encoder))
-    if isinstance(data, Prepared):
-        table = data
-    else:
+    if isinstance(data, Pictures):
         with ours.main_process_first():  # the others find what the first has encoded
             table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
+    else:
+        assert ready is not None
+        table = ready
     precision.apply(backbone)
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
 

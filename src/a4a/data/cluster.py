@@ -36,7 +36,6 @@ def over_cluster(step: Step, chunks: Sequence[Chunk], workers: int) -> Iterator[
     """Does the chunks in any order; yields the pictures of each that is finished."""
     if find_spec("ray") is None:
         raise InputError("--ray needs Ray Data, not installed here; pip install 'a4a[ray]'.")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # its half minute is too short for a busy machine
     import ray
     import ray.data
 

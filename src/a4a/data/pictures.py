@@ -17,7 +17,11 @@ from a4a.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class Pictures(ABC):
+class Data:
+    """What an adapter is trained on: pictures that are yet to be encoded, or what `a4a prepare` made of some."""
+
+
+class Pictures(Data, ABC):
     """Pictures of one size, their captions, and which two make a training sample."""
 
     captions: Sequence[str]

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from a4a.data import shards
 from a4a.data.origin import origin
-from a4a.data.pictures import pairs_of
+from a4a.data.pictures import Data, pairs_of
 from a4a.errors import InputError, first_line
 
 FORMAT = 1
 """Of the folder; raise it when what is written changes."""
 
 
-class Prepared:
+class Prepared(Data):
     """Training samples from a folder that `a4a prepare` made. Every view of a picture (crops, mirror images) is the target of one.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,6 +25,7 @@ def state() -> PartialState:
 
 
 def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Accelerator:
+    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may have been another
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
