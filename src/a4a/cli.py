@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser, top, miniature = commands()
         parsed = parser.parse_args(list(arguments) if arguments is not None else None)
         if parsed.subcommand == "transfer" and parsed.transfer.dry_run:
-            parsed.transfer.update({"data": None, "evaluation": None})  # which need not be there
+            parsed.transfer.data = parsed.transfer.evaluation = None  # which need not be there
         chosen = namespace_to_dict(parser.instantiate_classes(parsed))  # pyright: ignore[reportArgumentType]
         table, values = top, chosen
         if chosen["subcommand"] == "zoo":

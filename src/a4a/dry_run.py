@@ -117,6 +117,8 @@ def filled(model: nn.Module, device: torch.device) -> None:
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
             if t.ndim < 2:
                 t.fill_(1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith(".scale"):  # of int8 weights
+                t.fill_(0.02 / 73)
             elif t.is_floating_point():
                 t.normal_(0, 0.02)
             else:

@@ -92,13 +92,14 @@ def planned(
     shell, origin = model_shell(model), source_shell(source)
     with torch.device("meta"):
         adapter = method.build(shell.backbone, origin, embed_width(image_encoder, origin))
-    shell.backbone.denoiser.to(precision.dtype)
+    nn.Module.to(shell.backbone.denoiser, precision.dtype)  # diffusers' own warns of layers that it would keep, where there are none
     alone = replace(precision, spread=False)
     with torch.device("meta"):
         alone.apply(shell.backbone)
     loss = Denoising(shell.backbone, adapter, replace(objective, compile=False), no_text=text(shell, 1, precision, "meta"))
     side = shell.side(pixels)
     one, two = (working(loss, batch(shell, adapter, n, side, precision, "meta")) for n in (1, 2))
+    loss.pause()
     kept, trained = _bytes(shell.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     if precision.spread:
         blocks = [_bytes(m) for m in shell.backbone.denoiser.modules() if type(m).__name__ == shell.backbone.block]

@@ -59,11 +59,11 @@ def model_shell(name: str | Path) -> Shell:
 
 
 def source_shell(name: str | Path | None) -> IPAdapter | None:
-    """A published IP-Adapter without its weights; any other is read."""
+    """An IP-Adapter without its weights; one that is no published one is read for its shapes."""
     if name is None:
         return None
     if (known := SOURCES.get(str(name))) is None:
-        return checkpoint.read(name)
+        return checkpoint.read(name).to("meta")  # pyright: ignore[reportArgumentType]
     depths = checkpoint.execution_depths(known["widths"])
     sites = [Site(str(2 * i + 1), width, depth) for i, (width, depth) in enumerate(zip(known["widths"], depths, strict=True))]
     with torch.device("meta"):

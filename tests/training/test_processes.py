@@ -1,0 +1,329 @@
+"""Two processes, started for real: what one process with twice the batch does, exactly resumed, and ended together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
+from torch import nn
+
+import a4a
+import tiny
+from a4a.backbones import backbone_for
+from a4a.errors import InputError
+from a4a.training import checkpoint
+from a4a.training.loop import TrainingConfig, read_log, train
+from a4a.training.objective import Denoising, ObjectiveConfig, Rates
+from a4a.training.order import Order, Passes, mix
+from a4a.training.processes import keep_apart, spread
+
+sys.path.append(str(Path(__file__).parent))
+from runs import Regression, Rows, config
+
+
+def launched(function, *arguments):
+    """Runs `function(process, *arguments)` in two processes."""
+    debug_launcher(_start, args=(function, arguments), num_processes=2)
+
+
+def _start(function, arguments):
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(True)  # what the parent process has set up is not ours
+    state = PartialState(cpu=True)
+    assert state.num_processes == 2
+    function(state.process_index, *arguments)
+
+
+def weights(objective):
+    return {name: p.detach().clone() for name, p in objective.named_parameters() if p.requires_grad}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def losses(rows):
+    return [r["loss"] for r in rows if "loss" in r]
+
+
+# --- the same as one ---------------------------------------------------------------------------------------------------
+
+
+def _rows_seen(process, output):
+    table = Rows(20)
+    train(Regression(), table, config(40, gradient_accumulation=1), output)
+    torch.save(table.seen, f"{output}/seen{process}.pt")
+
+
+def test_each_row_comes_once_an_epoch_over_both(tmp_path):
+    launched(_rows_seen, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"seen{i}.pt") for i in range(2))
+    sample = [0, 10, 19]  # rows that the two compare at the start
+    assert first[:3] == second[:3] == sample
+    first, second = first[3:], second[3:]
+    for epoch in range(2):
+        seen = first[10 * epoch : 10 * epoch + 10] + second[10 * epoch : 10 * epoch + 10]
+        assert sorted(seen) == list(range(20))
+
+
+class Samples:
+    def __init__(self, backbone):
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = {
+            "latents": torch.randn(6, 4, tiny.SIDE, tiny.SIDE, generator=generator),
+            "embeds": torch.randn(6, tiny.EMBED, generator=generator),
+        }
+        text = backbone.encode_text([f"a {word} cat" for word in ("red", "blue", "small", "big", "green", "old")])
+        self.tensors |= {f"text.{name}": t for name, t in text.items()}
+
+    def __len__(self):
+        return 6
+
+    def batch(self, indices):
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+
+def denoising(**options):
+    pipe = tiny.pixart()
+    backbone = backbone_for(pipe)
+    options = {"rates": Rates(1e-3, 1e-2, 1e-3), **options}
+    return Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(**options)), Samples(backbone)
+
+
+PLAIN = TrainingConfig(samples=4, batch_size=2, weight_decay=0.0, max_grad_norm=0.0, tensorboard=False)
+
+
+def _one_step(process, output):
+    objective, table = denoising()
+    train(objective, table, PLAIN, output)
+    torch.save(weights(objective), f"{output}/{process}.pt")
+
+
+def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
+    """Noise differs between the two, so one with twice the batch has other noise; what they do is the mean of two such losses."""
+    launched(_one_step, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    assert equal(first, second)
+    objective, table = denoising()
+    objective.train()
+    rows = Order(6, PLAIN.seed).take(0, 4)
+    optimizer = torch.optim.AdamW(objective.parameter_groups(), weight_decay=0.0)
+    for process in range(2):
+        torch.manual_seed(mix(PLAIN.seed, 0, process))
+        (objective(table.batch(rows[process::2])) / 2).backward()
+    optimizer.step()
+    for name, t in weights(objective).items():
+        torch.testing.assert_close(first[name], t, atol=2e-6, rtol=1e-4)
+
+
+def _spread_gradients(process, output):
+    found = []
+    for how in ("whole", "spread"):
+        objective, table = denoising()
+        if how == "spread":
+            spread(objective.denoiser, "BasicTransformerBlock")
+            torch.save(sum(getattr(p, "_local_tensor", p).numel() for p in objective.denoiser.parameters()), f"{output}/count{process}.pt")
+        keep_apart(objective)
+        torch.manual_seed(process)
+        nn.parallel.DistributedDataParallel(objective)(table.batch(torch.tensor([process, 2]))).backward()
+        found.append([p.grad for p in objective.parameters() if p.grad is not None])
+    torch.save(found, f"{output}/{process}.pt")
+
+
+def test_a_denoiser_spread_over_both_gives_the_same_gradients(tmp_path):
+    launched(_spread_gradients, str(tmp_path))
+    whole = sum(p.numel() for p in tiny.pixart().transformer.parameters())
+    for process in range(2):
+        plain, spread_ = torch.load(tmp_path / f"{process}.pt")
+        assert all(torch.equal(a, b) for a, b in zip(plain, spread_, strict=True))
+        assert torch.load(tmp_path / f"count{process}.pt") < 0.7 * whole
+
+
+# --- stopping and going on ---------------------------------------------------------------------------------------------
+
+
+class Signalled(Regression):
+    """Gets SIGTERM in one process at its fifth pass."""
+
+    def __init__(self, here):
+        super().__init__()
+        self.here = here
+
+    def forward(self, batch):
+        if self.here and self.calls == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(batch)
+
+
+def _run_through(process, output):
+    objective = Regression()
+    rows = train(objective, Rows(), config(48), f"{output}/straight")
+    torch.save((weights(objective), losses(rows)), f"{output}/straight{process}.pt")
+
+
+def _stop_and_go_on(process, output):
+    try:
+        train(Signalled(process == 1), Rows(), config(48), f"{output}/run")
+    except SystemExit as stop:
+        assert stop.code == 128 + signal.SIGTERM
+    else:
+        raise AssertionError("was not stopped")
+    objective = Regression()
+    rows = train(objective, Rows(), config(48), f"{output}/run", resume=True)
+    torch.save((weights(objective), losses(rows)), f"{output}/resumed{process}.pt")
+
+
+def test_a_signal_to_one_stops_both_and_they_resume_bit_for_bit(tmp_path):
+    launched(_run_through, str(tmp_path))
+    launched(_stop_and_go_on, str(tmp_path))
+    for process in range(2):
+        straight, resumed = (torch.load(tmp_path / f"{name}{process}.pt") for name in ("straight", "resumed"))
+        assert equal(straight[0], resumed[0])
+        assert straight[1][-len(resumed[1]) :] == resumed[1]
+    assert losses(read_log(tmp_path / "run" / "log.csv")) == straight[1] or len(straight[1]) == 6
+
+
+def torchrun(output, kind, *more):
+    environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).with_name("runs.py"))]
+    return subprocess.Popen([*run, str(output), "80", kind, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_one_killed_ends_the_other_and_the_last_checkpoint_is_whole(tmp_path):
+    process = torchrun(tmp_path, "suicidal")  # process 1 kills itself at its 16th pass, and says when
+    _, said = process.communicate(timeout=600)
+    ended = time.time()
+    assert process.returncode != 0, said
+    assert ended - float((tmp_path / "killed").read_text()) < 60
+    last = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    assert checkpoint.load(last)[0] == int(last.name) // 8
+    process = torchrun(tmp_path, "plain", "resume")
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert [r["step"] for r in read_log(tmp_path / "log.csv")] == list(range(1, 11))
+
+
+# --- what cannot go on -------------------------------------------------------------------------------------------------
+
+
+def _differ(process, output, what):
+    objective = Regression()
+    if what == "parameters" and process:
+        objective.first = nn.Linear(3, 4, bias=False)
+    table = Rows(22 if what == "length" and process else 20)
+    if what == "content" and process:
+        table.x = table.x + 1
+    try:
+        train(objective, table, config(8), f"{output}/run")
+    except InputError as error:
+        Path(f"{output}/{process}.txt").write_text(str(error))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("length", "Process 1 has training samples 22 but process 0 has 20"), ("content", "training data"), ("parameters", "trained parameters")],
+)
+def test_two_with_different_data_say_so(tmp_path, what, said):
+    launched(_differ, str(tmp_path), what)
+    messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert messages[0] == messages[1]
+    assert said in messages[0] and "start all processes with the same recipe" in messages[0]
+
+
+class NotANumber(Regression):
+    def __init__(self, here):
+        super().__init__()
+        self.here = here
+
+    def forward(self, batch):
+        return super().forward(batch) * (float("nan") if self.here and self.calls == 5 else 1.0)
+
+
+def _not_a_number(process, output):
+    try:
+        train(NotANumber(process == 1), Rows(), config(48), f"{output}/run")
+    except FloatingPointError as error:
+        Path(f"{output}/{process}.txt").write_text(str(error))
+
+
+def test_a_loss_that_is_not_a_number_in_one_stops_both(tmp_path):
+    launched(_not_a_number, str(tmp_path))
+    messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert messages[0] == messages[1]
+    assert "nan at step 3" in messages[0]
+
+
+def _evaluating(process, output):
+    scored = []
+
+    def evaluate(samples):
+        time.sleep(0.2)
+        scored.append(samples)
+        return {"score": float(samples)}
+
+    train(Regression(), Rows(), config(16, evaluate_every=8), f"{output}/run", evaluate=evaluate)
+    assert scored == ([0, 8, 16] if process == 0 else [])
+
+
+def test_the_first_alone_evaluates(tmp_path):
+    launched(_evaluating, str(tmp_path))
+    assert [r["score"] for r in read_log(tmp_path / "run" / "log.csv") if "score" in r] == [0.0, 8.0, 16.0]
+
+
+# --- the order of rows -------------------------------------------------------------------------------------------------
+
+BUCKETS = torch.tensor([0] * 8 + [3] * 4 + [7] * 12)
+
+
+def test_a_pass_has_rows_of_one_bucket_and_an_epoch_every_row_once():
+    passes = Passes(24, 5, 4, BUCKETS)
+    order = [passes.take(i) for i in range(18)]
+    assert all(len(set(BUCKETS[rows].tolist())) == 1 for rows in order)
+    for epoch in range(3):
+        assert sorted(torch.cat(order[6 * epoch : 6 * epoch + 6]).tolist()) == list(range(24))
+    kinds = [[int(BUCKETS[rows[0]]) for rows in order[6 * e : 6 * e + 6]] for e in range(3)]
+    assert kinds[0] != kinds[1] or kinds[1] != kinds[2]
+
+
+def test_rows_that_fill_no_pass_come_first_in_the_next_epoch():
+    buckets = torch.tensor([0] * 7 + [1] * 6)
+    passes = Passes(13, 0, 4, buckets)
+    seen = torch.cat([passes.take(i) for i in range(13)])  # four epochs
+    counts = seen.bincount(minlength=13)
+    assert counts.tolist() == [4] * 13
+
+
+def test_any_pass_can_be_taken_alone():
+    straight = Passes(24, 5, 3, BUCKETS)
+    order = [straight.take(i) for i in range(30)]
+    for i in (29, 3, 17):
+        assert torch.equal(Passes(24, 5, 3, BUCKETS).take(i), order[i])
+
+
+def test_one_bucket_is_none():
+    order, plain, one = Order(7, 3), Passes(7, 3, 4), Passes(7, 3, 4, torch.ones(7, dtype=torch.long))
+    for i in range(12):
+        assert torch.equal(plain.take(i), order.take(4 * i, 4))
+        assert torch.equal(plain.take(i), one.take(i))
+
+
+class Bucketed(Rows):
+    """Rows of two widths that cannot be stacked."""
+
+    def __init__(self):
+        super().__init__(20)
+        self.buckets = torch.arange(20) % 2
+
+    def batch(self, indices):
+        assert len(set((indices % 2).tolist())) == 1
+        return super().batch(indices)
+
+
+def test_training_keeps_to_the_buckets(tmp_path):
+    train(Regression(), Bucketed(), config(40), tmp_path)
