@@ -1,16 +1,19 @@
 """Every recipe fits the command that its first lines name."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
 from a4a.cli import commands
 from a4a.experiment import checked, merged
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(LAUNCHERS))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda f: str(f.relative_to(ROOT)))
@@ -26,3 +29,22 @@ def test_a_recipe_parses_as_what_it_says_it_is(file, monkeypatch):
         recipe = yaml.safe_load(file.read_text())
         for name, change in recipe["variants"].items():
             assert checked(merged(merged(recipe["recipe"], change), {"output": "x"})), name
+
+
+@pytest.mark.parametrize("file", LAUNCHERS, ids=lambda f: f.name)
+def test_accelerate_reads_its_configurations(file):
+    loaded = load_config_from_file(str(file))
+    assert loaded.distributed_type == "MULTI_GPU" and loaded.num_processes % loaded.num_machines == 0
+
+
+def test_the_slurm_script_is_a_script():
+    subprocess.run(["bash", "-n", str(ROOT / "recipes" / "accelerate" / "slurm.sh")], check=True)
+
+
+def test_recipes_for_two_gpus_have_the_papers_rates_and_batch():
+    files = [f for f in RECIPES if re.match(r"(identity|object)-to-", f.name)]
+    assert len(files) == 8
+    for file in files:
+        recipe = yaml.safe_load(file.read_text())
+        assert recipe["training"]["batch_size"] == 4
+        assert (recipe["objective"]["rates"]["projection"], recipe["objective"]["rates"]["mapping"]) == (1e-5, 1e-4)

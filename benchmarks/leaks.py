@@ -1,0 +1,66 @@
+"""Memory and open files of a long run: `python benchmarks/leaks.py`, and a short form in the tests.
+
+A tiny pipeline is trained with checkpoints and evaluations; resident memory and open files are noted on the way. What a
+run needs it needs by step 100; from there on nothing may grow.
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+import tiny
+from a4a.backbones import backbone_for
+from a4a.training.loop import TrainingConfig, train
+from a4a.training.objective import Denoising, ObjectiveConfig
+
+
+class Rows:
+    def __init__(self, backbone, count=8):
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = {
+            "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
+            "embeds": torch.randn(count, tiny.EMBED, generator=generator),
+        }
+        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text([f"a cat {i}" for i in range(count)]).items()}
+
+    def __len__(self):
+        return len(self.tensors["latents"])
+
+    def batch(self, indices):
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+
+def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
+    """Step, resident bytes and open files after `first` steps and then every `every`."""
+    pipe = tiny.pixart()
+    backbone = backbone_for(pipe)
+    objective = Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(gradient_checkpointing=True))
+    process, found = psutil.Process(os.getpid()), {"step": [], "bytes": [], "files": []}
+
+    def evaluate(samples: int) -> dict[str, float]:
+        if samples // 2 >= first:
+            gc.collect()
+            found["step"].append(samples // 2)
+            found["bytes"].append(process.memory_info().rss)
+            found["files"].append(process.num_fds())
+        return {"score": 0.0}
+
+    config = TrainingConfig(samples=2 * steps, batch_size=2, ema_decay=0.9, checkpoint_every=2 * every, evaluate_every=2 * every)
+    with TemporaryDirectory() as folder:
+        train(objective, Rows(backbone), config, folder, evaluate=evaluate)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = measured(2000, 100, 100)
+    grown = max(found["bytes"]) - found["bytes"][0]
+    print(json.dumps({"grown_bytes": grown, "files": sorted(set(found["files"])), **found}))
+    sys.exit(grown > 32 * 2**20 or max(found["files"]) > found["files"][0])

@@ -1,0 +1,5 @@
+"""`python -m a4a`, which launchers of several processes want."""
+
+from a4a.cli import run
+
+run()

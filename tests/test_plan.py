@@ -1,0 +1,153 @@
+"""What a recipe needs, found out on shapes, against what a real step takes."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+import yaml
+from diffusers import AutoencoderKL
+from torch.profiler import ProfilerActivity, profile
+
+import tiny
+from a4a.backbones import backbone_for
+from a4a.backbones.published import IMAGE_ENCODERS, MODELS
+from a4a.dry_run import dry_run
+from a4a.errors import InputError
+from a4a.memory import RESERVED, Need, batch, check_fit, text, working
+from a4a.plan import describe, plan
+from a4a.recipe import Method, Precision
+from a4a.shells import Shell
+from a4a.training.loop import TrainingConfig
+from a4a.training.objective import Denoising, ObjectiveConfig
+
+SIDE = 24
+
+
+def shell_of(pipe, device):
+    """A pipeline's backbone, whose denoiser has weights on the CPU and none on the meta device."""
+    known = backbone_for(tiny.with_own_denoiser(pipe))
+    part = "unet" if hasattr(pipe, "unet") else "transformer"
+    with torch.device(device):
+        denoiser = type(known.denoiser).from_config(known.denoiser.config).requires_grad_(False)
+    return Shell(type(known)(SimpleNamespace(**{part: denoiser}, scheduler=pipe.scheduler, vae_scale_factor=2)), {})
+
+
+def step(pipe, source, device, rows, checkpointing):
+    shell, precision = shell_of(pipe, device), Precision()
+    adapter = tiny.a4a(tiny.ip_adapter(source), pipe).to(device)
+    config = ObjectiveConfig(gradient_checkpointing=checkpointing)
+    loss = Denoising(shell.backbone, adapter, config, no_text=text(shell, 1, precision, device))
+    return loss, batch(shell, adapter, rows, SIDE, precision, device)
+
+
+def allocated(loss, inputs):
+    """Peak of what torch's own allocator gives out in a step, by its profiler."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        loss(inputs).backward()
+    alive = peak = 0
+    events = sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    for event in events:
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("model", ["pixart", "sdxl"])
+def test_the_planned_memory_is_what_a_step_takes(request, sd15, model, checkpointing):
+    pipe = request.getfixturevalue(model)
+    foretold = working(*step(pipe, sd15, "meta", 8, checkpointing))
+    measured = allocated(*step(pipe, sd15, "cpu", 8, checkpointing))
+    assert foretold == pytest.approx(measured, rel=0.15)
+
+
+def test_memory_is_linear_in_the_batch_and_checkpointing_saves(sd15, pixart):
+    one, two, six = (working(*step(pixart, sd15, "meta", n, False)) for n in (1, 2, 6))
+    assert six == pytest.approx(one + 5 * (two - one), rel=0.05)
+    assert working(*step(pixart, sd15, "meta", 6, True)) < 0.7 * six
+
+
+NEED = Need(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, fixed=300, each=1_000)
+
+
+def test_the_largest_batch_is_the_last_that_fits():
+    gpu = RESERVED + 10_000
+    assert NEED.largest_batch(gpu) == 3
+    check_fit(NEED, 3, gpu)
+    with pytest.raises(InputError, match=r"training.batch_size 4 needs about .* GB but the GPU has .* GB; set it to 3"):
+        check_fit(NEED, 4, gpu)
+    assert NEED.largest_batch(RESERVED) == 0
+    with pytest.raises(InputError, match=r"set objective.gradient_checkpointing to true"):
+        check_fit(NEED, 1, RESERVED)
+
+
+@pytest.fixture
+def recipe(tmp_path, request):
+    """The miniature's recipe, with data that are not there."""
+    content = yaml.safe_load((request.config.rootpath / "recipes/miniature/transfer.yaml").read_text())
+    content["data"] = {"class_path": "a4a.data.Prepared", "init_args": {"path": "nowhere"}}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_recipe_is_planned_without_its_data(recipe, capsys):
+    plan(recipe, processes=2, samples_per_second=100.0, json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["denoiser, parameters"] == 611_520 or facts["denoiser, parameters"] > 100_000
+    assert facts["hours"] == pytest.approx(facts["samples"] / 100 / 3600)
+    assert facts["GPU hours"] == 2 * facts["hours"]
+    assert facts["largest batch in 80 GB"] > 1000
+
+
+def test_a_recipe_whose_batch_cannot_fit_is_an_error(recipe, capsys):
+    with pytest.raises(InputError, match=r"training.batch_size \d+ needs about"):
+        plan(recipe, gpu=1.5)
+    assert "peak" in capsys.readouterr().out  # what it needs is told all the same
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("[", "cannot be read"), ("a: 1", "names no model"), ("model: x\ntraining: {sample: 3}", "is no recipe")]
+)
+def test_no_recipe_is_an_input_error(tmp_path, content, said):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(InputError, match=said):
+        describe(tmp_path / "r.yaml", 80.0, 1, None)
+
+
+def test_a_dry_run_goes_all_the_way(tmp_path):
+    facts = dry_run(
+        "zoo:pixart-mini",
+        "zoo:clip-large/image_encoder",
+        "zoo:ip-adapter-sd15-mini",
+        Method(rounds=1, heads=4),
+        ObjectiveConfig(gradient_checkpointing=True),
+        TrainingConfig(batch_size=2),
+        Precision("bfloat16"),
+        results=tmp_path,
+    )
+    assert json.loads((tmp_path / "dry-run-zoo-pixart-mini-cpu.json").read_text()) == facts
+    assert len(facts["losses"]) == 2 and facts["samples_per_second"] > 0 and facts["latent_step_changed_by_adapter"] > 0
+
+
+def test_published_encoders_have_these_sizes():
+    with torch.device("meta"):
+        clip = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
+        large = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20, "projection_dim": 1280}
+        big = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**large))
+        t5 = transformers.T5Config(d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu", vocab_size=32128)
+        xxl = transformers.T5EncoderModel(t5)
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **blocks)
+        vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "patch_size": 14, "projection_dim": 1024}
+        vit = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(num_attention_heads=16, **vision))
+
+    def count(model):
+        return sum(p.numel() for p in model.parameters())
+
+    sdxl = MODELS["stabilityai/stable-diffusion-xl-base-1.0"].encoders
+    assert sdxl == {"text_encoder": count(clip), "text_encoder_2": count(big), "vae": count(vae)}
+    assert MODELS["PixArt-alpha/PixArt-XL-2-1024-MS"].encoders["text_encoder"] == count(xxl)
+    assert IMAGE_ENCODERS["h94/IP-Adapter/models/image_encoder"][1] == count(vit)

@@ -1,0 +1,178 @@
+"""Options that save memory or time, each read and each without a change to what is learned but where it says so."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import tiny
+from a4a.backbones import backbone_for
+from a4a.backbones.int8 import Int8Linear, to_int8
+from a4a.errors import InputError
+from a4a.recipe import Precision
+from a4a.training.loop import train
+from a4a.training.objective import Denoising, ObjectiveConfig
+
+sys.path.append(str(Path(__file__).parent))
+from runs import Regression, Rows, config
+
+
+def rows(backbone, count=3):
+    generator = torch.Generator().manual_seed(0)
+    text = backbone.encode_text(["a red cat", "a blue cat", "a cat"][:count])
+    return {
+        "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
+        "embeds": torch.randn(count, tiny.EMBED, generator=generator),
+        **{f"text.{name}": t for name, t in text.items()},
+    }
+
+
+def gradients(objective, batch):
+    objective.zero_grad()
+    torch.manual_seed(0)
+    loss = objective(batch)
+    loss.backward()
+    return loss.item(), [p.grad.clone() for p in objective.parameters() if p.requires_grad]
+
+
+def denoising(pipe, source, **options):
+    own = backbone_for(tiny.with_own_denoiser(pipe))
+    return Denoising(own, tiny.a4a(tiny.ip_adapter(source), pipe), ObjectiveConfig(**options)), own
+
+
+# --- 8 bits ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_int8_layer_is_the_linear_layer_rounded():
+    torch.manual_seed(0)
+    linear = nn.Linear(32, 48)
+    rounded = Int8Linear(linear)
+    x = torch.randn(5, 32, requires_grad=True)
+    assert (rounded.weight - linear.weight).abs().max() <= linear.weight.abs().max() / 127
+    torch.testing.assert_close(rounded(x), nn.functional.linear(x, rounded.weight, linear.bias))
+    (given,) = torch.autograd.grad(rounded(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(nn.functional.linear(x, rounded.weight, linear.bias).square().sum(), x)
+    torch.testing.assert_close(given, expected)
+
+
+def test_an_int8_layer_keeps_no_weight_in_more_bits_for_the_way_back():
+    kept = []
+    layer = Int8Linear(nn.Linear(32, 48))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(torch.randn(5, 32, requires_grad=True))
+    assert {t.dtype for t in kept if t.numel() == 32 * 48} == {torch.int8}
+
+
+def test_a_denoiser_in_int8_is_half_and_nearly_the_same(pipe, sd15):
+    objective, backbone = denoising(pipe, sd15)
+    batch = rows(backbone)
+    loss, found = gradients(objective, batch)
+    before = sum(t.numel() * t.element_size() for t in backbone.denoiser.state_dict().values())
+    to_int8(backbone.denoiser, backbone.block)
+    assert any(isinstance(m, Int8Linear) for m in backbone.denoiser.modules())
+    assert sum(t.numel() * t.element_size() for t in backbone.denoiser.state_dict().values()) < before
+    rounded, close = gradients(objective, batch)
+    assert rounded == pytest.approx(loss, rel=0.02)
+    similarity = torch.cosine_similarity(torch.cat([g.flatten() for g in found]), torch.cat([g.flatten() for g in close]), dim=0)
+    assert similarity > 0.98
+
+
+def test_spread_and_int8_do_not_go_together():
+    with pytest.raises(InputError, match=r"precision.spread and precision.frozen int8 do not go together"):
+        Precision("int8", spread=True)
+
+
+def test_one_process_has_nobody_to_spread_over(sd15):
+    with pytest.raises(InputError, match="there is one process; start several with torchrun"):
+        Precision(spread=True).apply(backbone_for(sd15))
+
+
+def test_a_denoiser_in_16_bits_runs_in_16_bits_under_autocast(sd15, pixart):
+    objective, backbone = denoising(pixart, sd15)
+    nn.Module.to(backbone.denoiser, torch.bfloat16)
+    seen = set()
+    for module in backbone.denoiser.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = gradients(objective, rows(backbone))
+    assert seen == {torch.bfloat16}
+    assert loss == loss
+
+
+# --- compiled ----------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_blocks_share_their_code_and_change_nothing(sd15, pixart, monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    stock = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: stock(self, backend=counter))
+    torch._dynamo.reset()
+    plain, backbone = denoising(pixart, sd15)
+    batch = rows(backbone)
+    loss, expected = gradients(plain, batch)
+    compiled, _ = denoising(pixart, sd15, compile=True)
+    for _ in range(2):
+        again, found = gradients(compiled, batch)
+    assert again == pytest.approx(loss, rel=1e-5)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    assert counter.frame_count == 2  # three blocks: the first, whose input needs no gradient, and the others
+
+
+# --- time steps --------------------------------------------------------------------------------------------------------
+
+
+def drawn(sd15, **options):
+    objective, _ = denoising(sd15, sd15, **options)
+    torch.manual_seed(0)
+    return objective._timesteps(20_000, torch.device("cpu")).float()
+
+
+def test_time_steps_are_drawn_as_asked(sd15):
+    uniform = drawn(sd15)
+    middle, noisy = drawn(sd15, timesteps="logit_normal"), drawn(sd15, timesteps="logit_normal", logit_mean=1.0)
+    mode = drawn(sd15, timesteps="mode")
+    assert uniform.mean() == pytest.approx(500, abs=10) and uniform.std() == pytest.approx(289, abs=5)
+    assert middle.mean() == pytest.approx(500, abs=10) and middle.std() == pytest.approx(208, abs=5)
+    assert noisy.median() == pytest.approx(731, abs=10)  # sigmoid(1)
+    assert mode.std() < 0.95 * uniform.std()
+    for t in (uniform, middle, noisy, mode):
+        assert t.min() >= 0 and t.max() <= 999
+
+
+# --- the optimiser -----------------------------------------------------------------------------------------------------
+
+
+class Wide(Regression):
+    """With a layer that is large enough for 8-bit states."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 2048), nn.Linear(2048, 2)
+
+
+def test_the_8_bit_optimizer_learns_and_resumes_bit_for_bit(tmp_path):
+    pytest.importorskip("torchao")
+    options = {"optimizer": "adamw_8bit", "ema_decay": None}
+    with torch.compiler.set_stance("force_eager"):  # no compiler is needed for what is tested here
+        straight = Wide()
+        rows = train(straight, Rows(), config(40, **options), tmp_path / "a")
+        half = Wide()
+        train(half, Rows(), config(24, **options, schedule="constant", warmup=0), tmp_path / "b")
+        resumed, whole = Wide(), Wide()
+        train(resumed, Rows(), config(40, **options, schedule="constant", warmup=0), tmp_path / "b", resume=True)
+        train(whole, Rows(), config(40, **options, schedule="constant", warmup=0), tmp_path / "c")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+    states = torch.load(tmp_path / "a" / "checkpoints" / "0000000040" / "optimizer.pt", weights_only=True)["state"]
+    assert any("8bit" in type(t).__name__ for state in states.values() for t in state.values())
+
+
+def test_without_torchao_the_8_bit_optimizer_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    with pytest.raises(InputError, match=r"torchao is not installed; pip install 'a4a\[quant\]'"):
+        train(Regression(), Rows(), config(8, optimizer="adamw_8bit"), tmp_path)
