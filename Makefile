@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/a4a demo --output demo
 
 test: .venv/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

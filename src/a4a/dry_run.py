@@ -61,12 +61,12 @@ def dry_run(
     plan = planned(model, image_encoder, source, method, replace(objective, compile=False), training, precision, ours.num_processes, pixels)
     shell, adapter = plan.shell, plan.adapter
     backbone, side = shell.backbone, shell.side(pixels)
-    filled(backbone.denoiser, device)
-    filled(adapter, device)
-    if device.type == "cuda":
+    filled(backbone.denoiser, device)  # pyright: ignore[reportArgumentType]
+    filled(adapter, device)  # pyright: ignore[reportArgumentType]
+    if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         torch.cuda.reset_peak_memory_stats()
-    before = _peak(device)
-    no_text = text(shell, 1, precision, device)
+    before = _peak(device)  # pyright: ignore[reportArgumentType]
+    no_text = text(shell, 1, precision, device)  # pyright: ignore[reportArgumentType]
     loss = Denoising(backbone, adapter, objective, no_text)
     per_step = training.batch_size * training.gradient_accumulation * ours.num_processes
     table = _Random(batch(shell, adapter, per_step, side, precision, "cpu"))
@@ -76,10 +76,10 @@ def dry_run(
         rows = train(loss, table, config, Path(folder) if ours.num_processes == 1 else Path(folder).parent / "a4a-dry-run", description="dry run")
         seconds = time.perf_counter() - began
         loss.pause()
-        peak = _peak(device)
+        peak = _peak(device)  # pyright: ignore[reportArgumentType]
         save_with_card(adapter, Path(folder) / "adapter", {"samples": 0, "model": model, "source": source, "image_encoder": image_encoder})
         again = load_adapter(Path(folder) / "adapter").to(device)  # pyright: ignore[reportArgumentType]
-    shift = _step(backbone, again, table.batch(torch.arange(1)), device)
+    shift = _step(backbone, again, table.batch(torch.arange(1)), device)  # pyright: ignore[reportArgumentType]
     first, second = (r["samples"] / r["samples_per_second"] for r in rows)
     facts = {
         "model": str(model),
@@ -96,14 +96,14 @@ def dry_run(
         "step_seconds": second - first,
         "samples_per_second": per_step / (second - first),
         "peak_bytes": peak,
-        "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, libraries in it",
+        "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, libraries in it",  # pyright: ignore[reportOptionalMemberAccess]
         "before_training_bytes": before,
         "planned_bytes": plan.need.peak(training.batch_size),
         "plan": asdict(plan.need),
         "latent_step_changed_by_adapter": shift,
     }
     if ours.is_main_process:
-        target = results / f"dry-run-{slug(str(model).split('/')[-1].replace(':', '-'))}-{device.type}.json"
+        target = results / f"dry-run-{slug(str(model).split('/')[-1].replace(':', '-'))}-{device.type}.json"  # pyright: ignore[reportOptionalMemberAccess]
         with replacing(target) as beside:
             beside.write_text(json.dumps(facts, indent=1) + "\n")
         print(json.dumps(facts, indent=1))

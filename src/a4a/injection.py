@@ -58,7 +58,7 @@ class Injection:
     @state.setter
     def state(self, state: Sequence["_SiteState | None"]) -> None:
         for slot, own in zip(self._slots, state, strict=True):
-            slot.state = own
+            slot.state = own  # pyright: ignore[reportAttributeAccessIssue]
 
     def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""

@@ -95,7 +95,7 @@ def _read(recipe: Path) -> tuple[Namespace, dict[str, Any]]:
     parser.add_function_arguments(transfer, skip={"data", "evaluation"})
     try:
         chosen = parser.parse_object({"output": "runs/plan"} | {k: v for k, v in raw.items() if k not in ("data", "evaluation")})
-        return parser.instantiate_classes(chosen), raw
+        return parser.instantiate_classes(chosen), raw  # pyright: ignore[reportReturnType]
     except InputError:
         raise
     except Exception as error:

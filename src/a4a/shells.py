@@ -44,9 +44,9 @@ def model_shell(name: str | Path) -> Shell:
     place, _ = model_place(name, "model")
     try:
         index = DiffusionPipeline.load_config(place)
-        part, kind = next((part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families())
+        part, kind = next((part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families())  # pyright: ignore[reportAttributeAccessIssue]
         vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
-        scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))
+        scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))  # pyright: ignore[reportArgumentType]
         config = getattr(diffusers, kind).load_config(place, subfolder=part)
     except StopIteration as error:
         raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error

@@ -63,7 +63,7 @@ def transfer(
         return None
     ours = processes.state()
     device = ours.device
-    if device.type == "cuda":
+    if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         pixels = getattr(data, "size", None)
         made = planned(model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels)
         check_fit(made.need, training.batch_size, torch.cuda.get_device_properties(device).total_memory)

@@ -155,7 +155,7 @@ def _instead(path: str, parts: str) -> dict[str, Any]:
     """What stands for the parts that are not wanted: nothing, or a shell on the meta device where pipelines read its configuration."""
     if parts == "all":
         return {}
-    named = {name: value for name, value in DiffusionPipeline.load_config(path).items() if isinstance(value, list) and value[0]}
+    named = {name: value for name, value in DiffusionPipeline.load_config(path).items() if isinstance(value, list) and value[0]}  # pyright: ignore[reportAttributeAccessIssue]
     denoiser = "unet" if "unet" in named else "transformer"
     hollow = denoiser if parts == "encoders" else "vae"
     kind = getattr(diffusers, named[hollow][1])

@@ -43,7 +43,7 @@ class UNet(Backbone):
         tokenizer = getattr(self.pipe, "tokenizer", None)
         shapes = {"states": ((tokenizer.model_max_length if tokenizer is not None else 77, config.cross_attention_dim), None)}
         if self._is_xl:
-            shapes["pooled"] = ((config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,), None)
+            shapes["pooled"] = ((config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,), None)  # pyright: ignore[reportArgumentType]
         return shapes  # pyright: ignore[reportReturnType]
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:

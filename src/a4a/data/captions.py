@@ -48,7 +48,7 @@ class Captioner:
         tokenizer.padding_side = "left"  # what is written goes on where the prompt ends
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:

@@ -78,7 +78,7 @@ class OpenImages(Source):
         self.names = {posixpath.splitext(posixpath.basename(name))[0]: name for name in found if is_picture(name)}
         classes = self._classes()
         rows = {}
-        for box in _table(self.boxes, BOX):
+        for box in _table(self.boxes, BOX):  # pyright: ignore[reportArgumentType]
             left, top, right, bottom = box["XMin"], box["YMin"], box["XMax"], box["YMax"]
             wanted = box["ImageID"] in self.names and not (box["IsGroupOf"] > 0 or box["IsDepiction"] > 0)
             if not wanted or min(right - left, bottom - top) < self.minimum or (self.labels and box["LabelName"] not in classes):

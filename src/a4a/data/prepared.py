@@ -140,7 +140,7 @@ class Prepared(Data):
                         f"The subject {group!r} is in {before} in {place} and in {where} in {folder}; prepare the data again, or it is tested on what it has seen."
                     )
             faces = said.get("face", [True] * shard["rows"])
-            chosen = np.array([r for r, (where, face) in enumerate(zip(said["split"], faces, strict=True)) if where == split and face], np.int64)
+            chosen = np.array([r for r, (where, face) in enumerate(zip(said["split"], faces, strict=True)) if where == split and face], np.int64)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
             subjects += [said["subject"][r] for r in chosen]
             line = np.array(said["line"], np.int64)[chosen]
             parts["shard"].append(np.full(len(chosen), len(self._shards)))

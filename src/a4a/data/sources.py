@@ -117,7 +117,7 @@ class WebDataset(Source):
         found: dict[str, dict[str, Any]] = {}
         for tar in tars:
             try:
-                with system.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # pyright: ignore[reportArgumentType]
+                with system.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
                     for member in archive:
                         if member.isfile():
                             self._member(found, tar, archive, member)

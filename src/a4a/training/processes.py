@@ -69,7 +69,7 @@ def spread(model: nn.Module, block: str) -> None:
     ours = state()
     if ours.num_processes == 1:
         raise InputError("precision.spread is set but there is one process; start several with torchrun, or set it to false.")
-    mesh = init_device_mesh(ours.device.type, (ours.num_processes,))
+    mesh = init_device_mesh(ours.device.type, (ours.num_processes,))  # pyright: ignore[reportOptionalMemberAccess]
     for module in model.modules():
         if type(module).__name__ == block:
             fully_shard(module, mesh=mesh)

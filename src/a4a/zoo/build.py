@@ -219,10 +219,10 @@ def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, tr
     if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
         checkpoint.write(adapter, target / f"{name}.safetensors")
     else:
-        adapter.name_image_encoder("zoo:clip-large/image_encoder")  # wherever the package is installed
-        adapter.half().save_pretrained(target)
+        adapter.name_image_encoder("zoo:clip-large/image_encoder")  # wherever the package is installed  # pyright: ignore[reportOptionalMemberAccess]
+        adapter.half().save_pretrained(target)  # pyright: ignore[reportOptionalMemberAccess]
     shutil.copy(shop.runs / name / "log.csv", target / "log.csv")
-    adapter.float()
+    adapter.float()  # pyright: ignore[reportOptionalMemberAccess]
     _measure(shop, target, pipe, adapter, training["samples"])
 
 
