@@ -28,6 +28,12 @@ def scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)
 
 
+def vae(models: Path) -> AutoencoderKL:
+    model = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
+    model.register_to_config(_name_or_path="zoo:vae")  # wherever it was built
+    return model
+
+
 def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPipeline:
     """Three widths, cross-attention at all of them, 16 sites: 5, 5 and 6, as SD1.5."""
     text_encoder = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
@@ -44,7 +50,7 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
         norm_num_groups=16,
     )
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
+        vae=vae(models),
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         unet=unet,
@@ -77,7 +83,7 @@ def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[in
         projection_class_embeddings_input_dim=second.config.projection_dim + 6 * time_width,
     )
     return StableDiffusionXLPipeline(
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
+        vae=vae(models),
         text_encoder=first,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         text_encoder_2=second,
@@ -106,7 +112,7 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
     return PixArtAlphaPipeline(
         tokenizer=T5Tokenizer.from_pretrained(models / "t5" / "tokenizer"),
         text_encoder=text_encoder,
-        vae=AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32),
+        vae=vae(models),
         transformer=transformer,
         scheduler=scheduler(),
     )
