@@ -93,8 +93,8 @@ def transfer(
     else:
         with ours.main_process_first():  # the others find what the first has encoded
             table = encode(data, backbone, encoder, Path(cache) if cache else output / "cache")
-    precision.apply(backbone)
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
+    precision.apply(backbone)  # now that it is frozen and its text projections are copied
 
     def evaluate(samples: int) -> dict[str, float]:
         assert evaluation is not None and encoder is not None
