@@ -96,8 +96,8 @@ def transfer(
     else:
         assert ready is not None
         table = ready
-    precision.apply(backbone)
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
+    precision.apply(backbone)  # now that it is frozen and its text projections are copied
 
     def evaluate(samples: int) -> dict[str, float]:
         assert evaluation is not None and encoder is not None

@@ -155,18 +155,19 @@ class Wide(Regression):
         self.first, self.second = nn.Linear(3, 2048), nn.Linear(2048, 2)
 
 
-def test_the_8_bit_optimizer_learns_and_resumes_bit_for_bit(tmp_path):
+def test_the_8_bit_optimizer_learns_the_same_and_resumes_bit_for_bit(tmp_path):
     pytest.importorskip("torchao")
     options = {"optimizer": "adamw_8bit", "ema_decay": None}
     with torch.compiler.set_stance("force_eager"):  # no compiler is needed for what is tested here
-        straight = Wide()
-        rows = train(straight, Rows(), config(40, **options), tmp_path / "a")
+        plain = train(Wide(), Rows(), config(40, ema_decay=None), tmp_path / "plain")
+        rows = train(Wide(), Rows(), config(40, **options), tmp_path / "a")
         half = Wide()
         train(half, Rows(), config(24, **options, schedule="constant", warmup=0), tmp_path / "b")
         resumed, whole = Wide(), Wide()
         train(resumed, Rows(), config(40, **options, schedule="constant", warmup=0), tmp_path / "b", resume=True)
         train(whole, Rows(), config(40, **options, schedule="constant", warmup=0), tmp_path / "c")
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    for small, large in zip(rows[:4], plain, strict=False):
+        assert small["loss"] == pytest.approx(large["loss"], rel=0.05)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
     states = torch.load(tmp_path / "a" / "checkpoints" / "0000000040" / "optimizer.pt", weights_only=True)["state"]
     assert any("8bit" in type(t).__name__ for state in states.values() for t in state.values())
