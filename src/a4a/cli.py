@@ -1,5 +1,6 @@
 """The command `a4a`."""
 
+import logging
 import os
 import sys
 import warnings
@@ -10,6 +11,8 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning)
+for library in ("torchao", "torch.utils._pytree"):  # torchao tells everybody which kernels this machine is not made for
+    logging.getLogger(library).setLevel(logging.ERROR)
 
 from jsonargparse import ArgumentParser, namespace_to_dict, set_parsing_settings  # noqa: E402
 

@@ -118,8 +118,14 @@ def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
         torch.manual_seed(mix(PLAIN.seed, 0, process))
         (objective(table.batch(rows[process::2])) / 2).backward()
     optimizer.step()
-    for name, t in weights(objective).items():
-        torch.testing.assert_close(first[name], t, atol=2e-6, rtol=1e-4)
+    compared = 0
+    for name, p in objective.named_parameters():
+        if p.grad is not None:
+            # AdamW's first step is a sign: of a gradient that is nothing but rounding (a bias of keys, say) it means nothing
+            sure = p.grad.abs() > 1e-6
+            torch.testing.assert_close(first[name][sure], p.detach()[sure], atol=2e-6, rtol=1e-4)
+            compared += int(sure.sum())
+    assert compared > 0.5 * sum(t.numel() for t in first.values())
 
 
 def _spread_gradients(process, output):
