@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from a4a.data.pictures import SUFFIXES
+from a4a.data.prepared import subjects_of
 from a4a.errors import InputError
 from a4a.images import open_image
 
@@ -62,15 +63,22 @@ class FolderTask(Task):
             prompts_and_classes.txt. Pictures take the prompts in turn.
         generations: pictures of each subject.
         subjects: the first so many, all by default.
+        prepared: a folder that `a4a prepare` made of these photos; only subjects of its test split are drawn.
     """
 
-    def __init__(self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None):
+    def __init__(self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None):
         root = Path(path)
         if not root.is_dir():
             raise InputError(f"There is no folder of subjects {root}; give one with a folder of pictures for each subject.")
-        folders = sorted(f for f in root.iterdir() if f.is_dir())[:subjects]
+        folders = sorted(f for f in root.iterdir() if f.is_dir())
         if not folders:
             raise InputError(f"The folder {root} holds no folders; give one with a folder of pictures for each subject.")
+        if prepared is not None:
+            kept = subjects_of(Path(prepared), "test")
+            folders = [f for f in folders if f.name in kept]
+            if not folders:
+                raise InputError(f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of.")
+        folders = folders[:subjects]
         self.files = [sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) for folder in folders]
         for folder, files in zip(folders, self.files, strict=True):
             if not files:

@@ -286,6 +286,29 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
 
 
+def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, prepared, models, tmp_path):
+    """Check, split, encode; train two steps; score on the test split's subjects."""
+    from a4a.evaluation import evaluate
+    from a4a.metrics import CLIPImageScore
+    from a4a.painters import Photographed, Prompted, Sampling
+    from a4a.tasks import FolderTask
+    from a4a.training.loop import TrainingConfig
+    from a4a.transfer import Method, transfer
+
+    training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
+    transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", method=Method(kind="ip_adapter"), training=training)
+    (tmp_path / "prompts.txt").write_text("a photo of {subject}\n")
+    task = FolderTask(photos, tmp_path / "prompts.txt", generations=1, prepared=prepared)
+    assert set(task.subjects) == set(Prepared(prepared, split="test").words("subject"))
+    assert not set(task.subjects) & set(Prepared(prepared).words("subject"))
+    ours = Prompted(str(models / "pixart"), str(tmp_path / "run" / "adapter"), str(models / "clip"), sampling=Sampling(steps=1, size=SIDE))
+    evaluate(task, {"ours": ours, "a second photo": Photographed()}, [CLIPImageScore(str(models / "clip"))], tmp_path / "scores")
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert {"ours", "a second photo"} <= set(json.dumps(scores).replace('"', ",").split(","))
+    with pytest.raises(InputError, match="subject of the test split"):
+        FolderTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared)
+
+
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 

@@ -167,6 +167,16 @@ class Prepared(Data):
         return torch.stack([first, other, second, view], 1)
 
 
+def subjects_of(path: Path, split: Literal["train", "validation", "test"]) -> set[str]:
+    """Names of the subjects that `a4a prepare` put into a split."""
+    found: set[str] = set()
+    for shard in _manifest(path)["shards"]:
+        if shard["rows"]:
+            said, _ = shards.read(path / "shards" / shard["name"] / "rows.arrow", ["split", "subject"], [])
+            found |= {str(name) for name, where in zip(said["subject"], said["split"], strict=True) if where == split and name is not None}
+    return found
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     if not file.exists():
