@@ -1,7 +1,7 @@
 """What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_limits.py`.
 
 Identity of fresh drawings after the VAE bounds what any adapter can reach; how well a linear map reads a trait from the
-image embedding (R squared, held out) bounds what a linear image projection can use.
+embedding of a portrait (R squared, held out) bounds what a linear image projection can use.
 """
 
 import math
@@ -32,7 +32,7 @@ def through_the_vae() -> None:
 
 @torch.no_grad()
 def linear_probe(count: int = 3000, held_out: int = 600) -> None:
-    subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77)
+    subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77).as_portraits()
     encoder = CLIPImageEncoder.load(MODELS / "clip-large" / "image_encoder")
     embeds = torch.cat([encoder(p.float() / 255) for p in as_bytes(subjects, views).split(250)])
     inputs = torch.cat([embeds, torch.ones(count, 1)], dim=1)
@@ -42,7 +42,7 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     targets = {name: F.one_hot(getattr(subjects, name), n).float() for name, n in kinds.items()}
     targets |= {n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1) for n in turns}
     targets |= {name: getattr(subjects, name)[:, None] for name in ("lightness", "eye_size", "eye_distance")}
-    targets |= {name: F.one_hot(getattr(views, name)).float() for name in ("scene", "place", "size")}
+    targets["scene"] = F.one_hot(views.scene).float()
     for name, target in targets.items():
         weights = torch.linalg.solve(known.T @ known + 0.1 * torch.eye(known.shape[1]), known.T @ target[:-held_out])
         wanted = target[-held_out:]

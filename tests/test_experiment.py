@@ -1,8 +1,11 @@
 import json
+import shutil
+from functools import wraps
 
 import pytest
 import yaml
 
+from a4a import experiment
 from a4a.cli import main
 from a4a.experiment import Claim, merged
 from a4a.report import Method, _decide
@@ -45,7 +48,7 @@ def run(tmp_path, recipe, *more):
     return main(["experiment", "--config", str(file), "--output", str(tmp_path / "runs" / "figure7"), *more])
 
 
-def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys):
+def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys, monkeypatch):
     recipe = json.loads(json.dumps(RECIPE))
     recipe["recipe"]["cache"] = str(tmp_path / "cache")
     assert run(tmp_path, recipe) == 0
@@ -56,6 +59,15 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys)
     assert len(set(logs.values())) == 4  # neither seeds nor variants are the same run
     before = adapters[0].stat().st_mtime_ns
     assert run(tmp_path, recipe) == 0 and adapters[0].stat().st_mtime_ns == before  # finished: not run again
+
+    again = json.loads(json.dumps(recipe)) | {"variants": {"ours": {}}, "seeds": [1], "claims": []}
+    again.pop("final")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
+    with monkeypatch.context() as patch:  # what another experiment has trained is not trained again
+        patch.setattr(experiment, "transfer", wraps(experiment.transfer)(lambda **_: pytest.fail("trained again")))
+        assert main(["experiment", "--config", str(tmp_path / "again.yaml"), "--output", str(tmp_path / "runs" / "again")]) == 0
+    assert (tmp_path / "runs" / "again" / "ours" / "seed1" / "log.csv").read_text() == logs["A4Aseed1"]
+    shutil.rmtree(tmp_path / "runs" / "again")
 
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page"), "--title", "Miniature"]) == 0
     text, page = ((tmp_path / "page" / name).read_text() for name in ("README.md", "index.html"))

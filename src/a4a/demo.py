@@ -32,7 +32,7 @@ STRIP = (0.0, 0.25, 0.5, 1.0)
 
 
 LIVE_METHOD: dict = {"rounds": 0}
-LIVE_RATES: dict = {"projection": 1e-3, "mapping": 1e-3}
+LIVE_RATES: dict = {"projection": 3e-3, "mapping": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_
     Args:
         output: Folder for the page (index.html) and the run.
         samples: Samples of the live transfer.
-        creatures: Training subjects of the live transfer, two drawings each.
+        creatures: Training subjects of the live transfer, a portrait and two other drawings each.
         subjects: Test subjects that the live transfer is scored on, and as many validation subjects for its curve.
         seed: Of the live transfer.
         full: Repeat the recorded runs of the zoo too (hours) before the page is made.
@@ -91,7 +91,7 @@ def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_
         data=WorldPictures("train", creatures),
         output=_fresh(run),
         method=Method(**LIVE_METHOD),
-        objective=ObjectiveConfig(rates=Rates(**LIVE_RATES), weighting="min_snr"),
+        objective=ObjectiveConfig(rates=Rates(**LIVE_RATES)),
         training=TrainingConfig(
             samples=samples,
             batch_size=32,

@@ -1,6 +1,7 @@
 """`a4a experiment`: variants of one transfer, several seeds of each, and the claims that their scores shall decide."""
 
 import json
+import shutil
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from a4a.painters import Painter, Prompted, Sampling
 from a4a.tasks import Task
 from a4a.training import processes
 from a4a.transfer import transfer
+
+ARGUMENTS = "arguments.json"
+"""Of `a4a transfer`, in the folder of a run that is finished."""
 
 
 @dataclass
@@ -45,8 +49,8 @@ class Final:
 
 def experiment(
     title: str,
-    recipe: dict[str, Any],
-    variants: dict[str, dict[str, Any]],
+    recipe: dict,
+    variants: dict[str, dict],
     output: Path,
     final: Final | None = None,
     seeds: list[int] = [0],  # noqa: B006
@@ -83,8 +87,7 @@ def experiment(
             arguments = merged(merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
             if not (run / "adapter").is_dir():
                 print(f"{title}: {name}, seed {seed}")
-                parser, chosen = checked(arguments)
-                transfer(**vars(parser.instantiate_classes(chosen)))
+                _train(arguments, run)
             sampling = final.sampling if final else Sampling()
             finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
     if not processes.state().is_main_process:
@@ -102,6 +105,21 @@ def experiment(
         beside.write_text(json.dumps(description, indent=1))
     if final is not None:
         evaluate(final.task, {**final.others, **finished}, final.metrics, output / "final", batch=final.batch)
+
+
+def _train(arguments: dict[str, Any], run: Path) -> None:
+    """Trains, or copies what another experiment beside this one has trained with the very same arguments."""
+    said = json.dumps({name: value for name, value in arguments.items() if name != "output"}, indent=1, sort_keys=True)
+    parser, chosen = checked(arguments)
+    for other in run.parents[2].glob(f"*/*/*/{ARGUMENTS}"):
+        if other.read_text() == said and other.parent != run:
+            shutil.rmtree(run, ignore_errors=True)
+            with replacing(run) as beside:
+                shutil.copytree(other.parent, beside)
+            return
+    transfer(**vars(parser.instantiate_classes(chosen)))
+    with replacing(run / ARGUMENTS) as beside:
+        beside.write_text(said)
 
 
 def merged(below: dict, above: dict) -> dict:

@@ -30,6 +30,10 @@ def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, flo
     """An SVG: every line a run, every level a dashed line (a ceiling, another adapter's score)."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
+    ends = [line.samples[-1] for line in lines if line.samples]
+    if ends and max(ends) >= 8 * min(ends):  # a short run beside a long one would be a dash at the edge
+        axes.set_xscale("log", nonpositive="mask")
+        axes.xaxis.set_major_formatter(lambda thousands, _: f"{thousands:g}")
     for colour, line in zip(cycle(COLOURS), lines, strict=False):
         thousands = [s / 1000 for s in line.samples]
         axes.plot(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.adapter import ImagePromptAdapter, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone
 from a4a.backbones.int8 import to_int8
@@ -23,7 +23,8 @@ class Method:
     kind: Literal["a4a", "ip_adapter"] = "a4a"
     """`a4a`: the source adapter, transferred. `ip_adapter`: IP-Adapter*, from scratch on the upgraded model."""
     keep_projection: bool = False
-    """`ip_adapter` only: start from the source's image projection (and freeze nothing)."""
+    """`ip_adapter` only: start from the source's image projection (and freeze nothing); of another width than the model's
+    text states, keys and values then start at random."""
     tokens: int = 4
     """`ip_adapter` only: image tokens N."""
     d_scm: int | None = None
@@ -39,7 +40,8 @@ class Method:
     sharing: Sharing = "site"
     """Linear layers of projection and alignment per "site", or per distinct "width" (the paper's letter)."""
     warm_start: bool = True
-    """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
+    """Latents begin as a depth-matched mixture of the base features, and (with sharing: site) projection as the source's
+    condition, whitened over the training references; all at random in the paper."""
     text_start: bool = True
     """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
     reach: Reach = "all"
@@ -52,10 +54,7 @@ class Method:
     def build(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> ImagePromptAdapter:
         text = backbone.text_projections()
         if self.kind == "ip_adapter":
-            adapter = IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
-            if self.keep_projection:
-                _copy_projection(source, adapter)
-            return adapter
+            return self._with_projection(backbone, source) if self.keep_projection else IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
         if source is None:
             raise InputError(
                 "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
@@ -67,19 +66,25 @@ class Method:
         options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
         return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
 
+    @property
+    def couples(self) -> bool:
+        """Whether training begins with `A4A.couple`."""
+        return self.kind == "a4a" and self.warm_start and self.coupling and self.sharing == "site"
+
+    def _with_projection(self, backbone: Backbone, source: IPAdapter | None) -> IPAdapter:
+        """The denoiser's own text projections can serve the source's tokens only where its text states are as wide."""
+        if source is None:
+            raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+        text = backbone.text_projections()
+        if text[0][0].in_features == source.text_width:
+            adapter = IPAdapter.fresh(backbone.sites, text, source.embed, source.tokens)
+        else:
+            adapter = IPAdapter(sites_to_config(backbone.sites), source.embed, source.text_width, source.tokens)
+        adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+        return adapter
+
 
 _A4A_OPTIONS = ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start", "reach", "coupling", "base_sites")
-
-
-def _copy_projection(source: IPAdapter | None, adapter: IPAdapter) -> None:
-    if source is None:
-        raise InputError("method.keep_projection is set but no source adapter is given; set source.")
-    mine, theirs = adapter.image_proj.proj.weight.shape, source.image_proj.proj.weight.shape
-    if mine != theirs:
-        raise InputError(
-            f"method.keep_projection needs equal projections but the source's is {list(theirs)} and the new one {list(mine)}; set it to false."
-        )
-    adapter.image_proj.load_state_dict(source.image_proj.state_dict())
 
 
 @dataclass

@@ -71,8 +71,9 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", sh
     sections = [_experiment(e, shown) for e in experiments] + [_evaluation(e, shown) for e in evaluations]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
+    summary = [(s.title, says, verdict) for s in sections for says, verdict, _ in s.claims]
     with replacing(output / "index.html") as beside:
-        beside.write_text(page.render(title=title, sections=sections, embed=_embed))
+        beside.write_text(page.render(title=title, sections=sections, summary=summary, embed=_embed))
     with replacing(output / "README.md") as beside:
         beside.write_text("\n".join(_markdown(title, sections, output)))
     print(f"{len(sections)} sections are in {output / 'index.html'} and {output / 'README.md'}")
@@ -238,6 +239,12 @@ def _embed(picture: Image.Image) -> str:
 
 def _markdown(title: str, sections: list[Section], output: Path) -> Iterator[str]:
     yield f"# {title}\n"
+    if any(section.claims for section in sections):
+        yield "## In short\n\n| claim | verdict | decided in |\n|---|---|---|"
+        for section in sections:
+            for says, verdict, _ in section.claims:
+                yield f"| {says} | {verdict} | {section.title} |"
+        yield ""
     for section in sections:
         yield f"## {section.title}\n"
         if section.says:

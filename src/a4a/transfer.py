@@ -23,6 +23,9 @@ from a4a.training import processes
 from a4a.training.loop import TrainingConfig, train
 from a4a.training.objective import Denoising, ObjectiveConfig
 
+REFERENCES = 4096
+"""Of the training data that `A4A.couple` looks at."""
+
 
 def transfer(
     model: Path,
@@ -96,6 +99,8 @@ def transfer(
     else:
         assert ready is not None
         table = ready
+    if method.couples:
+        adapter.couple(table.references(REFERENCES))  # pyright: ignore[reportAttributeAccessIssue]
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
     precision.apply(backbone)  # now that it is frozen and its text projections are copied
 

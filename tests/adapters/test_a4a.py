@@ -12,6 +12,7 @@ from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.pipeline import ImagePromptPipeline
+from a4a.recipe import Method
 
 
 @pytest.fixture
@@ -98,18 +99,38 @@ def test_a_saved_ip_adapter_is_the_same(source, tmp_path):
     assert again.sites == source.sites
 
 
-def test_with_text_every_sites_key_is_its_text_projection_of_one_shared_map(source, pipe):
-    backbone = backbone_for(pipe)
-    adapter = tiny.a4a(source, pipe, text=backbone.text_projections())
-    aligned = [layer for alignment in adapter.mapping.alignments for layer in alignment.linears.layers]
-    text = [*backbone.text_projections()[0], *backbone.text_projections()[1]]
-    width = text[0].in_features
-    vocabulary = torch.linalg.lstsq(torch.cat([t.weight for t in text]).double(), torch.cat([a.weight for a in aligned]).double().detach()).solution
-    assert vocabulary.shape == (width, aligned[0].in_features)
-    token = torch.randn(5, aligned[0].in_features)
-    for site, layer in zip(text, aligned, strict=True):
-        torch.testing.assert_close(layer(token), site((token.double() @ vocabulary.T).float()), atol=1e-4, rtol=1e-4)
-    assert vocabulary.std() * aligned[0].in_features ** 0.5 == pytest.approx(1, abs=0.1)
+def test_with_text_every_sites_feature_is_its_text_projection_of_one_shared_token(source, pipe):
+    text = backbone_for(pipe).text_projections()
+    adapter = tiny.a4a(source, pipe, text=text)
+    for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
+        mapped = torch.randn(2, len(adapter.sites), 4, alignment.text.in_features)
+        tokens = alignment.text(mapped)
+        assert tokens.shape[-1] == projections[0].in_features and tokens.std().item() == pytest.approx(1, abs=0.15)
+        for i, (feature, site) in enumerate(zip(alignment(mapped), projections, strict=True)):
+            torch.testing.assert_close(feature, site(tokens[:, i]))
+
+
+def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
+    adapter = tiny.a4a(source, pipe, text=backbone_for(pipe).text_projections())
+    references = torch.randn(300, tiny.EMBED)
+    adapter.couple(references)
+    features = source(references)
+    for projection, rows, makers in zip(adapter.mapping.projections, (features.keys, features.values), (source.to_k, source.to_v), strict=True):
+        coupled = projection(rows).detach()
+        whole = [i for i, maker in enumerate(makers) if maker.out_features >= source.text_width]
+        assert len(whole) > 1
+        for i in whole:
+            torch.testing.assert_close(coupled[:, i], coupled[:, whole[0]], atol=5e-3, rtol=1e-2)
+        variance = torch.linalg.eigvalsh(coupled[:, whole[0]].flatten(0, 1).T.cov())
+        kinds = source.text_width - 1  # the layer norm takes one direction
+        torch.testing.assert_close(variance[-kinds:], torch.ones(kinds), atol=0.05, rtol=0.05)
+
+
+def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
+    source_width = source.text_width
+    adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny.EMBED)
+    assert torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight) and adapter.text_width == source_width
+    assert [f.shape[-1] for f in adapter(tiny.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])

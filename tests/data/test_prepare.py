@@ -181,6 +181,14 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
     assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.load(models / "clip")(images), atol=2e-3)
 
 
+def test_references_are_embeddings_evenly_over_the_table(prepared):
+    table = Prepared(prepared)
+    found, all_ = table.references(3), table.references(10**6)
+    assert found.shape == (3, table.embed) and len(all_) == len(table)
+    for place, row in ((0, 0), (2, len(table) - 1)):
+        assert torch.equal(found[place], table.batch(torch.tensor([row]))["embeds"][0].float())
+
+
 def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
     splits = {name: Prepared(prepared, name) for name in ("train", "test")}
     subjects = {name: set(table.words("subject")) for name, table in splits.items()}

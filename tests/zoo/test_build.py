@@ -18,15 +18,14 @@ def crumbs() -> dict:
     recipe = yaml.safe_load(RECIPE.read_text())
     for stage in recipe.values():
         if "training" in stage:
-            stage["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}
             stage["training"].pop("evaluate_every", None)
+            stage["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}
         for name in ("subjects", "sentences"):
             if name in stage:
                 stage[name] = 8
         if "data" in stage:
-            stage["data"] = {"subjects": 4, "views": 2}
+            stage["data"] |= {"subjects": 4}
         stage.pop("compile", None)
-    recipe["clip-large"]["guided"] = True
     return recipe
 
 

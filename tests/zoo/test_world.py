@@ -63,8 +63,9 @@ def test_every_trait_changes_the_picture():
 
 def test_reference_and_target_are_two_drawings_of_one_subject():
     pictures = WorldPictures("train", 6, views=3)
-    assert len(pictures.pairs) == 6 * 3 * 2
+    assert len(pictures.pairs) == 6 * 3
     reference, target = pictures.pairs.unbind(1)
     assert (reference != target).all()
     assert torch.equal(pictures.subjects[reference].skin_hue, pictures.subjects[target].skin_hue)
+    assert (pictures.views[reference].size == SIZES.index("large")).all() and len(reference.unique()) == 6
     assert not torch.equal(pictures.pixels(reference[:1]), pictures.pixels(target[:1]))

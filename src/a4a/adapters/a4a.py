@@ -27,7 +27,7 @@ class A4A(ImagePromptAdapter):
     Args:
         base: configuration of the source adapter.
         sites: of the upgraded model.
-        d_scm, rounds, inner, heads, residual, sharing, warm_start, reach: see `AllForAll`.
+        d_scm, rounds, inner, heads, residual, sharing, warm_start, reach, text_width: see `AllForAll`.
         coupling: False maps the condition tokens `c` themselves instead of the features that the source makes of them.
         base_sites: use so many of the source's sites, evenly over the depth; all where None.
     """
@@ -47,6 +47,7 @@ class A4A(ImagePromptAdapter):
         reach: Reach = "all",
         coupling: bool = True,
         base_sites: int | None = None,
+        text_width: int | None = None,
     ):
         super().__init__()
         self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
@@ -65,6 +66,7 @@ class A4A(ImagePromptAdapter):
             sharing=sharing,
             warm_start=warm_start,
             reach=reach,
+            text_width=text_width,
         )
 
     @classmethod
@@ -81,14 +83,32 @@ class A4A(ImagePromptAdapter):
         `sharing="site"`); without, it starts at random as in the paper.
         """
         base = {name: value for name, value in source.config.items() if not name.startswith("_")}  # not the folder it came from
-        adapter = cls(base, sites_to_config(sites), **options)
+        text_width = text[0][0].in_features if text is not None else None
+        adapter = cls(base, sites_to_config(sites), text_width=text_width, **options)
         adapter.source.load_state_dict(source.state_dict())
         if text is not None:
-            d_scm = adapter.mapping.alignments[0].linears.layers[0].in_features
-            vocabulary = torch.randn(text[0][0].in_features, d_scm) / d_scm**0.5  # pyright: ignore[reportOperatorIssue, reportArgumentType, reportCallIssue]
+            d_scm = adapter.mapping.alignments[0].text.in_features
+            vocabulary = torch.randn(text_width, d_scm) / d_scm**0.5  # pyright: ignore[reportOperatorIssue, reportArgumentType, reportCallIssue]
             for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
                 alignment.start_as_text(projections, vocabulary)
         return adapter
+
+    @torch.no_grad()
+    def couple(self, embeds: Float[Tensor, "references embed"]) -> None:
+        """Begin the projection with what a few thousand references say: the condition of each, whitened over them all.
+
+        A trained condition spends most of its variance on a few directions; what else it knows of a reference is then
+        faint in the features, and learned last. Whitened, the coupling space begins with every direction as loud as any
+        other, and with the same content at every base site. Needs `sharing="site"` and the features of the source
+        (`coupling`). **Ours**, not the paper's.
+        """
+        condition = self.source.image_proj(embeds).flatten(0, 1)
+        variance, directions = torch.linalg.eigh(condition.T.cov())
+        loud = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
+        d_scm = self.mapping.alignments[0].text.in_features if self.config["text_width"] else self.mapping.alignments[0].linears.layers[0].in_features
+        space = nn.init.orthogonal_(torch.empty(int(d_scm), len(variance), device=embeds.device)) @ loud.T  # pyright: ignore[reportArgumentType]
+        for projection, makers in zip(self.mapping.projections, (self.source.to_k, self.source.to_v), strict=True):
+            projection.start_as_condition([makers[i] for i in self.used], space, condition.mean(0))  # pyright: ignore[reportArgumentType]
 
     def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
         if not self.coupling:

@@ -28,6 +28,12 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def references(self, count: int) -> Tensor:
+        """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
+        assert self.embeds is not None
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return self.embeds[self.pairs[rows, 0]].float()
+
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, target = self.pairs[indices].unbind(1)
         line = self.line[target]
@@ -41,25 +47,29 @@ class Encoded:
 def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path, batch_size: int = 64) -> Encoded:
     """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
     vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
-    rows = torch.arange(len(pictures)).split(batch_size)
+    (references, reference), (targets, target) = (column.unique(return_inverse=True) for column in pictures.pairs.unbind(1))
 
-    def over_pictures(name: str, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def over(rows: Tensor, name: str, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
         def make() -> dict[str, Tensor]:
             torch.manual_seed(0)  # latents are samples of a posterior
-            parts = [function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows, desc=f"encoding {name}", leave=False)]
+            parts = [
+                function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows.split(batch_size), desc=f"encoding {name}", leave=False)
+            ]
             return {name: torch.cat(parts).contiguous()}  # channels come last where pictures were read from files
 
-        return _cached(folder / f"{name}-{_hash(pictures.key, fingerprint(model))}.safetensors", make)[name]
+        chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+        return _cached(folder / f"{name}-{_hash(pictures.key, chosen, fingerprint(model))}.safetensors", make)[name]
 
-    latents = over_pictures("latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1))
-    embeds = None if image_encoder is None else over_pictures("embeds", image_encoder.model, image_encoder)
+    latents = over(targets, "latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1))
+    embeds = None if image_encoder is None else over(references, "embeds", image_encoder.model, image_encoder)
 
-    lines = sorted(set(pictures.captions))
+    captions = [pictures.captions[i] for i in targets.tolist()]
+    lines = sorted(set(captions))
     parts = [backbone.encode_text(lines[i : i + batch_size]) for i in range(0, len(lines), batch_size)]
     text = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     number = {line: i for i, line in enumerate(lines)}
-    line = torch.tensor([number[c] for c in pictures.captions])
-    return Encoded(latents, embeds, text, line, pictures.pairs)
+    line = torch.tensor([number[c] for c in captions])
+    return Encoded(latents, embeds, text, line, torch.stack([reference, target], 1))
 
 
 def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

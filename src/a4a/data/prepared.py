@@ -92,6 +92,12 @@ class Prepared(Data):
             batch["embeds"] = self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.embed,), reference_view)
         return batch
 
+    def references(self, count: int) -> Tensor:
+        """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        reference, view = self.samples[rows, :2].numpy().T
+        return self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.embed,), view).float()
+
     def words(self, name: Literal["id", "text", "subject"]) -> list[str | None]:
         """Of every row of this split: what it is called, what is said of it, who is on it."""
         found = [shards.read(self._shards[s] / "rows.arrow", [name], [])[0][name] for s in range(len(self._shards))]

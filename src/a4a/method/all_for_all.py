@@ -29,6 +29,7 @@ class AllForAll(nn.Module):
         residual: around attention and FFN of a round. The letter has none; without, a round forgets what it does not attend to.
         sharing: linear layers of projection and alignment per distinct "width" (the letter) or per "site".
         warm_start: latents begin as a depth-matched mixture of the base features (see `UpgradedSpaceMapping`).
+        text_width: of the upgraded model's text states, by which alignment goes then (see `Alignment`).
         reach: what an upgraded site sees of the base: "all" sites (the paper) or only the "nearest" in depth, as an ablation.
     """
 
@@ -46,6 +47,7 @@ class AllForAll(nn.Module):
         sharing: Sharing = "site",
         warm_start: bool = True,
         reach: Reach = "all",
+        text_width: int | None = None,
     ):
         super().__init__()
         widths = [s.width for s in base]
@@ -67,7 +69,7 @@ class AllForAll(nn.Module):
                         warm_start,
                         reach,
                     ),
-                    Alignment(d_scm, [s.width for s in upgraded], sharing),
+                    Alignment(d_scm, [s.width for s in upgraded], sharing, text_width),
                 ]
             )
 
@@ -79,6 +81,10 @@ class AllForAll(nn.Module):
         keys = align_k(map_k(project_k(features.keys)))
         values = align_v(map_v(project_v(features.values)))
         return SiteFeatures(tuple(keys), tuple(values))
+
+    @property
+    def projections(self) -> tuple[CouplingSpaceProjection, CouplingSpaceProjection]:
+        return self.keys[0], self.values[0]  # pyright: ignore[reportReturnType]
 
     @property
     def mappings(self) -> tuple[nn.Module, nn.Module]:

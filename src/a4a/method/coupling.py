@@ -18,3 +18,14 @@ class CouplingSpaceProjection(nn.Module):
 
     def forward(self, sites: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "batch sites tokens d_scm"]:
         return torch.stack(self.linears(sites), dim=1)
+
+    @torch.no_grad()
+    def start_as_condition(self, makers: Sequence[nn.Linear], space: Float[Tensor, "d_scm text"], mean: Float[Tensor, " text"]) -> None:
+        """Each site's layer undoes what made its features of the condition, `k_i = W_i c`, as far as can be: `space (c - mean)`.
+
+        All base sites then say the same in the coupling space, and mixing them loses nothing. Needs a layer per site.
+        **Ours**, not the paper's.
+        """
+        for layer, maker in zip(self.linears.layers, makers, strict=True):
+            layer.weight.copy_(space @ torch.linalg.pinv(maker.weight))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            layer.bias.copy_(-layer.weight @ (maker.weight @ mean))  # pyright: ignore[reportCallIssue, reportArgumentType, reportOperatorIssue]

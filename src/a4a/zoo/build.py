@@ -84,10 +84,10 @@ def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: lis
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
-def _clip(shop: Workshop, name: str, target: Path, training: dict, subjects: int, plain: int, guided: bool, rate: float, shape: dict) -> None:
+def _clip(shop: Workshop, name: str, target: Path, training: dict, data: dict, guided: bool, rate: float, shape: dict) -> None:
     tokenizer = language.clip_tokenizer()
     model = perception.clip_model(len(tokenizer), tokenizer.convert_tokens_to_ids(tokenizer.eos_token), **shape)  # pyright: ignore[reportArgumentType]
-    shop.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, subjects, plain), training)
+    shop.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, **data), training)
     model.eval()
     held = perception.Drawings("validation", 256)
     pictures = held.batch(torch.arange(256))["pictures"][:, 0]
@@ -113,8 +113,14 @@ def clip_small(shop: Workshop, target: Path, **recipe) -> None:
 
 
 @stage
+def clip_medium(shop: Workshop, target: Path, **recipe) -> None:
+    """The CLIP whose text tower is sdxl-mini's second text encoder."""
+    _clip(shop, "clip-medium", target, **recipe)
+
+
+@stage
 def clip_large(shop: Workshop, target: Path, **recipe) -> None:
-    """The CLIP whose vision tower is the adapters' image encoder; its text tower is sdxl-mini's second text encoder."""
+    """The CLIP whose vision tower is the adapters' image encoder."""
     _clip(shop, "clip-large", target, **recipe)
 
 

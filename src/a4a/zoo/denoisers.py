@@ -64,7 +64,7 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
 def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int) -> StableDiffusionXLPipeline:
     """Two widths, several transformer layers a block, two text encoders, pooled text and time ids."""
     first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
-    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-large" / "text_encoder_with_projection", dtype=torch.float32)
+    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-medium" / "text_encoder_with_projection", dtype=torch.float32)
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=8,
@@ -87,7 +87,7 @@ def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[in
         text_encoder=first,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         text_encoder_2=second,
-        tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-large" / "tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-medium" / "tokenizer"),
         unet=unet,
         scheduler=scheduler(),
         add_watermarker=False,

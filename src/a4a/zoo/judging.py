@@ -22,7 +22,7 @@ SAMPLING = Sampling(steps=15, guidance=3.0, size=64)
 
 
 class WorldTask(Task):
-    """Creatures of the world; every picture in a view of its own, which shares nothing with the reference but the creature.
+    """Creatures of the world, by their portraits; every picture in a view of its own, which shares nothing with the portrait but the creature.
 
     Args:
         split: validation while choosing anything, test for what is published.
@@ -33,7 +33,7 @@ class WorldTask(Task):
     def __init__(self, split: str = "test", subjects: int = 100, generations: int = 4):
         self.creatures = Subjects.sample(subjects, split)
         self.views = Views.sample(subjects * generations, 901)
-        references = to_pil(draw(self.creatures, Views.sample(subjects, 900)))
+        references = to_pil(draw(self.creatures, Views.sample(subjects, 900).as_portraits()))
         super().__init__([f"{split} {i}" for i in range(subjects)], references, caption(self.views, 902))
 
     def photos(self, picture: int) -> Image.Image:

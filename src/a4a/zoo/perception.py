@@ -125,12 +125,16 @@ def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, t
 class Captioned:
     """Drawings (kept as bytes) and their texts: four descriptions of creature and view, and `plain` captions of the view alone.
 
+    With `portraits` every other drawing is one, as references are.
+
     Where texts never speak of the view alone, scene and traits tell pictures apart and a text tower hardly says where
     things are; a denoiser that listens to it then learns place last.
     """
 
-    def __init__(self, tokenizer, subjects: int, plain: int):
+    def __init__(self, tokenizer, subjects: int, portraits: bool, plain: int):
         self.subjects, self.views = Subjects.sample(subjects, "clip"), Views.sample(subjects, 5)
+        if portraits:
+            self.views = self.views.as_portraits(torch.arange(subjects) % 2 == 0)
         self.pictures = as_bytes(self.subjects, self.views)
         lines = [describe(self.subjects, self.views, 31 + w) for w in range(4)]
         lines += [caption(self.views, 41 + w) for w in range(plain)]

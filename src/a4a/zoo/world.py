@@ -9,7 +9,7 @@ Everything is drawn by signed distances, a whole batch at once, and depends on n
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -50,6 +50,9 @@ class _Table:
 
     def __getitem__(self, index) -> Self:
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})  # pyright: ignore[reportArgumentType]
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,12 @@ class Views(_Table):
         generator = torch.Generator().manual_seed(seed)
         scene, place, size = (torch.randint(0, len(k), (count,), generator=generator) for k in (SCENES, PLACES, SIZES))
         return cls(scene, place, size, torch.rand(count, 8, generator=generator) * 2 - 1)
+
+    def as_portraits(self, which: Tensor | bool = True) -> Self:
+        """Large and in the middle, as people crop the photo that they give as a reference; scene and pose stay."""
+        which = torch.as_tensor(which)
+        middle, large = torch.tensor(PLACES.index("in the middle")), torch.tensor(SIZES.index("large"))
+        return replace(self, place=torch.where(which, middle, self.place), size=torch.where(which, large, self.size))
 
 
 def caption(views: Views, seed: int = 0) -> list[str]:
