@@ -40,8 +40,10 @@ class Method:
     sharing: Sharing = "site"
     """Linear layers of projection and alignment per "site", or per distinct "width" (the paper's letter)."""
     warm_start: bool = True
-    """Latents begin as a depth-matched mixture of the base features, and (with sharing: site) projection as the source's
-    condition, whitened over the training references; all at random in the paper."""
+    """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
+    white_start: bool = True
+    """Projection begins as the source's condition, whitened over training references (needs sharing: site, and coupling);
+    at random in the paper."""
     text_start: bool = True
     """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
     reach: Reach = "all"
@@ -59,17 +61,15 @@ class Method:
             raise InputError(
                 "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
             )
-        if self.text_start and self.sharing != "site":
-            raise InputError(
-                f"method.text_start needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.text_start to false."
-            )
+        for name in ("text_start", "white_start"):
+            if getattr(self, name) and self.sharing != "site":
+                raise InputError(
+                    f"method.{name} needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.{name} to false."
+                )
+        if self.white_start and not self.coupling:
+            raise InputError("method.white_start needs the source's features but method.coupling is false; set method.white_start to false.")
         options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
         return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
-
-    @property
-    def couples(self) -> bool:
-        """Whether training begins with `A4A.couple`."""
-        return self.kind == "a4a" and self.warm_start and self.coupling and self.sharing == "site"
 
     def _with_projection(self, backbone: Backbone, source: IPAdapter | None) -> IPAdapter:
         """The denoiser's own text projections can serve the source's tokens only where its text states are as wide."""

@@ -99,7 +99,7 @@ def transfer(
     else:
         assert ready is not None
         table = ready
-    if method.couples:
+    if method.kind == "a4a" and method.white_start:
         adapter.couple(table.references(REFERENCES))  # pyright: ignore[reportAttributeAccessIssue]
     loss = Denoising(backbone, adapter, objective, ready.no_text if ready is not None else None)
     precision.apply(backbone)  # now that it is frozen and its text projections are copied

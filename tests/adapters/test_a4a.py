@@ -126,6 +126,19 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
         torch.testing.assert_close(variance[-kinds:], torch.ones(kinds), atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sharing": "width"}, "text_start needs a layer per site"),
+        ({"sharing": "width", "text_start": False}, "white_start needs a layer per site"),
+        ({"coupling": False}, "white_start needs the source's features"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
+    with pytest.raises(InputError, match=said):
+        Method(**options).build(backbone_for(pixart), source, tiny.EMBED)
+
+
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
     source_width = source.text_width
     adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny.EMBED)

@@ -286,6 +286,22 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     assert adapter.embed == tiny.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
 
+def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):
+    from a4a.adapters import checkpoint
+    from a4a.training.loop import TrainingConfig
+    from a4a.training.objective import ObjectiveConfig, Rates
+    from a4a.transfer import transfer
+
+    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "source.safetensors")
+    options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=Rates(0, 0, 0))}
+    training = TrainingConfig(samples=2, batch_size=2, weight_decay=0.0, tensorboard=False)
+    adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", training=training, **options)
+    features = adapter.source(Prepared(prepared).references(4096))
+    coupled = adapter.mapping.projections[0](features.keys)
+    same = [i for i, maker in enumerate(adapter.source.to_k) if maker.out_features >= adapter.source.text_width]
+    torch.testing.assert_close(coupled[:, same[0]], coupled[:, same[-1]], atol=5e-3, rtol=1e-2)
+
+
 def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_path):
     from a4a.cli import main
 

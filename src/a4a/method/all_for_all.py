@@ -1,7 +1,7 @@
 """Figure 1: features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
 
-The letter of the paper is `residual=False, warm_start=False, sharing="width"`. What the defaults do otherwise, and why,
-stands beside each argument; the README has figures.
+The letter of the paper is `residual=False, warm_start=False, sharing="width"`, begun at random (`A4A.wrap` without `text`,
+no `A4A.couple`). What the defaults do otherwise, and why, stands beside each argument; the README has figures.
 """
 
 import math
