@@ -105,7 +105,7 @@ class A4A(ImagePromptAdapter):
         condition = self.source.image_proj(embeds).flatten(0, 1)
         variance, directions = torch.linalg.eigh(condition.T.cov())
         loud = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
-        d_scm = self.mapping.alignments[0].text.in_features if self.config["text_width"] else self.mapping.alignments[0].linears.layers[0].in_features
+        d_scm = self.mapping.projections[0].linears.layers[0].out_features
         turned = nn.init.orthogonal_(torch.empty(int(d_scm), len(variance)), generator=torch.Generator().manual_seed(0))  # pyright: ignore[reportArgumentType]
         space = turned.to(embeds.device) @ loud.T
         for projection, makers in zip(self.mapping.projections, (self.source.to_k, self.source.to_v), strict=True):

@@ -63,7 +63,7 @@ def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncod
     latents = over(targets, "latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1))
     embeds = None if image_encoder is None else over(references, "embeds", image_encoder.model, image_encoder)
 
-    captions = [pictures.captions[i] for i in targets.tolist()]
+    captions = [pictures.captions[int(i)] for i in targets]
     lines = sorted(set(captions))
     parts = [backbone.encode_text(lines[i : i + batch_size]) for i in range(0, len(lines), batch_size)]
     text = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
