@@ -127,7 +127,7 @@ def main(
     before: dict[str, int] = {}
     output = folder / "killed"
     for _ in range(kills):
-        hit, seconds = killed([*options, "--output", str(output)], chance.uniform(0, alone / 3))
+        hit, seconds = killed([*options, "--output", str(output)], chance.uniform(0.4 * alone, 0.75 * alone))
         hits, now = hits + hit, finished(output)
         twice += [name for name, made in before.items() if now.get(name) != made]
         before = now
