@@ -21,22 +21,6 @@ from a4a.training.loop import TrainingConfig, train
 from a4a.training.objective import Denoising, ObjectiveConfig
 
 
-class Rows:
-    def __init__(self, backbone, count=8):
-        generator = torch.Generator().manual_seed(0)
-        self.tensors = {
-            "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
-            "embeds": torch.randn(count, tiny.EMBED, generator=generator),
-        }
-        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text([f"a cat {i}" for i in range(count)]).items()}
-
-    def __len__(self):
-        return len(self.tensors["latents"])
-
-    def batch(self, indices):
-        return {name: t[indices] for name, t in self.tensors.items()}
-
-
 def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
     """Step, resident bytes and open files after `first` steps and then every `every`."""
     pipe = tiny.pixart()
@@ -54,7 +38,7 @@ def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
 
     config = TrainingConfig(samples=2 * steps, batch_size=2, ema_decay=0.9, checkpoint_every=2 * every, evaluate_every=2 * every)
     with TemporaryDirectory() as folder:
-        train(objective, Rows(backbone), config, folder, evaluate=evaluate)
+        train(objective, tiny.Samples(backbone, 8), config, folder, evaluate=evaluate)
     return found
 
 

@@ -163,6 +163,25 @@ def ip_adapter(pipe, seed=0, tokens=4):
     return shaken(adapter).requires_grad_(False)
 
 
+class Samples:
+    """Encoded training samples for one backbone: latents, text and embeddings."""
+
+    def __init__(self, backbone, count=6):
+        generator = torch.Generator().manual_seed(0)
+        words = ("red", "blue", "small", "big", "green", "old", "young", "round")[:count]
+        self.tensors = {
+            "latents": torch.randn(count, 4, SIDE, SIDE, generator=generator),
+            "embeds": torch.randn(count, EMBED, generator=generator),
+        }
+        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text([f"a {word} cat" for word in words]).items()}
+
+    def __len__(self):
+        return len(self.tensors["latents"])
+
+    def batch(self, indices):
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+
 def a4a(source, pipe, seed=0, **options):
     torch.manual_seed(seed)
     return A4A.wrap(source, backbone_for(pipe).sites, **{"heads": 2, "rounds": 1, **options})

@@ -75,7 +75,7 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", sh
     with replacing(output / "index.html") as beside:
         beside.write_text(page.render(title=title, sections=sections, summary=summary, embed=_embed))
     with replacing(output / "README.md") as beside:
-        beside.write_text("\n".join(_markdown(title, sections, output)))
+        beside.write_text("\n".join(_markdown(title, summary, sections, output)))
     print(f"{len(sections)} sections are in {output / 'index.html'} and {output / 'README.md'}")
 
 
@@ -237,13 +237,12 @@ def _embed(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _markdown(title: str, sections: list[Section], output: Path) -> Iterator[str]:
+def _markdown(title: str, summary: list[tuple[str, str, str]], sections: list[Section], output: Path) -> Iterator[str]:
     yield f"# {title}\n"
-    if any(section.claims for section in sections):
+    if summary:
         yield "## In short\n\n| claim | verdict | decided in |\n|---|---|---|"
-        for section in sections:
-            for says, verdict, _ in section.claims:
-                yield f"| {says} | {verdict} | {section.title} |"
+        for decided_in, says, verdict in summary:
+            yield f"| {says} | {verdict} | {decided_in} |"
         yield ""
     for section in sections:
         yield f"## {section.title}\n"

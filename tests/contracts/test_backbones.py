@@ -70,22 +70,6 @@ def test_features_at_any_one_site_reach_the_prediction(backbone):
     assert torch.equal(backbone.predict(*inputs), plain)
 
 
-class Samples:
-    def __init__(self, backbone):
-        generator = torch.Generator().manual_seed(0)
-        self.tensors = {
-            "latents": torch.randn(4, 4, tiny.SIDE, tiny.SIDE, generator=generator),
-            "embeds": torch.randn(4, tiny.EMBED, generator=generator),
-        }
-        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text(["a cat", "a dog", "a bird", "a red cat"]).items()}
-
-    def __len__(self):
-        return 4
-
-    def batch(self, indices):
-        return {name: t[indices] for name, t in self.tensors.items()}
-
-
 @pytest.mark.parametrize("weighting", ["none", "min_snr"])
 def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, weighting):
     before = {name: t.clone() for name, t in backbone.denoiser.state_dict().items()}
@@ -93,7 +77,7 @@ def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, we
     adapter = IPAdapter.fresh(backbone.sites, backbone.text_projections(), tiny.EMBED)
     begin = {name: p.detach().clone() for name, p in adapter.named_parameters()}
     objective = Denoising(backbone, adapter, ObjectiveConfig(rates=Rates(adapter=1e-3), weighting=weighting))
-    rows = train(objective, Samples(backbone), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
+    rows = train(objective, tiny.Samples(backbone, 4), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
     assert all(torch.tensor(r["loss"]).isfinite() for r in rows)
     for name, p in adapter.named_parameters():
         assert p.isfinite().all()
@@ -106,7 +90,7 @@ def test_one_batch_can_be_learned(backbone):
     torch.manual_seed(0)
     objective = Denoising(backbone, tiny.ip_adapter(backbone.pipe), ObjectiveConfig())
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-2)
-    batch, losses = Samples(backbone).batch(torch.arange(4)), []
+    batch, losses = tiny.Samples(backbone, 4).batch(torch.arange(4)), []
     for _ in range(8):
         torch.manual_seed(1)
         loss = objective(batch)
@@ -121,7 +105,7 @@ def test_the_denoiser_itself_can_be_trained(backbone):
     objective = Denoising(backbone, None, ObjectiveConfig())
     assert not is_attached(backbone.denoiser)
     assert [group["name"] for group in objective.parameter_groups()] == ["denoiser"]
-    batch = Samples(backbone).batch(torch.arange(2))
+    batch = tiny.Samples(backbone, 4).batch(torch.arange(2))
     del batch["embeds"]
     objective(batch).backward()
     used = [p.grad is not None for p in backbone.denoiser.parameters()]

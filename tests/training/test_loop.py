@@ -351,29 +351,10 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 # --- denoising -----------------------------------------------------------------------------------------------------
 
 
-class Samples:
-    """Latents, text and embeddings for one backbone."""
-
-    def __init__(self, backbone, count=6):
-        generator = torch.Generator().manual_seed(0)
-        self.tensors = {
-            "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
-            "embeds": torch.randn(count, tiny.EMBED, generator=generator),
-        }
-        text = backbone.encode_text([f"a {word} cat" for word in ("red", "blue", "small", "big", "green", "old")][:count])
-        self.tensors |= {f"text.{name}": t for name, t in text.items()}
-
-    def __len__(self):
-        return len(self.tensors["latents"])
-
-    def batch(self, indices):
-        return {name: t[indices] for name, t in self.tensors.items()}
-
-
 def denoising(pipe, source_pipe=None, **options):
     own = backbone_for(tiny.with_own_denoiser(pipe))
     adapter = tiny.ip_adapter(pipe) if source_pipe is None else tiny.a4a(tiny.ip_adapter(source_pipe), pipe)
-    return Denoising(own, adapter, ObjectiveConfig(**options)), Samples(own)
+    return Denoising(own, adapter, ObjectiveConfig(**options)), tiny.Samples(own)
 
 
 def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):

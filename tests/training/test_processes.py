@@ -72,28 +72,11 @@ def test_each_row_comes_once_an_epoch_over_both(tmp_path):
         assert sorted(seen) == list(range(20))
 
 
-class Samples:
-    def __init__(self, backbone):
-        generator = torch.Generator().manual_seed(0)
-        self.tensors = {
-            "latents": torch.randn(6, 4, tiny.SIDE, tiny.SIDE, generator=generator),
-            "embeds": torch.randn(6, tiny.EMBED, generator=generator),
-        }
-        text = backbone.encode_text([f"a {word} cat" for word in ("red", "blue", "small", "big", "green", "old")])
-        self.tensors |= {f"text.{name}": t for name, t in text.items()}
-
-    def __len__(self):
-        return 6
-
-    def batch(self, indices):
-        return {name: t[indices] for name, t in self.tensors.items()}
-
-
 def denoising(**options):
     pipe = tiny.pixart()
     backbone = backbone_for(pipe)
     options = {"rates": Rates(1e-3, 1e-2, 1e-3), **options}
-    return Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(**options)), Samples(backbone)
+    return Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(**options)), tiny.Samples(backbone)
 
 
 PLAIN = TrainingConfig(samples=4, batch_size=2, weight_decay=0.0, max_grad_norm=0.0, tensorboard=False)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import Backbone
-from a4a.data.pictures import Pictures
+from a4a.data.pictures import Pictures, spread_over
 from a4a.files import replacing
 
 
@@ -31,8 +31,7 @@ class Encoded:
     def references(self, count: int) -> Tensor:
         """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
         assert self.embeds is not None
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-        return self.embeds[self.pairs[rows, 0]].float()
+        return self.embeds[self.pairs[spread_over(len(self), count), 0]].float()
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, target = self.pairs[indices].unbind(1)

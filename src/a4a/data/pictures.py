@@ -109,6 +109,11 @@ def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
     return rows
 
 
+def spread_over(length: int, count: int) -> Tensor:
+    """Indices of so many rows at most, evenly over a table."""
+    return torch.linspace(0, length - 1, min(count, length)).long()
+
+
 def pairs_of(subjects: list[str | None]) -> Tensor:
     """[pairs, 2], reference and target: (i, i) for a picture alone; for subjects with several, every ordered pair of neighbours."""
     groups: dict[str, list[int]] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from a4a.data import shards
 from a4a.data.origin import origin
-from a4a.data.pictures import Data, pairs_of
+from a4a.data.pictures import Data, pairs_of, spread_over
 from a4a.errors import InputError, first_line
 
 FORMAT = 1
@@ -94,8 +94,7 @@ class Prepared(Data):
 
     def references(self, count: int) -> Tensor:
         """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-        reference, view = self.samples[rows, :2].numpy().T
+        reference, view = self.samples[spread_over(len(self), count), :2].numpy().T
         return self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.embed,), view).float()
 
     def words(self, name: Literal["id", "text", "subject"]) -> list[str | None]:
