@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -379,6 +380,12 @@ def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     sentence("something else", made, photos, models, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_runs_do_not_work_in_one_folder(copied, photos, models):
+    with FileLock(copied / "lock"):
+        sentence("Another a4a prepare", made, photos, models, copied)
+    made(photos, models, copied)
 
 
 def test_a_shard_cut_short_is_named(copied):

@@ -75,6 +75,12 @@ def test_webdataset_tars(tmp_path):
         source.items()
     with pytest.raises(InputError, match="There is no tar"):
         WebDataset(str(tmp_path / "gone.tar")).items()
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        info = tarfile.TarInfo("a.json")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"[1]"))
+    with pytest.raises(InputError, match=r"a\.json holds no JSON object"):
+        WebDataset(str(tmp_path / "odd.tar")).items()
 
 
 def test_a_data_set_that_datasets_loads(tmp_path):

@@ -4,12 +4,14 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -61,6 +63,24 @@ def prepare(
     items = source.items()
     settings = _settings(items, check, crop, caption, encode, split, chunk)
     _claim(output, settings)
+    with _alone(output):
+        _prepare(output, settings, source, items, check, crop, caption, encode, split, chunk, ray, workers)
+
+
+def _prepare(
+    output: Path,
+    settings: dict[str, Any],
+    source: Source,
+    items: Sequence[Item],
+    check: Check | None,
+    crop: Crop,
+    caption: Caption | None,
+    encode: Encode | None,
+    split: Split,
+    chunk: int,
+    ray: bool,
+    workers: int,
+) -> None:
     chunks = [Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))]
 
     def run(step: Step, over: Sequence[Chunk]) -> None:
@@ -84,6 +104,20 @@ def prepare(
     encoding = Encoding(output, source, crop, encode, split)
     run(encoding, chunks)
     _finish(output, settings, source, len(items), chunks, report, encoding)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keeps the folder for this run: another's half-written parts look like those of a run that was killed."""
+    lock = FileLock(output / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"Another a4a prepare is at work in {output}; wait until it ends, or choose another output folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _here(step: Step, chunks: Sequence[Chunk]):

@@ -138,6 +138,8 @@ class WebDataset(Source):
         elif suffix in ("txt", "json"):
             content = archive.extractfile(member).read().decode()  # pyright: ignore[reportOptionalMemberAccess]
             said = {"text": content.strip()} if suffix == "txt" else json.loads(content)
+            if not isinstance(said, dict):
+                raise ValueError(f"{member.name} holds no JSON object")
             for field, value in (("text", said.get("text", said.get("caption"))), ("subject", said.get("subject"))):
                 if value is not None:
                     facts[field] = str(value)
