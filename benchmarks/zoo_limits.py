@@ -1,10 +1,12 @@
 """What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_limits.py`.
 
 Identity of fresh drawings after the VAE bounds what any adapter can reach; how well a linear map reads a trait from the
-embedding of a portrait (R squared, held out) bounds what a linear image projection can use.
+embedding of a portrait (R squared, held out) bounds what a linear image projection can use, and so does the identity of
+creatures that are drawn again from what it reads.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,12 @@ from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import load_pipeline
 from a4a.evaluation import estimates, gallery, measure
 from a4a.images import to_pil, to_tensor
+from a4a.metrics.statistics import over_subjects
 from a4a.painters import Photographed
 from a4a.zoo.folder import MODELS
-from a4a.zoo.judging import WorldEvaluation
+from a4a.zoo.judging import Identity, WorldEvaluation
 from a4a.zoo.perception import as_bytes
-from a4a.zoo.world import Subjects, Views
+from a4a.zoo.world import Subjects, Views, draw
 
 
 @torch.no_grad()
@@ -43,11 +46,22 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     targets |= {n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1) for n in turns}
     targets |= {name: getattr(subjects, name)[:, None] for name in ("lightness", "eye_size", "eye_distance")}
     targets["scene"] = F.one_hot(views.scene).float()
+    read = {}
     for name, target in targets.items():
         weights = torch.linalg.solve(known.T @ known + 0.1 * torch.eye(known.shape[1]), known.T @ target[:-held_out])
         wanted = target[-held_out:]
-        error = (new @ weights - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        read[name] = new @ weights
+        error = (read[name] - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
         print(f"{name:14} R squared {1 - float(error):5.2f}")
+    traits = {name: read[name].argmax(1) for name in kinds}
+    traits |= {name: torch.atan2(read[name][:, 1], read[name][:, 0]) / (2 * math.pi) % 1 for name in turns}
+    traits |= {name: read[name][:, 0] for name in ("lightness", "eye_size", "eye_distance")}
+    true, others = subjects[-held_out:], Views.sample(held_out, 78)
+    judge = Identity(MODELS)
+    seen = judge.encode(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
+    for what, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
+        likeness = (judge.encode(to_pil(draw(drawn, others))) * seen).sum(1)
+        print(f"drawn again from {what}: identity {over_subjects(likeness.double().numpy()[:, None])}")
 
 
 if __name__ == "__main__":
