@@ -71,7 +71,7 @@ def _prepare(
     output: Path,
     settings: dict[str, Any],
     source: Source,
-    items: Sequence[Item],
+    items: list[Item],
     check: Check | None,
     crop: Crop,
     caption: Caption | None,
