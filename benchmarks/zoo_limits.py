@@ -41,10 +41,11 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     inputs = torch.cat([embeds, torch.ones(count, 1)], dim=1)
     known, new = inputs[:-held_out], inputs[-held_out:]
     turns = ("skin_hue", "hat_hue", "pattern_hue", "eye_hue")
+    lengths = ("lightness", "eye_size", "eye_distance")
     kinds = {"shape": 4, "ears": 4, "pattern": 4, "hat": 4}
     targets = {name: F.one_hot(getattr(subjects, name), n).float() for name, n in kinds.items()}
     targets |= {n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1) for n in turns}
-    targets |= {name: getattr(subjects, name)[:, None] for name in ("lightness", "eye_size", "eye_distance")}
+    targets |= {name: getattr(subjects, name)[:, None] for name in lengths}
     targets["scene"] = F.one_hot(views.scene).float()
     read = {}
     for name, target in targets.items():
@@ -55,9 +56,9 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
         print(f"{name:14} R squared {1 - float(error):5.2f}")
     traits = {name: read[name].argmax(1) for name in kinds}
     traits |= {name: torch.atan2(read[name][:, 1], read[name][:, 0]) / (2 * math.pi) % 1 for name in turns}
-    traits |= {name: read[name][:, 0] for name in ("lightness", "eye_size", "eye_distance")}
+    traits |= {name: read[name][:, 0] for name in lengths}
     true, others = subjects[-held_out:], Views.sample(held_out, 78)
-    judge = Identity(MODELS)
+    judge = Identity()
     seen = judge.encode(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
     for what, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
         likeness = (judge.encode(to_pil(draw(drawn, others))) * seen).sum(1)

@@ -4,14 +4,13 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -64,60 +63,37 @@ def prepare(
     settings = _settings(items, check, crop, caption, encode, split, chunk)
     _claim(output, settings)
     with _alone(output):
-        _prepare(output, settings, source, items, check, crop, caption, encode, split, chunk, ray, workers)
+        chunks = [Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))]
+
+        def run(step: Step, over: Sequence[Chunk]) -> None:
+            _sweep(output / step.name)
+            missing = step.missing(over)
+            left = sum(len(c.items) for c in missing)
+            total = sum(len(c.items) for c in over)
+            with tqdm(total=total, initial=total - left, desc=step.name, unit="picture", disable=not missing) as bar:
+                for count in over_cluster(step, missing, workers) if ray and missing else _here(step, missing):
+                    bar.update(count)
+
+        report: list[dict[str, str]] = []
+        if check is not None:
+            checking = Checking(output, source, check)
+            run(checking, chunks)
+            chunks, report = survivors(chunks, checking)
+        if caption is not None:
+            captioning = Captioning(output, source, crop, caption)
+            run(captioning, chunks)
+            chunks = [_captioned(c, captioning) for c in chunks]
+        encoding = Encoding(output, source, crop, encode, split)
+        run(encoding, chunks)
+        _finish(output, settings, source, len(items), chunks, report, encoding)
 
 
-def _prepare(
-    output: Path,
-    settings: dict[str, Any],
-    source: Source,
-    items: list[Item],
-    check: Check | None,
-    crop: Crop,
-    caption: Caption | None,
-    encode: Encode | None,
-    split: Split,
-    chunk: int,
-    ray: bool,
-    workers: int,
-) -> None:
-    chunks = [Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))]
-
-    def run(step: Step, over: Sequence[Chunk]) -> None:
-        _sweep(output / step.name)
-        missing = step.missing(over)
-        left = sum(len(c.items) for c in missing)
-        total = sum(len(c.items) for c in over)
-        with tqdm(total=total, initial=total - left, desc=step.name, unit="picture", disable=not missing) as bar:
-            for count in over_cluster(step, missing, workers) if ray and missing else _here(step, missing):
-                bar.update(count)
-
-    report: list[dict[str, str]] = []
-    if check is not None:
-        checking = Checking(output, source, check)
-        run(checking, chunks)
-        chunks, report = survivors(chunks, checking)
-    if caption is not None:
-        captioning = Captioning(output, source, crop, caption)
-        run(captioning, chunks)
-        chunks = [_captioned(c, captioning) for c in chunks]
-    encoding = Encoding(output, source, crop, encode, split)
-    run(encoding, chunks)
-    _finish(output, settings, source, len(items), chunks, report, encoding)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _alone(output: Path) -> AcquireReturnProxy:
     """Keeps the folder for this run: another's half-written parts look like those of a run that was killed."""
-    lock = FileLock(output / "lock")
     try:
-        lock.acquire(timeout=0)
+        return FileLock(output / "lock").acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"Another a4a prepare is at work in {output}; wait until it ends, or choose another output folder.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _here(step: Step, chunks: Sequence[Chunk]):
