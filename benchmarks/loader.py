@@ -1,23 +1,34 @@
 """What reading prepared data costs: `python benchmarks/loader.py FOLDER`.
 
-Generates cached samples of the miniature's shapes, opens them, and reads them in random order. In JSON: seconds to open,
-samples a second, resident memory and open files, before and after. A second call measures the folder as it lies.
+Generates cached samples of sd15-mini's shapes, opens them, reads them in random order, and trains its IP-Adapter on them.
+In JSON: seconds to open, samples a second, resident memory and open files, before and after, and the loader's share of
+the training's time. A second call measures the folder as it lies.
 """
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
 from safetensors.torch import save_file
 
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import shards
 from a4a.data.prepared import FORMAT, Prepared
+from a4a.training.loop import TrainingConfig, train
+from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.zoo.folder import MODELS
 
-LATENTS, TEXT, EMBED = (4, 16, 16), {"states": ["float16", [16, 64]], "mask": ["int64", [16]]}, 128
+BACKBONE = backbone_for(load_pipeline(MODELS / "sd15-mini"))
+NO_TEXT = BACKBONE.no_text()
+LATENTS, EMBED = (8, 8, 8), 128
+TEXT = {name: ["float16", list(t.shape[1:])] for name, t in NO_TEXT.items()}
 
 
 def generate(folder: Path, rows: int, chunk: int = 512) -> None:
@@ -41,7 +52,7 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
         states = {k: list(rng.normal(size=(count, *shape)).astype(kind)) for k, (kind, shape) in TEXT.items()}
         shards.write(place / "text.arrow", {"text": ids}, states)
         listing.append({"name": name, "rows": count, "files": {f.name: {"bytes": f.stat().st_size, "sha256": ""} for f in place.iterdir()}})
-    save_file({"states": torch.zeros(1, 16, 64), "mask": torch.ones(1, 16, dtype=torch.long)}, folder / "no_text.safetensors")
+    save_file(NO_TEXT, folder / "no_text.safetensors")
     manifest = {
         "format": FORMAT,
         "made_by": "benchmarks/loader.py",
@@ -63,12 +74,35 @@ def handles() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000) -> None:
+class Timed(Prepared):
+    """Counts the seconds of its batches."""
+
+    seconds = 0.0
+
+    def batch(self, indices: torch.Tensor) -> dict[str, Any]:
+        began = time.perf_counter()
+        found = super().batch(indices)
+        self.seconds += time.perf_counter() - began
+        return found
+
+
+def share_of_training(folder: Path, samples: int) -> float:
+    table = Timed(folder)
+    adapter = IPAdapter.fresh(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
+    objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
+    with tempfile.TemporaryDirectory() as output:
+        began = time.perf_counter()
+        train(objective, table, TrainingConfig(samples=samples, batch_size=32), output)
+        return table.seconds / (time.perf_counter() - began)
+
+
+def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000, trained: int = 3200) -> None:
     """Args:
     folder: an empty one, or one that an earlier call filled.
     rows: cached samples.
     batch: samples at a time.
     read: samples to read.
+    trained: samples to train on.
     """
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
@@ -83,7 +117,8 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000)
         table.batch(part)
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     after = {"samples_per_second": len(order) / seconds, "per_cpu_second": len(order) / busy, "resident_mb": resident(), "handles": handles()}
-    print(json.dumps({"rows": len(table), "before": before, "opened": opened, "read": after}, indent=1))
+    share = share_of_training(folder, trained)
+    print(json.dumps({"rows": len(table), "before": before, "opened": opened, "read": after, "share_of_training": share}, indent=1))
 
 
 if __name__ == "__main__":

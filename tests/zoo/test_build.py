@@ -4,22 +4,26 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.errors import InputError
-from a4a.zoo.build import build
+from a4a.training.objective import Rates
+from a4a.zoo.build import Told, build
 from a4a.zoo.folder import RECIPE
+from a4a.zoo.perception import Drawings, Restoration, vae_model
 
 
 def crumbs() -> dict:
     """The shipped recipe with next to no samples and subjects."""
     recipe = yaml.safe_load(RECIPE.read_text())
     for stage in recipe.values():
-        if "training" in stage:
-            stage["training"].pop("evaluate_every", None)
-            stage["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}
+        for part in (stage, stage.get("told", {}), stage.get("restored", {})):
+            if "training" in part:
+                part["training"].pop("evaluate_every", None)
+                part["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}
         for name in ("subjects", "sentences"):
             if name in stage:
                 stage[name] = 8
@@ -60,3 +64,29 @@ def test_what_is_finished_is_not_made_again(built):
 def test_a_stage_that_is_not_in_the_recipe_is_named(tmp_path):
     with pytest.raises(InputError, match="no stage sd35-mini"):
         build(crumbs(), tmp_path / "models", tmp_path / "runs", ["sd35-mini"])
+
+
+def test_a_denoiser_is_told_of_traits_in_some_steps_and_not_in_others(built):
+    lessons = Told(backbone_for(load_pipeline(built / "models" / "sd15-mini")), Rates())
+    batch = {"latents": torch.randn(2, 8, 8, 8), "embeds": torch.randn(2, lessons.adapter.embed)}
+    batch |= {f"text.{name}": t.expand(2, *t.shape[1:]) for name, t in lessons._no_text.items()}
+    told = []
+    for step in range(12):
+        torch.manual_seed(step)
+        lessons.zero_grad()
+        lessons(batch).backward()
+        told.append(lessons.adapter.image_proj.proj.weight.grad is not None)
+        assert all(p.grad is not None for n, p in lessons.denoiser.named_parameters())
+    assert 0 < sum(told) < 12
+
+
+def test_restoration_trains_the_decoder_and_leaves_the_latents_alone():
+    model = vae_model((8, 8))
+    model.register_to_config(scaling_factor=1.0)
+    objective = Restoration(model, 1e-2, 0.5, noise=0.3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(objective.parameter_groups())
+    objective(Drawings("vae", 2).batch(torch.arange(2))).backward()
+    optimizer.step()
+    changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}

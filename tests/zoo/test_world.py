@@ -69,3 +69,12 @@ def test_reference_and_target_are_two_drawings_of_one_subject():
     assert torch.equal(pictures.subjects[reference].skin_hue, pictures.subjects[target].skin_hue)
     assert (pictures.views[reference].size == SIZES.index("large")).all() and len(reference.unique()) == 6
     assert not torch.equal(pictures.pixels(reference[:1]), pictures.pixels(target[:1]))
+
+
+def test_numbers_tell_every_trait_in_even_measure():
+    numbers = Subjects.sample(2000, "train").numbers()
+    assert numbers.shape == (2000, 27) and numbers.abs().max() <= 1
+    assert (numbers[:, :16].unflatten(1, (4, 4)).sum(2) == 1).all()
+    turns = numbers[:, 16:24]
+    assert torch.allclose(turns[:, :4] ** 2 + turns[:, 4:] ** 2, torch.ones(2000, 4), atol=1e-5)
+    assert numbers[:, 24:].mean(0).abs().max() < 0.05

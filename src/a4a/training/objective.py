@@ -103,8 +103,7 @@ class Denoising(Objective):
 
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()
-            embeds = torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds)
-            self.injection.set(self.adapter(embeds))
+            self.show(self.injection, self.adapter, torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds))
         kind = self.denoiser.dtype
         # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
         plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
@@ -116,6 +115,10 @@ class Denoising(Objective):
             velocity = self.scheduler.config.prediction_type == "v_prediction"  # pyright: ignore[reportAttributeAccessIssue]
             loss = loss * snr.clamp(max=self.config.gamma) / (snr + 1 if velocity else snr)
         return loss.mean()
+
+    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+        """What a batch sees of its references."""
+        injection.set(adapter(embeds))
 
     def _timesteps(self, count: int, device: torch.device) -> Tensor:
         steps = self.scheduler.config.num_train_timesteps  # pyright: ignore[reportAttributeAccessIssue]

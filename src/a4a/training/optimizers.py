@@ -15,7 +15,7 @@ STATE_BYTES: dict[Kind, float] = {"adamw": 8, "adamw_8bit": 2.03}
 def optimizer_for(kind: Kind, groups: list[dict[str, Any]], weight_decay: float, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over groups with rates of their own; InputError where what it needs is not installed."""
     if kind == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=device.type == "cuda")
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=device.type in ("cuda", "cpu"))
     try:
         from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError as error:

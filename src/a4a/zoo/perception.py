@@ -74,10 +74,39 @@ class Reconstruction(Objective):
         pictures = _recoloured(batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         painted = self.vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
+        return self.difference(painted, pictures) + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
+
+    def difference(self, painted: Tensor, pictures: Tensor) -> Tensor:
         loss = 2 * F.mse_loss(painted, pictures) + 0.7 * F.l1_loss(painted, pictures)
         for dim in (-1, -2):
             loss = loss + self.edges * F.l1_loss(painted.diff(dim=dim), pictures.diff(dim=dim))
-        return loss + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
+        return loss
+
+
+class Restoration(Reconstruction):
+    """The decoder alone, on latents that are a little off, as those of a denoiser are.
+
+    Args:
+        noise: most noise on a picture's latents, in their standard deviations.
+    """
+
+    def __init__(self, vae: AutoencoderKL, rate: float, edges: float, noise: float):
+        super().__init__(vae, rate, edges, prior=0.0)
+        self.noise = noise
+        vae.requires_grad_(False)
+        vae.post_quant_conv.requires_grad_(True)  # pyright: ignore[reportOptionalMemberAccess]
+        vae.decoder.requires_grad_(True)
+
+    def parameter_groups(self):
+        return [{"name": "decoder", "params": [p for p in self.parameters() if p.requires_grad], "lr": self.rate}]
+
+    def forward(self, batch: Batch) -> Tensor:
+        pictures = (batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            latents = self.vae.encode(pictures).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
+            strength = self.noise / self.vae.config["scaling_factor"] * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+            latents = latents + strength * torch.randn_like(latents)
+        return self.difference(self.vae.decode(latents).sample, pictures)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _recoloured(pictures: Tensor) -> Tensor:

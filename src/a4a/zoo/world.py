@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from a4a.errors import InputError
@@ -84,6 +85,13 @@ class Subjects(_Table):
         hat_hue, eye_hue = next(column), next(column)
         eye_size, eye_distance = 0.18 + 0.13 * next(column), 0.28 + 0.2 * next(column)
         return cls(shape, ears, pattern, hat, skin_hue, lightness, pattern_hue, hat_hue, eye_hue, eye_size, eye_distance)
+
+    def numbers(self) -> Tensor:
+        """All traits, [n, 27]: kinds as one-hots, hues as points of a circle, lengths from -1 to 1."""
+        kinds = [F.one_hot(k, 4) for k in (self.shape, self.ears, self.pattern, self.hat)]
+        turns = 2 * math.pi * torch.stack([self.skin_hue, self.pattern_hue, self.hat_hue, self.eye_hue], 1)
+        lengths = torch.stack([self.lightness, (self.eye_size - 0.18) / 0.13, (self.eye_distance - 0.28) / 0.2], 1)
+        return torch.cat([*kinds, turns.cos(), turns.sin(), 2 * lengths - 1], 1)
 
 
 @dataclass(frozen=True)
