@@ -8,7 +8,6 @@ ROWS = {
     "ip-adapter-sd15-mini": "PTA on sd15-mini",
     "pixart-mini": "pixart-mini, text only",
     "ip-adapter-pixart-mini": "IP-Adapter* on pixart-mini",
-    "a4a-letter-pixart-mini": "A4A on pixart-mini, the letter",
     "a4a-pixart-mini": "**A4A on pixart-mini**",
     "sdxl-mini": "sdxl-mini, text only",
     "ip-adapter-sdxl-mini": "PTA-UM on sdxl-mini",

@@ -59,11 +59,10 @@ COLUMNS = (
     Shown("SDXL, A4A", "sdxl-mini", "a4a-sdxl-mini", "shipped with the zoo"),
 )
 BEFORE_LIVE = "PixArt, IP-Adapter*"
-LETTER = Shown("PixArt, the paper's letter", "pixart-mini", "a4a-letter-pixart-mini", "eq. 7 to 12 as printed, started at random")
 LIVE = Shown("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 
 
-def demo(output: Path = Path("demo"), samples: int = 16_000, creatures: int = 4_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
+def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
     """Transfer the zoo's adapter from a U-Net to a transformer, live, and write a page about it.
 
     Args:
@@ -182,7 +181,7 @@ def _plots(run: Path, zoo: Path) -> list[str]:
         lines = live + [curve(f"{label}, recorded", recorded(name)) for label, name in runs.items() if recorded(name).is_file()]
         return curves(title, "identity, validation subjects", lines, {"PTA on its own base": own})
 
-    pixart = {"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini", "the paper's letter": "a4a-letter-pixart-mini"}
+    pixart = {"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini"}
     sdxl = {"A4A": "a4a-sdxl-mini", "PTA-UM from scratch": "ip-adapter-sdxl-mini"}
     plots = [plot("To the transformer", [curve("A4A, live", run / "log.csv", True)], pixart)]
     return plots + ([plot("To the larger U-Net", [], sdxl)] if recorded("a4a-sdxl-mini").is_file() else [])
@@ -203,7 +202,7 @@ def _table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) ->
 
     names = ("identity", "retrieval", "clip_image", "scene", "place", "size")
     rows = []
-    for column in (*COLUMNS, LETTER):
+    for column in COLUMNS:
         if not _ready(zoo, column):
             continue
         entry = figures(column.folder, zoo)

@@ -71,21 +71,17 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @stage
-def vae(
-    shop: Workshop, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float, restored: dict
-) -> None:
-    """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels. Its decoder is trained a little longer."""
+def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float) -> None:
+    """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
     model = perception.vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     table = perception.Drawings("vae", subjects)
     shop.run("vae", perception.Reconstruction(model, rate, edges, prior), table, training)
+    model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
     held = perception.Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]
     with torch.no_grad():
-        latents = torch.cat([model.eval().encode(p * 2 - 1).latent_dist.sample() for p in held.split(100)])
-    model.register_to_config(scaling_factor=float(1 / latents.std()))
-    shop.run("vae-restored", perception.Restoration(model.train(), restored["rate"], edges, restored["noise"]), table, restored["training"])
-    model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
-    with torch.no_grad():
+        latents = torch.cat([model.encode(p * 2 - 1).latent_dist.sample() for p in held.split(100)])
         painted = torch.cat([model.decode(z).sample for z in latents.split(100)])
+    model.register_to_config(scaling_factor=float(1 / latents.std()))
     error = ((painted / 2 + 0.5).clamp(0, 1) - held).square().mean((1, 2, 3))
     model.half().save_pretrained(target)
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
@@ -147,9 +143,13 @@ def t5(shop: Workshop, target: Path, training: dict, sentences: int, rate: float
 
 @stage
 def identity(shop: Workshop, target: Path, training: dict, subjects: int, rate: float) -> None:
-    """The judge of identity; it plays the part of ArcFace and no adapter ever sees it."""
+    """The judge of identity; it plays the part of ArcFace and no adapter ever sees it.
+
+    Half of what it learns from went through the autoencoder: as ArcFace minds no JPEG, it shall judge adapters and not that.
+    """
     model = perception.IdentityEncoder()
-    shop.run("identity", perception.Recognition(model, rate), perception.Drawings("identity", subjects, views=2), training)
+    table = perception.Drawings("identity", subjects, views=2, vae=denoisers.vae(shop.models))
+    shop.run("identity", perception.Recognition(model, rate), table, training)
     pictures = perception.Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
     with torch.no_grad():
         first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])

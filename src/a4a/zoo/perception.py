@@ -18,12 +18,16 @@ from a4a.zoo.world import PLACES, SCENES, SIZES, Subjects, Views, caption, descr
 
 
 class Drawings:
-    """Drawings of a split's subjects, `views` to a subject, kept as bytes."""
+    """Drawings of a split's subjects, `views` to a subject, kept as bytes; with `vae`, half of them as it gives them back."""
 
-    def __init__(self, split: str, subjects: int, views: int = 1):
+    def __init__(self, split: str, subjects: int, views: int = 1, vae: AutoencoderKL | None = None):
         self.subjects = Subjects.sample(subjects, split)
         self.views = [Views.sample(subjects, 1000 * len(split) + v) for v in range(views)]
         self.pictures = torch.stack([as_bytes(self.subjects, v) for v in self.views], 1)
+        if vae is not None:
+            torch.manual_seed(0)
+            half = torch.rand(subjects, views) < 0.5
+            self.pictures[half] = through(vae, self.pictures[half])
         self.kinds = torch.stack([torch.stack([v.scene, v.place, v.size], 1) for v in self.views], 1)
 
     def __len__(self) -> int:
@@ -38,6 +42,13 @@ def as_bytes(subjects: Subjects, views: Views) -> Tensor:
     """Drawings in chunks that fit the cache, [n, 3, 64, 64] of bytes."""
     chunks = torch.arange(len(subjects)).split(500)
     return torch.cat([(draw(subjects[c], views[c]) * 255).round().byte() for c in chunks])
+
+
+@torch.no_grad()
+def through(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """What the autoencoder gives back of drawings, bytes [n, 3, 64, 64]."""
+    parts = [vae.decode(vae.encode(p.float() / 127.5 - 1).latent_dist.sample()).sample for p in pictures.split(100)]  # pyright: ignore[reportAttributeAccessIssue]
+    return ((torch.cat(parts) / 2 + 0.5).clamp(0, 1) * 255).round().byte()
 
 
 # --- the VAE ----------------------------------------------------------------------------------------------------------
@@ -74,39 +85,10 @@ class Reconstruction(Objective):
         pictures = _recoloured(batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         painted = self.vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
-        return self.difference(painted, pictures) + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
-
-    def difference(self, painted: Tensor, pictures: Tensor) -> Tensor:
         loss = 2 * F.mse_loss(painted, pictures) + 0.7 * F.l1_loss(painted, pictures)
         for dim in (-1, -2):
             loss = loss + self.edges * F.l1_loss(painted.diff(dim=dim), pictures.diff(dim=dim))
-        return loss
-
-
-class Restoration(Reconstruction):
-    """The decoder alone, on latents that are a little off, as those of a denoiser are.
-
-    Args:
-        noise: most noise on a picture's latents, in their standard deviations.
-    """
-
-    def __init__(self, vae: AutoencoderKL, rate: float, edges: float, noise: float):
-        super().__init__(vae, rate, edges, prior=0.0)
-        self.noise = noise
-        vae.requires_grad_(False)
-        vae.post_quant_conv.requires_grad_(True)  # pyright: ignore[reportOptionalMemberAccess]
-        vae.decoder.requires_grad_(True)
-
-    def parameter_groups(self):
-        return [{"name": "decoder", "params": [p for p in self.parameters() if p.requires_grad], "lr": self.rate}]
-
-    def forward(self, batch: Batch) -> Tensor:
-        pictures = (batch["pictures"][:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            latents = self.vae.encode(pictures).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
-            strength = self.noise / self.vae.config["scaling_factor"] * torch.rand(len(latents), 1, 1, 1, device=latents.device)
-            latents = latents + strength * torch.randn_like(latents)
-        return self.difference(self.vae.decode(latents).sample, pictures)  # pyright: ignore[reportAttributeAccessIssue]
+        return loss + self.prior * posterior.kl().mean() / posterior.mean[0].numel()
 
 
 def _recoloured(pictures: Tensor) -> Tensor:
