@@ -222,7 +222,7 @@ def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, dat
     lessons.pause()
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
-    _measure(shop, target, pipe, None, training["samples"])
+    _measure(shop, target, pipe, None, training["samples"] + told["training"]["samples"])
 
 
 @stage
