@@ -14,7 +14,6 @@
 Not in it: what the CUDA context and the libraries' workspaces take, for which `RESERVED` is kept free (an estimate).
 """
 
-import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -151,7 +150,6 @@ def text(shell: Shell, rows: int, precision: Precision, device: torch.device | s
 
 def working(loss: nn.Module, inputs: dict[str, Tensor]) -> int:
     """The most bytes alive at once in a forward and backward pass, but for parameters, buffers and inputs; drops the gradients."""
-    gc.collect()  # what hangs in cycles is freed when Python's counters say so: they begin at zero, or the figure depends on what ran before
     with (
         _fused() if inputs["latents"].device.type == "meta" else nullcontext(),
         Ledger([*loss.parameters(), *loss.buffers(), *inputs.values()]) as ledger,
