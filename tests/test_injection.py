@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 from types import SimpleNamespace
 
 import peft
@@ -290,6 +292,22 @@ def test_compiled_as_one_graph_that_new_features_do_not_recompile(own):
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     torch._dynamo.reset()
+
+
+def test_what_a_site_sees_is_gone_when_its_forward_is_over(backbone):
+    """A cycle would keep it until Python's collector comes by: the queries of all sites, on a GPU at any moment."""
+    site, module = backbone.sites[0], backbone.denoiser.get_submodule(backbone.sites[0].name)
+    seen = []
+    hook = module.to_q.register_forward_hook(lambda _module, _inputs, query: seen.append(weakref.ref(query)))
+    gc.disable()
+    try:
+        with torch.no_grad(), attach(backbone.denoiser, backbone.sites, features(backbone)):
+            run(backbone)
+        assert seen, site.name
+        assert all(query() is None for query in seen)
+    finally:
+        gc.enable()
+        hook.remove()
 
 
 def test_half_precision_runs_and_stays_close(own):

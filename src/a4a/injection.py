@@ -162,7 +162,11 @@ class _StandIn:
 
     def __init__(self, attention: Attention, slot: _Slot):
         self._attention, self._slot = attention, slot
-        self.to_out = (self._out, *attention.to_out[1:])  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+
+    @property
+    def to_out(self) -> tuple[Callable, ...]:
+        # made when asked for: kept, its bound method would be a cycle that holds the query until Python's collector comes by
+        return (self._out, *self._attention.to_out[1:])  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
 
     def __getattr__(self, name: str):
         return getattr(self._attention, name)
