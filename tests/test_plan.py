@@ -15,7 +15,7 @@ from a4a.backbones import backbone_for
 from a4a.backbones.published import IMAGE_ENCODERS, MODELS
 from a4a.dry_run import dry_run
 from a4a.errors import InputError
-from a4a.memory import RESERVED, Need, batch, check_fit, text, working
+from a4a.memory import RESERVED, Need, batch, check_fit, planned, text, working
 from a4a.plan import describe, plan
 from a4a.recipe import Method, Precision
 from a4a.shells import Shell
@@ -69,7 +69,24 @@ def test_memory_is_linear_in_the_batch_and_checkpointing_saves(sd15, pixart):
     assert working(*step(pixart, sd15, "meta", 6, True)) < 0.7 * six
 
 
-NEED = Need(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, fixed=300, each=1_000)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_planned_is_right_for_small_and_large_batches(checkpointing):
+    """The miniature's large adapter: with checkpointing its gradients outweigh what a small batch keeps."""
+    method, objective, training = Method(), ObjectiveConfig(gradient_checkpointing=checkpointing), TrainingConfig()
+    parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
+    made = planned(*parts, method, objective, training, Precision())
+    loss = Denoising(made.shell.backbone, made.adapter, objective, no_text=text(made.shell, 1, Precision(), "meta"))
+    for rows in (1, 2, 3, 5, 8, 40):
+        direct = working(loss, batch(made.shell, made.adapter, rows, made.shell.side(None), Precision(), "meta"))
+        assert made.need.working(rows) == pytest.approx(direct, rel=0.02), rows
+    if checkpointing:
+        assert made.need.working(1) < 1.1 * made.need.gradients
+    loss.pause()
+    accumulating = planned(*parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()).need
+    assert accumulating.working(40) == made.need.working(40) + made.need.gradients
+
+
+NEED = Need(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, least=1_500, fixed=300, each=1_000)
 
 
 def test_the_largest_batch_is_the_last_that_fits():
@@ -78,7 +95,7 @@ def test_the_largest_batch_is_the_last_that_fits():
     check_fit(NEED, 3, gpu)
     with pytest.raises(InputError, match=r"training.batch_size 4 needs about .* GB but the GPU has .* GB; set it to 3"):
         check_fit(NEED, 4, gpu)
-    assert NEED.largest_batch(RESERVED) == 0
+    assert NEED.largest_batch(RESERVED) == NEED.largest_batch(RESERVED + NEED.lasting + NEED.least - 1) == 0
     with pytest.raises(InputError, match=r"set objective.gradient_checkpointing to true"):
         check_fit(NEED, 1, RESERVED)
 
@@ -96,7 +113,7 @@ def recipe(tmp_path, request):
 def test_a_recipe_is_planned_without_its_data(recipe, capsys):
     plan(recipe, processes=2, samples_per_second=100.0, json=True)
     facts = json.loads(capsys.readouterr().out)
-    assert facts["denoiser, parameters"] == 611_520 or facts["denoiser, parameters"] > 100_000
+    assert facts["denoiser, parameters"] > 100_000
     assert facts["hours"] == pytest.approx(facts["samples"] / 100 / 3600)
     assert facts["GPU hours"] == 2 * facts["hours"]
     assert facts["largest batch in 80 GB"] > 1000

@@ -1,7 +1,7 @@
 """How much memory a training step needs, found out on the meta device: the step is run on shapes, and what is alive is added up.
 
     peak(batch) = weights + optimiser + average + buckets + working(batch)
-    working(batch) = fixed + each * batch
+    working(batch) = max(least, fixed + each * batch)
 
 - weights: of the denoiser as it is kept, and four bytes for each number of the adapter;
 - optimiser: 8 bytes for each trained number (Adam's two moments), 2 with 8-bit states; average: 4 where one is kept;
@@ -9,7 +9,9 @@
 - working: the most bytes that are alive at once, besides those, in one forward and backward pass: what autograd keeps
   (with gradient checkpointing what it keeps of each block, and all of the block that is being recomputed), what passes
   by, and the gradients. Attention is counted as the fused kernels do it: query, key, value, result and the rows' sums
-  are kept, the matrix of weights never exists. It is linear in the batch, so two small ones give `fixed` and `each`.
+  are kept, the matrix of weights never exists. It peaks where backward begins, and is then linear in the batch, or, in
+  small batches of large adapters, where backward ends and all gradients are there: one sample gives `least`, two large
+  batches `fixed` and `each`. Gradients that are accumulated over several passes are there from the beginning.
 
 Not in it: what the CUDA context and the libraries' workspaces take, for which `RESERVED` is kept free (an estimate).
 """
@@ -35,6 +37,8 @@ from a4a.training.objective import Denoising, ObjectiveConfig
 from a4a.training.optimizers import STATE_BYTES
 
 RESERVED = 1.5 * 2**30
+MANY = 64
+"""Samples in a batch that is surely ruled by what autograd keeps; on shapes it costs what one sample costs."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +51,32 @@ class Need:
     optimizer: int
     average: int
     buckets: int
+    least: int
+    """Of the working memory, however small the batch."""
     fixed: int
-    """Of the working memory, whatever the batch."""
+    """Of the working memory of a larger batch, whatever its size."""
     each: int
-    """Of the working memory, for each sample of a forward pass."""
+    """Of the working memory of a larger batch, for each sample of a forward pass."""
 
     def working(self, batch: int) -> int:
-        return self.fixed + self.each * batch
+        return max(self.least, self.fixed + self.each * batch)
 
     def activations(self, batch: int) -> int:
         """The working memory but for the gradients, which are not all there when it is largest."""
         return max(self.working(batch) - self.gradients, 0)
 
+    @property
+    def lasting(self) -> int:
+        """What is there before a pass and after it."""
+        return self.denoiser + self.adapter + self.optimizer + self.average + self.buckets
+
     def peak(self, batch: int) -> int:
-        return self.denoiser + self.adapter + self.optimizer + self.average + self.buckets + self.working(batch)
+        return self.lasting + self.working(batch)
 
     def largest_batch(self, gpu: float) -> int:
         """On a device of so many bytes; 0 where not even one sample fits."""
-        return max(int((gpu - RESERVED - self.peak(0)) // self.each), 0)
+        free = gpu - RESERVED - self.lasting
+        return max(int((free - self.fixed) // self.each), 0) if free >= self.least else 0
 
 
 @dataclass(frozen=True)
@@ -98,12 +110,14 @@ def planned(
         alone.apply(shell.backbone)
     loss = Denoising(shell.backbone, adapter, replace(objective, compile=False), no_text=text(shell, 1, precision, "meta"))
     side = shell.side(pixels)
-    one, two = (working(loss, batch(shell, adapter, n, side, precision, "meta")) for n in (1, 2))
+    one, many, twice = (working(loss, batch(shell, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY))
     loss.pause()
     kept, trained = _bytes(shell.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     if precision.spread:
         blocks = [_bytes(m) for m in shell.backbone.denoiser.modules() if type(m).__name__ == shell.backbone.block]
         kept -= sum(blocks) - sum(blocks) // processes - 2 * max(blocks)  # two are together at a time: one runs, one is fetched
+    always = 2 * trained if training.mixed_precision != "no" else 0  # autocast's copies of what is trained
+    held = 4 * trained if training.gradient_accumulation > 1 else 0
     need = Need(
         denoiser=kept,
         adapter=_bytes(adapter),
@@ -111,8 +125,9 @@ def planned(
         optimizer=int(STATE_BYTES[training.optimizer] * trained),
         average=4 * trained if training.ema_decay else 0,
         buckets=4 * trained if processes > 1 else 0,
-        fixed=max(2 * one - two, 0) + (2 * trained if training.mixed_precision != "no" else 0),  # autocast's copies of what is trained
-        each=two - one,
+        least=always + one,
+        fixed=always + held + max(2 * many - twice, 0),
+        each=(twice - many) // MANY,
     )
     return Planned(shell, adapter, need, trained)
 
