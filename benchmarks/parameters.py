@@ -12,11 +12,11 @@ from a4a.shells import source_shell
 
 
 def upgraded() -> dict:
-    """Sites of the two upgraded models of the paper, and the width of the text states that they see."""
+    """Sites of the two upgraded models of the paper."""
     with torch.device("meta"):
         return {
-            "SDXL": (UNet.find_sites(UNet2DConditionModel(**SDXL)), SDXL["cross_attention_dim"]),
-            "PixArt-alpha XL": (PixArt.find_sites(PixArtTransformer2DModel(**PIXART)), PIXART["cross_attention_dim"]),
+            "SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)),
+            "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(**PIXART)),
         }
 
 
@@ -36,10 +36,9 @@ if __name__ == "__main__":
     with torch.device("meta"):
         source = IPAdapter(**base())
         print(f"SD1.5 IP-Adapter: {sum(p.numel() for p in source.parameters()) / 1e6:.1f}M, {len(source.sites)} sites")
-        for model, (sites, text_width) in upgraded().items():
+        for model, sites in upgraded().items():
             for name, method in METHODS.items():
-                by_text = {} if "letter" in name else {"text_width": text_width}
-                adapter = A4A(base(), sites_to_config(sites), **method, **by_text)
+                adapter = A4A(base(), sites_to_config(sites), **method)
                 project, mapping, align = (
                     sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters()) for i in range(3)
                 )

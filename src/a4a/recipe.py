@@ -25,6 +25,8 @@ class Method:
     keep_projection: bool = False
     """`ip_adapter` only: start from the source's image projection (and freeze nothing); of another width than the model's
     text states, keys and values then start at random."""
+    random_start: bool = False
+    """`ip_adapter` only: keys and values begin at random, and not as the model's own text projections (IP-Adapter's way)."""
     tokens: int = 4
     """`ip_adapter` only: image tokens N."""
     d_scm: int | None = None
@@ -44,8 +46,8 @@ class Method:
     white_start: bool = True
     """Projection begins as the source's condition, whitened over training references (needs sharing: site, and coupling);
     at random in the paper."""
-    text_start: bool = True
-    """Alignment begins as the model's own text projections (needs sharing: site); at random in the paper."""
+    text_start: bool = False
+    """Alignment begins as the model's own text projections (needs sharing: site), as an ablation; at random in the paper."""
     reach: Reach = "all"
     """Base sites that an upgraded site sees: all (the paper), or the nearest in depth, as an ablation."""
     coupling: bool = True
@@ -56,7 +58,11 @@ class Method:
     def build(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> ImagePromptAdapter:
         text = backbone.text_projections()
         if self.kind == "ip_adapter":
-            return self._with_projection(backbone, source) if self.keep_projection else IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
+            if self.keep_projection:
+                return self._with_projection(backbone, source)
+            if self.random_start:
+                return IPAdapter(sites_to_config(backbone.sites), embed, text[0][0].in_features, self.tokens)
+            return IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
         if source is None:
             raise InputError(
                 "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."

@@ -129,8 +129,8 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"sharing": "width"}, "text_start needs a layer per site"),
-        ({"sharing": "width", "text_start": False}, "white_start needs a layer per site"),
+        ({"sharing": "width", "text_start": True}, "text_start needs a layer per site"),
+        ({"sharing": "width"}, "white_start needs a layer per site"),
         ({"coupling": False}, "white_start needs the source's features"),
     ],
 )
@@ -144,6 +144,13 @@ def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixa
     adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny.EMBED)
     assert torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight) and adapter.text_width == source_width
     assert [f.shape[-1] for f in adapter(tiny.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
+
+
+def test_from_scratch_begins_as_the_models_own_text_projections_or_at_random(pipe):
+    known = backbone_for(pipe)
+    own, chance = (Method(kind="ip_adapter", random_start=r).build(known, None, tiny.EMBED) for r in (False, True))
+    for mine, other, text in zip(own.to_k, chance.to_k, known.text_projections()[0], strict=True):
+        assert torch.equal(mine.weight, text.weight) and not torch.equal(other.weight, text.weight)
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])
