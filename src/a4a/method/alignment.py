@@ -28,8 +28,8 @@ class Alignment(nn.Module):
         """The layer for all becomes `vocabulary`, each site's layer the site's own text projection.
 
         An untrained image token then looks to the model like a text token, and like the same one at every site; what
-        token it is to be, all sites teach the one layer together. Needs `text_width` and a layer per site. **Ours**, not
-        the paper's.
+        token it is to be, all sites teach the one layer together. Needs `text_width` and a layer per site. Ours, and an
+        ablation: a random start learns faster (`recipes/miniature/ablation-start.yaml`).
         """
         self.text.weight.copy_(vocabulary)  # pyright: ignore[reportArgumentType, reportCallIssue]
         self.text.bias.zero_()  # pyright: ignore[reportCallIssue]
