@@ -56,13 +56,8 @@ class Method:
     """Use so many of the source's sites, evenly over its depth; all by default."""
 
     def build(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> ImagePromptAdapter:
-        text = backbone.text_projections()
         if self.kind == "ip_adapter":
-            if self.keep_projection:
-                return self._with_projection(backbone, source)
-            if self.random_start:
-                return IPAdapter(sites_to_config(backbone.sites), embed, text[0][0].in_features, self.tokens)
-            return IPAdapter.fresh(backbone.sites, text, embed, self.tokens)
+            return self._from_scratch(backbone, source, embed)
         if source is None:
             raise InputError(
                 "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
@@ -75,18 +70,22 @@ class Method:
         if self.white_start and not self.coupling:
             raise InputError("method.white_start needs the source's features but method.coupling is false; set method.white_start to false.")
         options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
-        return A4A.wrap(source, backbone.sites, text if self.text_start else None, **options)
+        return A4A.wrap(source, backbone.sites, backbone.text_projections() if self.text_start else None, **options)
 
-    def _with_projection(self, backbone: Backbone, source: IPAdapter | None) -> IPAdapter:
+    def _from_scratch(self, backbone: Backbone, source: IPAdapter | None, embed: int) -> IPAdapter:
         """The denoiser's own text projections can serve the source's tokens only where its text states are as wide."""
-        if source is None:
-            raise InputError("method.keep_projection is set but no source adapter is given; set source.")
         text = backbone.text_projections()
-        if text[0][0].in_features == source.text_width:
-            adapter = IPAdapter.fresh(backbone.sites, text, source.embed, source.tokens)
+        width, tokens = text[0][0].in_features, self.tokens
+        if self.keep_projection:
+            if source is None:
+                raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+            width, tokens, embed = source.text_width, source.tokens, source.embed
+        if text[0][0].in_features == width and not self.random_start:
+            adapter = IPAdapter.fresh(backbone.sites, text, embed, tokens)
         else:
-            adapter = IPAdapter(sites_to_config(backbone.sites), source.embed, source.text_width, source.tokens)
-        adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+            adapter = IPAdapter(sites_to_config(backbone.sites), embed, width, tokens)
+        if self.keep_projection and source is not None:
+            adapter.image_proj.load_state_dict(source.image_proj.state_dict())
         return adapter
 
 
