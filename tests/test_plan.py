@@ -8,6 +8,7 @@ import torch
 import transformers
 import yaml
 from diffusers import AutoencoderKL
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 import tiny
@@ -43,15 +44,28 @@ def step(pipe, source, device, rows, checkpointing):
 
 
 def allocated(loss, inputs):
-    """Peak of what torch's own allocator gives out in a step, by its profiler."""
+    """Peak of what torch's own allocator gives out in a step, by its profiler.
+
+    What an earlier test left behind may be collected meanwhile, and the profiler reports that too: only what the step itself took counts.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         loss(inputs).backward()
-    alive = peak = 0
-    events = sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
-    for event in events:
-        alive += event.nbytes()
-        peak = max(peak, alive)
+    alive, peak = {}, 0
+    for event in sorted(allocations(seen.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns):
+        memory = event.extra_fields
+        if memory.alloc_size > 0:
+            alive[memory.ptr] = memory.alloc_size
+            peak = max(peak, sum(alive.values()))
+        else:
+            alive.pop(memory.ptr, None)
     return peak
+
+
+def allocations(events):
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            yield event
+        yield from allocations(event.children)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
