@@ -182,6 +182,8 @@ metrics:
   - {class_path: a4a.zoo.judging.PromptAccuracy}
   - {class_path: a4a.metrics.Similarity, init_args: {encoder: {class_path: a4a.zoo.judging.Identity}, name: identity}}
 against: text only
+title: Who draws best
+says: Nobody knows.
 """
     )
     assert main(["evaluate", "--config", str(recipe), "--output", str(tmp_path / "runs" / "table")]) == 0
@@ -189,6 +191,8 @@ against: text only
     page, text = ((tmp_path / "page" / name).read_text() for name in ("index.html", "README.md"))
     assert page.count("data:image/png") == 1 and "text only" in page and "identity" in page
     assert (tmp_path / "page" / "table.png").exists() and "table.png" in text
+    for shown in (page, text):
+        assert "Who draws best" in shown and "Nobody knows." in shown and "minus text only" in shown
     assert main(["report", str(tmp_path / "page"), "--output", str(tmp_path / "none")]) == 2
 
 

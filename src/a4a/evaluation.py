@@ -127,6 +127,8 @@ def evaluate(
     batch: int = 8,
     seed: int = 0,
     shown: int = 12,
+    title: str | None = None,
+    says: str = "",
 ) -> None:
     """Let several methods draw the same task, score them, and write tables and picture grids.
 
@@ -141,6 +143,8 @@ def evaluate(
         batch: Pictures at a time.
         seed: Of the noise.
         shown: Subjects in the picture grids.
+        title: Of the section in a report; the folder's name where it is left out.
+        says: What the paper, or whoever asks, says about it; for the report.
     """
     if not painters or not metrics:
         raise InputError("There is nothing to evaluate: give at least one of painters and one of metrics.")
@@ -169,6 +173,8 @@ def evaluate(
             both = [k for k, v in values[name].items() if isinstance(v, np.ndarray) and isinstance(values[against].get(k), np.ndarray)]
             methods[name]["against"] = {k: asdict(paired(values[name][k], values[against][k])) for k in both} if name != against else {}  # pyright: ignore[reportArgumentType]
     results = {
+        "title": title or output.name,
+        "says": says,
         "task": {"key": task.key, "subjects": len(task.subjects), "generations": task.generations, "seed": seed},
         "against": against,
         "machine": machine(),

@@ -44,7 +44,8 @@ class Section:
     title: str
     says: str
     plots: list[tuple[str, str]]
-    table: list[list[str]]
+    tables: list[list[list[str]]]
+    """Rows of cells, the head first; one without rows is not shown."""
     claims: list[tuple[str, str, str]]
     """In words, what was found (holds, does not hold), and the figures."""
     picture: Image.Image | None
@@ -99,13 +100,14 @@ def _experiment(folder: Path, shown: int) -> Section:
     note += " ".join(f"{name}: {speed:.0f} training samples a second." for name, speed in speeds.items())
     trained = {name: int(found[0][-1]["samples"]) for name, found in logs.items()}
     return Section(
-        about["title"], about["says"], plots, _table(methods, trained), claims, *_pictures(methods, folder / "final", shown), note, folder.name
+        about["title"], about["says"], plots, [_table(methods, trained)], claims, *_pictures(methods, folder / "final", shown), note, folder.name
     )
 
 
 def _evaluation(folder: Path, shown: int) -> Section:
     methods, results = _methods(folder, [])
-    return Section(folder.name, "", [], _table(methods, {}), [], *_pictures(methods, folder, shown), _note(results), folder.name)
+    tables = [_table(methods, {}), _differences(results)]
+    return Section(results["title"], results["says"], [], tables, [], *_pictures(methods, folder, shown), _note(results), folder.name)
 
 
 def _note(results: dict) -> str:
@@ -150,6 +152,14 @@ def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str
         cost = [f"{method.cost['parameters']:,}", str(method.cost["base_calls"]), f"{seconds:.2f}" if seconds is not None else ""]
         rows.append([method.name, f"{samples:,}" if samples else "", str(method.seeds), *cells, *cost])
     return rows
+
+
+def _differences(results: dict) -> list[list[str]]:
+    """Of an evaluation's methods to the one that it is held against, in pairs of pictures."""
+    found = {name: method["against"] for name, method in results["methods"].items() if method.get("against")}
+    names = list(dict.fromkeys(n for scores in found.values() for n in scores))
+    rows = [[name, *(str(Estimate(**scores[n])) if n in scores else "" for n in names)] for name, scores in found.items()]
+    return [[f"minus {results['against']}", *names], *rows] if found else []
 
 
 # --- curves and claims ------------------------------------------------------------------------------------------------
@@ -252,8 +262,7 @@ def _markdown(title: str, summary: list[tuple[str, str, str]], sections: list[Se
             with replacing(output / f"{name}.svg") as beside:
                 beside.write_text(svg)
             yield f"![{name}]({name}.svg)\n"
-        if section.table:
-            head, *rows = section.table
+        for head, *rows in filter(None, section.tables):
             yield "| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|"
             for row in rows:
                 yield "| " + " | ".join(row) + " |"
