@@ -2,6 +2,7 @@ import json
 import shutil
 from functools import wraps
 
+import numpy as np
 import pytest
 import yaml
 
@@ -69,6 +70,12 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
     assert (tmp_path / "runs" / "again" / "ours" / "seed1" / "log.csv").read_text() == logs["A4Aseed1"]
     shutil.rmtree(tmp_path / "runs" / "again")
 
+    assert run(tmp_path, recipe, "--only", "[A4A]") == 0  # what else is finished stays in the table
+    assert len(json.loads((folder / "final" / "results.json").read_text())["methods"]) == 5
+    assert run(tmp_path, {**recipe, "recipe": {**recipe["recipe"], "method": {"rounds": 1}}}) == 2
+    assert "was trained with method.rounds 0 and the recipe now says 1" in capsys.readouterr().err
+    assert list(json.loads((folder / "validation" / "results.json").read_text())["methods"]) == ["copier"]  # for the curves, on their subjects
+
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page"), "--title", "Miniature"]) == 0
     text, page = ((tmp_path / "page" / name).read_text() for name in ("README.md", "index.html"))
     for words in ("# Miniature", "## To a transformer", "What the paper shows.", "| A4A | 16 | 2 |", "copier", "does not hold", "Seeds 0, 1"):
@@ -101,18 +108,15 @@ def test_a_variant_changes_what_it_names_and_nothing_else():
 
 
 def method(name, *seeds):
-    import numpy as np
-
-    arrays = [{"identity": np.array(s, dtype=float)} for s in seeds]
-    return Method(name, len(seeds), {"identity": np.mean([a["identity"] for a in arrays], axis=0)}, arrays, {}, {}, None)  # pyright: ignore[reportArgumentType]
+    return Method(name, len(seeds), {"identity": np.array(seeds, dtype=float)}, {}, {}, None)  # pyright: ignore[reportArgumentType]
 
 
 def log(*scores):
     return [[{"samples": 1000.0 * i, "identity": s} for i, s in enumerate(scores)]]
 
 
-def decide(kind, methods, logs):
-    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs)[1:]
+def decide(kind, methods, logs, others=()):
+    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in others})[1:]
 
 
 def test_above_needs_the_whole_interval_of_the_paired_difference():
@@ -122,6 +126,18 @@ def test_above_needs_the_whole_interval_of_the_paired_difference():
     assert decide("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
     assert decide("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
     assert decide("above", [method("a", base)], {})[0] == "not measured"
+    assert decide("above", [method("a", higher)], {}, [method("b", base)])[0] == "not measured"  # on other subjects
+    mixed = [[v[0] + 0.1 * (-1) ** i] for i, v in enumerate(base)]
+    assert decide("above", [method("a", mixed), method("b", base)], {})[0] == "cannot be told"
+
+
+def test_what_training_seeds_disagree_on_cannot_be_told():
+    base = [[i / 10] for i in range(20)]
+    moved = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (-0.02, 0.03, 0.04)]
+    verdict, figures = decide("above", [method("a", *moved), method("b", base, base, base)], {})
+    assert verdict == "cannot be told" and "by seed -0.011, +0.040, +0.050" in figures
+    agreed = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (0.02, 0.03, 0.04)]
+    assert decide("above", [method("a", *agreed), method("b", base)], {})[0] == "holds"
 
 
 def test_always_above_looks_at_every_common_point_but_the_untrained_one():
@@ -134,4 +150,5 @@ def test_reaches_says_when_and_how_many_times_fewer():
     verdict, figures = decide("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
     assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
     assert decide("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
-    assert decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "holds"
+    assert decide("reaches", [], {"a": log(0, 0.41)}, [method("b", [[0.3], [0.5]])])[0] == "holds"
+    assert decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"  # on other subjects than the curve

@@ -160,14 +160,15 @@ def evaluate(
     for name, painter in painters.items():
         folder = output / slug(name)
         _claim(folder / "painter.json", {"name": name, "painter": painter.key})
-        seconds = _paint_all(painter, task, folder, batch, seed, name)
+        cost = _paint_all(painter, task, folder, batch, seed, name)
+        painter.release()
         pictures = [open_image(folder / _file(i)) for i in range(len(task))]
         values[name] = measure(metrics, gallery(task, pictures))
         with replacing(folder / "grid.png") as beside:
             picture_grid(task, pictures, shown).save(beside, format="PNG")
         with replacing(folder / "scores.json") as beside:
             beside.write_text(json.dumps({k: asdict(v) if isinstance(v, Estimate) else v.tolist() for k, v in values[name].items()}))
-        methods[name] = {"folder": folder.name, **seconds, "scores": {k: asdict(e) for k, e in estimates(values[name]).items()}}
+        methods[name] = {"folder": folder.name, **cost, "scores": {k: asdict(e) for k, e in estimates(values[name]).items()}}
     if against is not None:
         for name in painters:
             both = [k for k, v in values[name].items() if isinstance(v, np.ndarray) and isinstance(values[against].get(k), np.ndarray)]
@@ -222,9 +223,10 @@ def _paint_all(painter: Painter, task: Task, folder: Path, batch: int, seed: int
     """Draws what is missing; what it cost, measured over the last time that anything was drawn."""
     costs = folder / "cost.json"
     missing = [i for i in range(len(task)) if not (folder / _file(i)).exists()]
-    if not missing:
+    if not missing and costs.exists():
         return json.loads(costs.read_text())
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began, drawn = None, 0
     with tqdm(total=len(task), initial=len(task) - len(missing), desc=name, unit="picture") as bar:
@@ -238,10 +240,9 @@ def _paint_all(painter: Painter, task: Task, folder: Path, batch: int, seed: int
                 began = time.perf_counter()
             else:
                 drawn += len(rows)
-    assert began is not None
     cost = {
         **asdict(painter.cost()),
-        "seconds_per_picture": (time.perf_counter() - began) / drawn if drawn else None,
+        "seconds_per_picture": (time.perf_counter() - began) / drawn if began is not None and drawn else None,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
     with replacing(costs) as beside:
@@ -266,7 +267,7 @@ def _write_csv(file: Path, task: Task, values: dict[str, Scores]) -> None:
 
 
 def table(results: dict) -> str:
-    """Markdown: a method a row, a score a column; the best of each column in bold."""
+    """Markdown: a method a row, a score a column."""
     methods: dict[str, dict] = results["methods"]
     names = list(dict.fromkeys(n for m in methods.values() for n in m["scores"]))
     task = results["task"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from a4a.errors import InputError
-from a4a.evaluation import evaluate, slug
+from a4a.evaluation import Evaluation, evaluate, slug
 from a4a.files import replacing
 from a4a.metrics.metric import Metric
 from a4a.painters import Painter, Prompted, Sampling
@@ -29,7 +29,8 @@ class Claim:
     says: str
     kind: Literal["always_above", "above", "not_above", "reaches"]
     """`always_above`: at every sample count; `above`: at the end, the paired difference's interval over zero;
-    `not_above`: that difference's interval reaches down to zero; `reaches`: a's curve crosses b's last score, and when."""
+    `not_above`: that difference's interval reaches down to zero; `reaches`: a's curve crosses b's last score, and when.
+    At the end is on the final task; curves, and what they are held against, are on the recipe's evaluation."""
     a: str
     b: str
     score: str = "identity"
@@ -65,29 +66,31 @@ def experiment(
         title: Of the section in the report.
         recipe: The arguments of `a4a transfer` that all variants share.
         variants: By name, what each does otherwise.
-        output: Folder for the runs, OUTPUT/VARIANT/seedN, and the final scores, OUTPUT/final.
+        output: Folder for the runs, OUTPUT/VARIANT/seedN, the final scores, OUTPUT/final, and what the others
+            have on the recipe's evaluation, OUTPUT/validation.
         final: What the finished adapters are scored on.
         seeds: Each trains every variant once.
         scores: Columns of the logs that the report draws.
         says: Sentences for the report: what this shows in the paper.
         claims: What the report decides.
-        only: Run these variants alone.
+        only: Train these variants alone; others are scored where they are finished.
     """
     output = Path(output)
     if not variants or not seeds:
         raise InputError(f"The experiment {title!r} has no variants or no seeds; give at least one of each.")
     for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {*variants, *(final.others if final else {})}:
         raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
+    for claim in claims:
+        if claim.kind in ("always_above", "reaches") and claim.score not in scores:
+            raise InputError(f"The claim {claim.says!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there.")
     finished: dict[str, Painter] = {}
     for name, change in variants.items():
-        if only and name not in only:
-            continue
         for seed in seeds:
             run = output / slug(name) / f"seed{seed}"
             arguments = merged(merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
-            if not (run / "adapter").is_dir():
-                print(f"{title}: {name}, seed {seed}")
-                _train(arguments, run)
+            if only and name not in only and not (run / ARGUMENTS).exists():
+                continue
+            _train(arguments, run, f"{title}: {name}, seed {seed}")
             sampling = final.sampling if final else Sampling()
             finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
     if not processes.state().is_main_process:
@@ -104,13 +107,25 @@ def experiment(
     with replacing(output / "experiment.json") as beside:
         beside.write_text(json.dumps(description, indent=1))
     if final is not None:
+        watched = _evaluation(merged(recipe, {"output": str(output)}))
+        if watched is not None and final.others:
+            evaluate(watched.task, final.others, watched.metrics, output / "validation", batch=watched.batch, seed=watched.seed)
         evaluate(final.task, {**final.others, **finished}, final.metrics, output / "final", batch=final.batch)
 
 
-def _train(arguments: dict[str, Any], run: Path) -> None:
-    """Trains, or copies what another experiment beside this one has trained with the very same arguments."""
-    said = json.dumps({name: value for name, value in arguments.items() if name != "output"}, indent=1, sort_keys=True)
+def _train(arguments: dict[str, Any], run: Path, title: str) -> None:
+    """Trains what is not finished, or copies what another experiment beside this one has trained with the very same arguments."""
+    wanted = {name: value for name, value in arguments.items() if name != "output"}
+    said = json.dumps(wanted, indent=1, sort_keys=True)
     parser, chosen = checked(arguments)
+    if (run / ARGUMENTS).exists():
+        found, wanted = flat(json.loads((run / ARGUMENTS).read_text())), flat(wanted)
+        if name := next((n for n in sorted({*found, *wanted}) if found.get(n) != wanted.get(n)), None):
+            raise InputError(
+                f"{run} was trained with {name} {found.get(name)} and the recipe now says {wanted.get(name)}; remove that folder or choose another output."
+            )
+        return
+    print(title)
     for other in run.parents[2].glob(f"*/*/*/{ARGUMENTS}"):
         if other.read_text() == said and other.parent != run:
             shutil.rmtree(run, ignore_errors=True)
@@ -129,6 +144,19 @@ def merged(below: dict, above: dict) -> dict:
         nested = isinstance(value, dict) and isinstance(both.get(name), dict) and "class_path" not in value
         both[name] = merged(both[name], value) if nested else deepcopy(value)
     return both
+
+
+def flat(arguments: dict, prefix: str = "") -> dict[str, Any]:
+    """Names with dots, as on the command line."""
+    values = {}
+    for name, value in arguments.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def _evaluation(arguments: dict[str, Any]) -> Evaluation | None:
+    parser, chosen = checked(arguments)
+    return parser.instantiate_classes(chosen).evaluation
 
 
 def checked(arguments: dict[str, Any]) -> tuple[ArgumentParser, Namespace]:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,6 +16,7 @@ from torch import Generator, nn
 from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.baselines import DeltaSamplingPipeline, XAdapter, XAdapterPipeline
+from a4a.data.origin import origin
 from a4a.errors import InputError, first_line
 from a4a.pipeline import ImagePromptPipeline
 from a4a.places import resolve
@@ -33,7 +34,10 @@ class Cost:
 
 
 class Painter(ABC):
-    """A method. Its constructor loads nothing."""
+    """A method. Its constructor loads nothing; what it loads to paint is its `pipe`."""
+
+    trained: ClassVar[tuple[str, ...]] = ()
+    """Fields with places of weights that a run may have written anew."""
 
     @abstractmethod
     def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
@@ -44,8 +48,12 @@ class Painter(ABC):
 
     @property
     def key(self) -> str:
-        """What it is, for telling one configuration from another."""
-        return repr(self)
+        """What it is, for telling one configuration, and one training of it, from another."""
+        return " ".join([repr(self), *(origin(getattr(self, name)) for name in self.trained)])
+
+    def release(self) -> None:
+        """Lets go of what was loaded."""
+        vars(self).pop("pipe", None)
 
 
 @dataclass
@@ -113,6 +121,8 @@ class TextOnly(Painter):
 class Prompted(Painter):
     """An adapter on a model: A4A, IP-Adapter*, PTA-UM, or the PTA on its own base."""
 
+    trained = ("adapter",)
+
     model: str
     adapter: str
     image_encoder: str | None = None
@@ -151,6 +161,8 @@ class Photographed(Painter):
 
 @dataclass
 class _TwoModels(Painter):
+    trained = ("adapter",)
+
     base: str
     adapter: str
     model: str
@@ -161,9 +173,8 @@ class _TwoModels(Painter):
     def with_adapter(self) -> ImagePromptPipeline:
         return Prompted(self.base, self.adapter, self.image_encoder).pipe
 
-    @property
-    def steps(self) -> int:
-        return self.sampling.steps or inspect.signature(type(loaded(self.model)).__call__).parameters["num_inference_steps"].default
+    def steps(self, pipe: DiffusionPipeline) -> int:
+        return self.sampling.steps or inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default
 
 
 @dataclass
@@ -178,7 +189,7 @@ class DeltaSampled(_TwoModels):
         return paint(self.pipe, task, pictures, noise, self.sampling, self.scale)
 
     def cost(self) -> Cost:
-        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps))
+        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe)))
 
 
 def load_mapper(folder: str) -> XAdapter:
@@ -191,6 +202,8 @@ def load_mapper(folder: str) -> XAdapter:
 @dataclass
 class XAdapted(_TwoModels):
     """X-Adapter: the base model's decoder steers the upgraded U-Net through a trained mapper."""
+
+    trained = ("adapter", "mapper")
 
     mapper: str = ""
     """Folder of the trained mapper."""
@@ -205,4 +218,4 @@ class XAdapted(_TwoModels):
         return paint(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)
 
     def cost(self) -> Cost:
-        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps, self.start))
+        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe), self.start))

@@ -15,7 +15,7 @@ from a4a.errors import InputError
 from a4a.experiment import Claim
 from a4a.files import replacing
 from a4a.images import grid, open_image
-from a4a.metrics.statistics import Estimate, over_subjects, paired
+from a4a.metrics.statistics import Estimate, over_seeds, over_subjects
 from a4a.plots import Curve, curves
 from a4a.training.loop import read_log
 
@@ -29,10 +29,9 @@ class Method:
     name: str
     seeds: int
     scores: Arrays
-    """[subjects, generations] or [subjects], mean over seeds."""
-    by_seed: list[Arrays]
+    """[seeds, subjects, generations] or [seeds, subjects]."""
     alone: dict[str, Estimate]
-    """Scores that belong to all pictures together."""
+    """Scores that belong to all pictures together; mean, low and high are means over seeds."""
     cost: dict
     pictures: Path
 
@@ -47,7 +46,7 @@ class Section:
     tables: list[list[list[str]]]
     """Rows of cells, the head first; one without rows is not shown."""
     claims: list[tuple[str, str, str]]
-    """In words, what was found (holds, does not hold), and the figures."""
+    """In words, what was found (holds, does not hold, cannot be told), and the figures."""
     picture: Image.Image | None
     columns: list[str]
     note: str
@@ -65,11 +64,11 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", sh
     """
     runs, output = Path(runs), Path(output)
     experiments = sorted(p.parent for p in runs.rglob("experiment.json"))
-    inside = {e / "final" for e in experiments}
+    inside = {e / part for e in experiments for part in ("final", "validation")}
     evaluations = sorted(p.parent for p in runs.rglob("results.json") if p.parent not in inside)
     if not experiments and not evaluations:
         raise InputError(f"{runs} holds no finished experiment or evaluation; run `a4a experiment` or `a4a evaluate` with an output below it.")
-    sections = [_experiment(e, shown) for e in experiments] + [_evaluation(e, shown) for e in evaluations]
+    sections = [_experiment(e, _name(e, runs), shown) for e in experiments] + [_evaluation(e, _name(e, runs), shown) for e in evaluations]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
     summary = [(s.title, says, verdict) for s in sections for says, verdict, _ in s.claims]
@@ -80,39 +79,45 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", sh
     print(f"{len(sections)} sections are in {output / 'index.html'} and {output / 'README.md'}")
 
 
+def _name(folder: Path, runs: Path) -> str:
+    """A section's, for its files: two folders of one name are two sections."""
+    return "-".join(folder.relative_to(runs).parts) or folder.name
+
+
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
-def _experiment(folder: Path, shown: int) -> Section:
+def _experiment(folder: Path, called: str, shown: int) -> Section:
     about = json.loads((folder / "experiment.json").read_text())
     logs = {name: _logs(folder / short, about["seeds"]) for name, short in about["variants"].items()}
     logs = {name: found for name, found in logs.items() if found}
     methods, results = _methods(folder / "final", list(about["variants"])) if (folder / "final" / "results.json").exists() else ({}, None)
+    others = _methods(folder / "validation", [])[0] if (folder / "validation" / "results.json").exists() else {}
     plots = []
     for score in about["scores"]:
         lines = [_curve(name, found, score) for name, found in logs.items()]
-        levels = {m.name: _estimate(m, score).mean for m in methods.values() if m.name not in logs and score in m.scores}
+        levels = {m.name: _estimate(m, score).mean for m in others.values() if score in m.scores}
         drawn = curves(about["title"], f"{score}, validation", [line for line in lines if line.samples], levels)
-        plots.append((f"{folder.name}-{score}", drawn))
-    claims = [_decide(Claim(**c), methods, logs) for c in about["claims"]]
+        plots.append((f"{called}-{score}", drawn))
+    claims = [_decide(Claim(**c), methods, logs, others) for c in about["claims"]]
     speeds = {name: np.mean([rows[-1]["samples_per_second"] for rows in found]) for name, found in logs.items()}
     note = f"Seeds {', '.join(map(str, about['seeds']))}. " + (_note(results) if results else "")
     note += " ".join(f"{name}: {speed:.0f} training samples a second." for name, speed in speeds.items())
     trained = {name: int(found[0][-1]["samples"]) for name, found in logs.items()}
     return Section(
-        about["title"], about["says"], plots, [_table(methods, trained)], claims, *_pictures(methods, folder / "final", shown), note, folder.name
+        about["title"], about["says"], plots, [_table(methods, trained)], claims, *_pictures(methods, folder / "final", shown), note, called
     )
 
 
-def _evaluation(folder: Path, shown: int) -> Section:
+def _evaluation(folder: Path, called: str, shown: int) -> Section:
     methods, results = _methods(folder, [])
     tables = [_table(methods, {}), _differences(results)]
-    return Section(results["title"], results["says"], [], tables, [], *_pictures(methods, folder, shown), _note(results), folder.name)
+    return Section(results["title"], results["says"], [], tables, [], *_pictures(methods, folder, shown), _note(results), called)
 
 
 def _note(results: dict) -> str:
     task = results["task"]
-    return f"{task['subjects']} subjects x {task['generations']} pictures, noise seed {task['seed']}; 95 % bootstrap intervals over subjects. {results['machine']}. "
+    return f"{task['subjects']} subjects x {task['generations']} pictures, noise seed {task['seed']}; 95 % intervals: bootstrap over subjects for scores, over training seeds and subjects for differences. {results['machine']}; seconds as the machine was then. "
 
 
 def _logs(folder: Path, seeds: list[int]) -> list[list[dict[str, float]]]:
@@ -130,26 +135,33 @@ def _methods(folder: Path, variants: list[str]) -> tuple[dict[str, Method], dict
     for name, members in groups.items():
         entries = [results["methods"][m] for m in members]
         values = [json.loads((folder / e["folder"] / "scores.json").read_text()) for e in entries]
-        by_seed = [{k: np.array(v, dtype=float) for k, v in value.items() if not isinstance(v, dict)} for value in values]
-        scores = {k: np.mean([s[k] for s in by_seed], axis=0) for k in by_seed[0]}
-        alone = {k: Estimate(**v) for k, v in values[0].items() if isinstance(v, dict)}
-        methods[name] = Method(name, len(members), scores, by_seed, alone, entries[0], folder / entries[0]["folder"] / "pictures")
+        whole = [k for k, v in values[0].items() if isinstance(v, dict)]
+        scores = {k: np.array([v[k] for v in values], dtype=float) for k in values[0] if k not in whole}
+        ends = {k: {end: float(np.mean([v[k][end] for v in values])) for end in ("mean", "low", "high")} for k in whole}
+        alone = {k: Estimate(**(values[0][k] | ends[k])) for k in whole}
+        methods[name] = Method(name, len(members), scores, alone, entries[0], folder / entries[0]["folder"] / "pictures")
     return methods, results
 
 
 def _estimate(method: Method, score: str) -> Estimate:
-    return method.alone[score] if score in method.alone else over_subjects(method.scores[score])
+    """Over subjects: all seeds' pictures of a subject count as its own."""
+    if score in method.alone:
+        return method.alone[score]
+    return over_subjects(np.concatenate([s.reshape(len(s), -1) for s in method.scores[score]], axis=1))
 
 
 def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str]]:
     if not methods:
         return []
     names = list(dict.fromkeys(n for m in methods.values() for n in (*m.scores, *m.alone)))
-    rows = [["method", "samples", "seeds", *names, "parameters", "base calls", "s a picture"]]
+    memory = any(m.cost["peak_gpu_bytes"] for m in methods.values())
+    rows = [["method", "samples", "seeds", *names, "parameters", "base calls", "s a picture", *(["GPU GB"] if memory else [])]]
     for method in methods.values():
         cells = [str(_estimate(method, n)) if n in method.scores or n in method.alone else "" for n in names]
         seconds, samples = method.cost["seconds_per_picture"], trained.get(method.name)
         cost = [f"{method.cost['parameters']:,}", str(method.cost["base_calls"]), f"{seconds:.2f}" if seconds is not None else ""]
+        if memory:
+            cost.append(f"{(method.cost['peak_gpu_bytes'] or 0) / 1e9:.1f}")
         rows.append([method.name, f"{samples:,}" if samples else "", str(method.seeds), *cells, *cost])
     return rows
 
@@ -181,17 +193,18 @@ def _curve(name: str, found: list[list[dict[str, float]]], score: str) -> Curve:
     return Curve(name, columns[0], columns[1], low=columns[2], high=columns[3])
 
 
-def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list]) -> tuple[str, str, str]:
+def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list], others: dict[str, Method]) -> tuple[str, str, str]:
     if claim.kind in ("above", "not_above"):
-        if claim.a not in methods or claim.b not in methods:
+        if not all(name in methods and claim.score in methods[name].scores for name in (claim.a, claim.b)):
             return claim.says, "not measured", ""
-        difference = paired(methods[claim.a].scores[claim.score], methods[claim.b].scores[claim.score])
-        seeds = ""
-        if methods[claim.a].seeds > 1:
-            each = [np.nanmean(s[claim.score]) for s in methods[claim.a].by_seed]
-            seeds = f"; {claim.a} by seed: {', '.join(f'{e:.3f}' for e in each)}"
-        holds = difference.low > 0 if claim.kind == "above" else difference.low <= 0
-        return claim.says, _verdict(holds), f"{claim.score}, {claim.a} minus {claim.b}: {difference}{seeds}"
+        between = _between(*(methods[name].scores[claim.score] for name in (claim.a, claim.b)))
+        difference = over_seeds(between)
+        seeds = f"; by seed {', '.join(f'{np.nanmean(s):+.3f}' for s in between)}" if len(between) > 1 else ""
+        if claim.kind == "not_above":
+            verdict = _verdict(difference.low <= 0)
+        else:
+            verdict = "cannot be told" if difference.low <= 0 < difference.high else _verdict(difference.low > 0)
+        return claim.says, verdict, f"{claim.score}, {claim.a} minus {claim.b}: {difference}{seeds}"
     if claim.a not in logs:
         return claim.says, "not measured", ""
     a = {s: (mean, low, high) for s, mean, low, high in _points(logs[claim.a], claim.score)}
@@ -209,8 +222,8 @@ def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list]) -> 
     if claim.b in logs:
         points = list(_points(logs[claim.b], claim.score))
         wanted, other = points[-1][1], points[-1][0]
-    elif claim.b in methods:
-        wanted, other = _estimate(methods[claim.b], claim.score).mean, None
+    elif claim.b in others and claim.score in others[claim.b].scores:
+        wanted, other = _estimate(others[claim.b], claim.score).mean, None
     else:
         return claim.says, "not measured", ""
     crossing = next((s for s in sorted(a) if a[s][0] >= wanted), None)
@@ -219,6 +232,11 @@ def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list]) -> 
         return claim.says, _verdict(False), f"{claim.a} comes to {best:.3f} of {wanted:.3f}"
     factor = f", {other / crossing:.1f} times fewer than {claim.b}'s {other:,.0f}" if other and crossing else ""
     return claim.says, _verdict(True), f"{claim.a} reaches {wanted:.3f} at {crossing:,.0f} samples{factor}"
+
+
+def _between(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Differences of the same subjects, prompts and noise, [seeds, subjects, ...]; each seed's where both were trained with as many."""
+    return scores - (others if len(others) == len(scores) else np.nanmean(others, axis=0, keepdims=True))
 
 
 def _verdict(holds: bool) -> str:

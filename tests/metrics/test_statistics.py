@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from a4a.errors import InputError
-from a4a.metrics import Estimate, over_subjects, paired
+from a4a.metrics import Estimate, over_seeds, over_subjects, paired
 
 TABLES = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 4)), elements=st.floats(-1, 1))
 
@@ -65,3 +65,26 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     found = [over_subjects(rng.normal(size=(40, 1)) + rng.normal(size=(40, 3)), seed=i) for i in range(100)]
     assert 0.86 <= np.mean([f.low <= 0 <= f.high for f in found]) <= 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.03])
+def test_the_interval_over_seeds_holds_the_truth_about_as_often_as_it_says(spread):
+    random = np.random.default_rng(0)
+    missed = alone = 0
+    for _ in range(400):
+        scores = random.normal(0, spread, (3, 1)) + random.normal(0, 0.1, (1, 60)) + random.normal(0, 0.15, (3, 60))
+        found, narrow = over_seeds(scores), over_subjects(scores.mean(axis=0))
+        missed += not found.low <= 0 <= found.high
+        alone += not narrow.low <= 0 <= narrow.high
+    assert missed < 0.09 * 400
+    assert (alone > 0.15 * 400) == (spread > 0)  # subjects alone do not see that seeds differ
+
+
+def test_one_seed_is_an_interval_over_subjects_and_what_a_seed_lacks_is_left_out():
+    scores = np.random.default_rng(1).normal(size=(3, 20, 2))
+    assert over_seeds(scores[:1]) == over_subjects(scores[0])
+    holed = scores.copy()
+    holed[1, 4] = np.nan
+    assert over_seeds(holed).mean == pytest.approx(over_seeds(np.delete(scores, 4, axis=1)).mean)
+    assert over_seeds(holed).subjects == 19
+    assert np.isnan(over_seeds(np.full((3, 2), np.nan)).mean)

@@ -9,12 +9,13 @@ WEIGHTS = (".safetensors", ".bin", ".pth", ".onnx")
 
 
 def origin(name: str | Path) -> str:
-    """A hash of samples of a folder's weight files wherever it lies, without a pipeline's denoiser; the name itself where it is on the hub."""
-    folder = Path(resolve(name)).expanduser()
-    if not folder.is_dir():
+    """A hash of samples of a file or of a folder's weight files wherever they lie, without a pipeline's denoiser; a hub name as it is."""
+    place = Path(resolve(name)).expanduser()
+    if not place.exists():
         return str(name)
+    folder, found = (place.parent, [place]) if place.is_file() else (place, sorted(f for f in place.rglob("*") if f.suffix in WEIGHTS))
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in WEIGHTS):
+    for file in found:
         place = file.relative_to(folder)
         if place.parts[0] in ("unet", "transformer"):
             continue

@@ -12,7 +12,7 @@ from a4a.metrics.ida import IDA
 from a4a.metrics.metric import Gallery, Metric, PictureEncoder, Scores
 from a4a.metrics.retrieval import Retrieval
 from a4a.metrics.similarity import Similarity
-from a4a.metrics.statistics import Estimate, over_subjects, paired
+from a4a.metrics.statistics import Estimate, over_seeds, over_subjects, paired
 
 __all__ = [
     "CLIP",
@@ -32,6 +32,7 @@ __all__ = [
     "Scores",
     "Similarity",
     "metrics",
+    "over_seeds",
     "over_subjects",
     "paired",
 ]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -83,8 +83,6 @@ or an estimate, from a metric that only knows all pictures together."""
 
 class Metric(ABC):
     """A subclass in a file of this folder is found by the contract tests. Its constructor loads nothing: models are loaded when first used."""
-
-    lower_is_better: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, gallery: Gallery) -> Scores: ...

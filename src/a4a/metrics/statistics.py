@@ -1,9 +1,9 @@
-"""Means with confidence intervals over subjects, and differences between methods."""
+"""Means with confidence intervals over subjects, over training seeds too where a method was trained several times, and differences."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 from a4a.errors import InputError
 
@@ -47,3 +47,34 @@ def paired(scores: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     if scores.shape != others.shape:
         raise InputError(f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on the same task.")
     return over_subjects(scores.astype(np.float64) - others.astype(np.float64), seed)
+
+
+def over_seeds(scores: np.ndarray) -> Estimate:
+    """Mean of scores [seeds, subjects] or [seeds, subjects, generations], with an interval over training seeds and subjects together.
+
+    Another training seed moves all subjects at once, which an interval over subjects alone does not see: with the spread that seeds have
+    here it would call one of eight equal pairs of methods different. Both are random effects of a crossed design; the variance of the
+    mean is estimated from the mean squares and the degrees of freedom after Satterthwaite. Subjects without a value for every seed are
+    left out. One seed gives the interval over subjects.
+    """
+    table = scores.astype(np.float64)
+    table = table[..., None] if table.ndim == 2 else table
+    if len(table) == 1:
+        return over_subjects(table[0])
+    known = ~np.isnan(table)
+    counts = known.sum(axis=2)
+    whole = (counts > 0).all(axis=0)
+    each = np.where(known, table, 0.0).sum(axis=2)[:, whole] / counts[:, whole]
+    seeds, subjects = each.shape
+    if subjects < 2:
+        only = float(each.mean()) if subjects else float("nan")
+        return Estimate(only, only, only, subjects, int(counts.sum()))
+    mean, of_seed, of_subject = each.mean(), each.mean(axis=1), each.mean(axis=0)
+    rest = np.square(each - of_seed[:, None] - of_subject + mean).sum() / ((seeds - 1) * (subjects - 1))
+    by_seed, by_subject = subjects * of_seed.var(ddof=1), seeds * of_subject.var(ddof=1)
+    squares, freedom = by_subject, subjects - 1.0
+    if by_seed > rest:  # else seeds differ no more than chance makes them
+        squares = by_seed + by_subject - rest
+        freedom = squares**2 / (by_seed**2 / (seeds - 1) + by_subject**2 / (subjects - 1) + rest**2 / ((seeds - 1) * (subjects - 1)))
+    half = t.ppf(0.975, freedom) * np.sqrt(squares / each.size)
+    return Estimate(float(mean), float(mean - half), float(mean + half), subjects, int(counts.sum()))
