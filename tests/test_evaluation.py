@@ -1,15 +1,18 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from a4a.cli import main
 from a4a.errors import InputError
 from a4a.evaluation import evaluate, noise
-from a4a.metrics import Diversity, Gallery, Metric, Scores, Similarity
-from a4a.painters import Copied, Painter, Photographed, TextOnly
+from a4a.metrics import CLIP, Diversity, Gallery, Metric, Scores, Similarity
+from a4a.painters import Copied, Painter, Photographed, Prompted, TextOnly
+from a4a.places import resolve
 from a4a.tasks import FolderTask, Task
 from a4a.zoo.judging import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
 from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
@@ -73,11 +76,20 @@ def test_one_folder_a_subject(folder, tmp_path):
 
 def test_dreambench_as_it_is(folder, tmp_path):
     text = (
-        "Classes\n\nsubject_name,class\ncat,cat\ndog,puppy\n\nObject Prompts\n\nprompt_list = [\n"
-        "'a {0} {1} in the jungle'.format(unique_token, class_token),\n'a {0} {1} on top of a dirt road'.format(unique_token, class_token)\n]\n"
+        "Classes\n\nsubject_name,class\ncat,stuffed animal\ndog,dog\n\nObject Prompts\n\nprompt_list = [\n"
+        "'a {0} {1} in the jungle'.format(unique_token, class_token),\n'a {0} {1} on top of a dirt road'.format(unique_token, class_token)\n]\n\n"
+        "Live Subject Prompts\n\nprompt_list = [\n'a {0} {1} in the jungle'.format(unique_token, class_token),\n"
+        "'a {0} {1} in a police outfit'.format(unique_token, class_token)\n]\n"
     )
     task = FolderTask(folder, lines(tmp_path, text), generations=2)
-    assert task.prompts == ["a cat in the jungle", "a cat on top of a dirt road", "a puppy in the jungle", "a puppy on top of a dirt road"]
+    assert task.prompts[:2] == ["a stuffed animal in the jungle", "a stuffed animal on top of a dirt road"]
+    assert task.prompts[2:] == ["a dog in the jungle", "a dog in a police outfit"]
+
+
+def test_no_picture_is_no_task(folder, tmp_path):
+    for counts in ({"generations": 0}, {"subjects": 0}):
+        with pytest.raises(InputError, match="at least 1 of each"):
+            FolderTask(folder, lines(tmp_path, "a prompt"), **counts)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,7 @@ def test_prompts_are_read_as_they_are_written():
 
 def test_a_perfect_method_reaches_the_ceiling_and_a_copier_is_exposed(world, tmp_path):
     world = WorldTask("validation", 12, 2)
-    metrics = [*world_metrics(), Diversity(Identity())]
+    metrics = [*world_metrics(), Diversity(CLIP("zoo:clip-large/image_encoder"))]
     evaluate(world, {"fresh drawing": Photographed(), "copier": Copied()}, metrics, tmp_path)
     methods = json.loads((tmp_path / "results.json").read_text())["methods"]
     fresh, copier = ({k: v["mean"] for k, v in methods[n]["scores"].items()} for n in ("fresh drawing", "copier"))
@@ -163,6 +175,25 @@ def test_two_tasks_never_share_a_table(world, tmp_path):
         evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path, seed=1)
     with pytest.raises(InputError, match="noise was made with painter noise"):
         evaluate(world, {"noise": Copied()}, [Brightness()], tmp_path)
+
+
+def test_an_adapter_that_was_trained_again_is_another_method(tmp_path):
+    task, folder = WorldTask("test", 1, 1), tmp_path / "adapter"
+    shutil.copytree(resolve("zoo:a4a-pixart-mini"), folder)
+    painter = Prompted("zoo:pixart-mini", str(folder), sampling=SAMPLING)
+    evaluate(task, {"A4A": painter}, [Brightness()], tmp_path / "scores")
+    assert "pipe" not in vars(painter)  # the next method has the memory for itself
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    save_file({name: t.flip(0).contiguous() for name, t in load_file(weights).items()}, weights)
+    with pytest.raises(InputError, match="cannot stand in one table"):
+        evaluate(task, {"A4A": painter}, [Brightness()], tmp_path / "scores")
+
+
+def test_two_folders_of_one_name_are_two_sections(world, tmp_path):
+    for place in ("one", "two"):
+        evaluate(world, {"copier": Copied()}, [Brightness()], tmp_path / "runs" / place / "table")
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]) == 0
+    assert {p.name for p in (tmp_path / "page").glob("*.png")} == {"one-table.png", "two-table.png"}
 
 
 def test_noise_is_by_number_and_seed():

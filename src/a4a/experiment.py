@@ -82,7 +82,9 @@ def experiment(
         raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
     for claim in claims:
         if claim.kind in ("always_above", "reaches") and claim.score not in scores:
-            raise InputError(f"The claim {claim.says!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there.")
+            raise InputError(
+                f"The claim {claim.says!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there."
+            )
     finished: dict[str, Painter] = {}
     for name, change in variants.items():
         for seed in seeds:

@@ -60,7 +60,7 @@ class FolderTask(Task):
     Args:
         path: folder with a folder for each subject.
         prompts: text file with a prompt a line, `{subject}` standing for the folder's name, or DreamBench's own
-            prompts_and_classes.txt. Pictures take the prompts in turn.
+            prompts_and_classes.txt, with its list for objects and its list for cats and dogs. Pictures take the prompts in turn.
         generations: pictures of each subject.
         subjects: the first so many, all by default.
         prepared: a folder that `a4a prepare` made of these photos; only subjects of its test split are drawn.
@@ -68,6 +68,10 @@ class FolderTask(Task):
 
     def __init__(self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None):
         root = Path(path)
+        if generations < 1 or (subjects is not None and subjects < 1):
+            raise InputError(
+                f"The task asks for {generations} pictures of {'all' if subjects is None else subjects} subjects; give at least 1 of each."
+            )
         if not root.is_dir():
             raise InputError(f"There is no folder of subjects {root}; give one with a folder of pictures for each subject.")
         folders = sorted(f for f in root.iterdir() if f.is_dir())
@@ -83,10 +87,10 @@ class FolderTask(Task):
         for folder, files in zip(folders, self.files, strict=True):
             if not files:
                 raise InputError(f"The subject folder {folder} holds no pictures; put at least one there or remove it.")
-        lines, classes = _prompts(Path(prompts))
         names = [folder.name for folder in folders]
-        wanted = [lines[i % len(lines)] for i in range(len(names) * generations)]
-        said = [text.replace("{subject}", classes.get(names[i // generations], names[i // generations])) for i, text in enumerate(wanted)]
+        said = []
+        for lines, word in _prompts(Path(prompts), names):
+            said += [lines[i % len(lines)].replace("{subject}", word) for i in range(len(said), len(said) + generations)]
         super().__init__(names, [open_image(files[0]) for files in self.files], said)
 
     def photos(self, picture: int) -> Image.Image:
@@ -96,18 +100,28 @@ class FolderTask(Task):
         return open_image(files[1 + picture % self.generations % (len(files) - 1)])
 
 
-def _prompts(file: Path) -> tuple[list[str], dict[str, str]]:
-    """Prompts, and what the subjects are called in them."""
+LIVE = {"cat", "dog"}
+"""DreamBench's classes that have prompts of their own."""
+
+
+def _prompts(file: Path, subjects: Sequence[str]) -> list[tuple[list[str], str]]:
+    """For each subject its prompts and what it is called in them."""
     if not file.is_file():
         raise InputError(f"There is no prompts file {file}; give a text file with a prompt a line.")
     text = file.read_text()
     if "subject_name,class" in text:  # DreamBench: a table, then a list in Python for each kind of subject
-        table = re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE)
-        quoted = dict.fromkeys(re.findall(r"'([^'\n]*\{1\}[^'\n]*)'", text))
-        lines = [" ".join(line.replace("{0}", "").replace("{1}", "{subject}").split()) for line in quoted]
-        classes = {name: kind for name, kind in table if name != "subject_name"}
+        classes = {name: kind for name, kind in re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE) if name != "subject_name"}
+        objects, _, live = text.partition("Live Subject Prompts")
+        lists = [_quoted(part) for part in (objects, live)]
+        found = [(lists[classes.get(name) in LIVE] or lists[0], classes.get(name, name)) for name in subjects]
     else:
-        lines, classes = [line.strip() for line in text.splitlines() if line.strip()], {}
-    if not lines:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [(lines, name) for name in subjects]
+    if not all(lines for lines, _ in found):
         raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
-    return lines, classes
+    return found
+
+
+def _quoted(text: str) -> list[str]:
+    lines = re.findall(r"'([^'\n]*\{1\}[^'\n]*)'", text)
+    return [" ".join(line.replace("{0}", "").replace("{1}", "{subject}").split()) for line in lines]

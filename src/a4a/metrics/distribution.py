@@ -28,7 +28,6 @@ class KID(Metric):
         encoder: whose vectors are compared.
     """
 
-
     def __init__(self, encoder: PictureEncoder):
         self.encoder = encoder
 

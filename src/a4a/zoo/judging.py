@@ -11,7 +11,7 @@ from torch import Tensor
 
 from a4a.evaluation import Evaluation
 from a4a.images import to_pil, to_tensor
-from a4a.metrics import CLIPImageScore, Diversity, Gallery, Metric, Retrieval, Scores, Similarity
+from a4a.metrics import CLIPImageScore, Gallery, Metric, Retrieval, Scores, Similarity
 from a4a.painters import Sampling
 from a4a.tasks import Task
 from a4a.zoo.folder import MODELS
@@ -93,7 +93,7 @@ def asked(prompt: str) -> list[int]:
 
 
 def world_metrics(models: Path = MODELS) -> list[Metric]:
-    """What is scored of a picture alone; `Diversity` comes on top where there are several of each subject."""
+    """What is scored of a picture alone."""
     encoder = Identity(models)
     return [Similarity(encoder, "identity"), Retrieval(encoder), CLIPImageScore(str(models / "clip-large" / "image_encoder")), PromptAccuracy(models)]
 
@@ -113,7 +113,4 @@ class WorldEvaluation(Evaluation):
     def __init__(
         self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, shown: int = 12
     ):
-        metrics = world_metrics(Path(models))
-        if generations > 1:
-            metrics.append(Diversity(Identity(Path(models))))
-        super().__init__(WorldTask(split, subjects, generations), metrics, SAMPLING, scale, batch=50, shown=shown)
+        super().__init__(WorldTask(split, subjects, generations), world_metrics(Path(models)), SAMPLING, scale, batch=50, shown=shown)
