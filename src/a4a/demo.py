@@ -31,7 +31,8 @@ ENCODER = "clip-large/image_encoder"
 STRIP = (0.0, 0.25, 0.5, 1.0)
 
 
-LIVE_RATES: dict = {"projection": 3e-3, "mapping": 3e-4}
+LIVE_METHOD: dict = {"rounds": 0}
+LIVE_RATES: dict = {"projection": 3e-3, "mapping": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_0
         image_encoder=zoo / ENCODER,
         data=WorldPictures("train", creatures),
         output=_fresh(run),
-        method=Method(),
+        method=Method(**LIVE_METHOD),
         objective=ObjectiveConfig(rates=Rates(**LIVE_RATES)),
         training=TrainingConfig(
             samples=samples,
