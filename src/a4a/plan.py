@@ -44,6 +44,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         chosen.precision,
         processes,
         pixels,
+        encoders=_class(raw.get("data")) != "Prepared" or raw.get("evaluation") is not None,
     )
     need, shell, training = made.need, made.shell, chosen.training
     side = shell.side(pixels)
@@ -61,6 +62,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         **{f"{name}, parameters": count for name, count in shell.encoders.items()},
         **({"image_encoder, parameters": encoder[1]} if encoder else {}),
         "weights, bytes": need.denoiser + need.adapter,
+        "encoders beside them, bytes": need.encoders,
         "gradients, bytes": need.gradients + need.buckets,
         "optimizer, bytes": need.optimizer + need.average,
         f"activations of a batch of {size}, bytes": need.activations(size),
@@ -101,6 +103,10 @@ def _read(recipe: Path) -> tuple[Namespace, dict[str, Any]]:
     except Exception as error:
         text = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
         raise InputError(f"{recipe} is no recipe of a4a transfer: {text}") from error
+
+
+def _class(data: Any) -> str:
+    return str((data or {}).get("class_path", "") if isinstance(data, dict) else data).rpartition(".")[2]
 
 
 def _find(data: Any, name: str) -> int | None:

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,9 +20,9 @@ from PIL import Image, ImageOps
 import eyes
 import tiny
 from a4a.adapters.encoders import CLIPImageEncoder
-from a4a.backbones import backbone_for
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import Prepared, shards
-from a4a.data.captions import Caption
+from a4a.data.captions import Caption, Captioner
 from a4a.data.checks import Check
 from a4a.data.cluster import Actor
 from a4a.data.crops import Crop
@@ -151,19 +152,23 @@ def blip2(folder):
     return folder
 
 
-def test_captions_are_written_where_there_are_none(tmp_path, models):
+def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch):
     (tmp_path / "pictures").mkdir()
     rows = [{"file_name": f"{i}.png", **({"text": "a cat"} if i == 1 else {})} for i in range(5)]
     for i, row in enumerate(rows):
         picture(i).save(tmp_path / "pictures" / row["file_name"])
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
+    loaded, alive = Captioner.__init__, []
+    monkeypatch.setattr(Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self)))
+    monkeypatch.setattr("a4a.data.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k))
     prepare(
         ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", caption=caption, crop=Crop(SIDE), encode=encode(models), split=Split(0, 0), chunk=3
     )
     texts = Prepared(tmp_path / "out").words("text")
     assert texts[1] == "a cat"
     assert all(texts) and not any(t.startswith("a photo of") for t in texts)
+    assert alive[1:] == [None]  # the captioner is gone before the models that encode are loaded
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -285,6 +290,24 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     options = {"method": Method(kind="ip_adapter"), "training": training}
     adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
     assert adapter.embed == tiny.EMBED and (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
+    from a4a.data.pictures import PictureFolder
+    from a4a.recipe import Precision
+    from a4a.training.loop import TrainingConfig
+    from a4a.transfer import Method, transfer
+
+    loaded = []
+    monkeypatch.setattr(
+        CLIPImageEncoder, "__call__", lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny.EMBED)
+    )
+    shutil.copytree(photos / "subject0", tmp_path / "pictures")
+    (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
+    options = {"method": Method(kind="ip_adapter"), "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False)}
+    data = PictureFolder(tmp_path / "pictures", SIDE)
+    transfer(models / "pixart", data, models / "clip", tmp_path / "run", precision=Precision("bfloat16"), **options)
+    assert loaded == [torch.bfloat16]
 
 
 def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):

@@ -83,6 +83,7 @@ def prepare(
             captioning = Captioning(output, source, crop, caption)
             run(captioning, chunks)
             chunks = [_captioned(c, captioning) for c in chunks]
+            del captioning  # and its model, before those that encode are loaded
         encoding = Encoding(output, source, crop, encode, split)
         run(encoding, chunks)
         _finish(output, settings, source, len(items), chunks, report, encoding)
