@@ -136,6 +136,17 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
     assert facts["encoders beside them, bytes"] > 0  # the recipe has an evaluation
 
 
+def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypatch):
+    content = yaml.safe_load(recipe.read_text())
+    content["data"]["init_args"]["path"] = str(tmp_path)
+    recipe.write_text(yaml.safe_dump(content))
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
+    sizes = []
+    monkeypatch.setattr("a4a.plan.planned", lambda *args, **_: sizes.append(args[-1]) or planned(*args[:-1]))
+    describe(recipe, 80.0, 1, None)
+    assert sizes == [128]
+
+
 def test_a_recipe_whose_batch_cannot_fit_is_an_error(recipe, capsys):
     with pytest.raises(InputError, match=r"training.batch_size \d+ needs about"):
         plan(recipe, gpu=1.5)

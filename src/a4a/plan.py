@@ -116,8 +116,7 @@ def _find(data: Any, name: str) -> int | None:
         return int(given[name])
     manifest = Path(str(given.get("path", ""))) / "manifest.json"
     if manifest.is_file():
-        crop = jsons.loads(manifest.read_text()).get("settings", {}).get("crop", {})
-        return int(crop["size"]) if isinstance(crop, dict) and "size" in crop else None
+        return jsons.loads(manifest.read_text()).get("settings", {}).get("crop.size")
     return None
 
 

@@ -28,6 +28,7 @@ from a4a.data.cluster import Actor
 from a4a.data.crops import Crop
 from a4a.data.encoding import Encode
 from a4a.data.prepare import prepare
+from a4a.data.prepared import subjects_of
 from a4a.data.sources import ImageFolder, SubjectFolders
 from a4a.data.splits import Split
 from a4a.data.steps import Checking, Chunk
@@ -202,6 +203,7 @@ def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
     counts = json.loads((prepared / "manifest.json").read_text())["counts"]
     assert counts["train"] + counts["validation"] + counts["test"] == counts["rows"] == 24
     assert len(splits["train"]) == counts["train"]
+    assert splits["train"].size == SIDE
 
 
 def test_references_are_the_same_view_another_view_or_another_photo(photos, models, tmp_path):
@@ -238,6 +240,7 @@ def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models,
     faces = Prepared(tmp_path / "out", image_encoder="arcface")
     assert len(faces) == 5
     assert not faces.batch(torch.arange(5))["embeds"].isnan().any()
+    sentence("no command can draw with", faces.check, models / "pixart", models / "clip")
 
 
 def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch):
@@ -397,6 +400,13 @@ def test_another_size_model_or_data_is_refused_with_the_difference(prepared, cop
     sentence("image_encoders.clip", Prepared(prepared).check, models / "pixart", models / "pixart")
     moved = shutil.copytree(models / "pixart", tmp_path / "moved")
     Prepared(prepared).check(moved, models / "clip")
+
+
+def test_references_that_are_not_there_are_refused(prepared, photos, models, tmp_path):
+    sentence("one view of each photo", Prepared, prepared, reference="view")
+    prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
+    sentence("without subjects.*such as SubjectFolders", Prepared, tmp_path / "p", reference="subject")
+    sentence("without subjects.*such as SubjectFolders", subjects_of, tmp_path / "p", "test")
 
 
 def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
