@@ -172,6 +172,25 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     assert alive[1:] == [None]  # the captioner is gone before the models that encode are loaded
 
 
+def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
+    """CLIP's writes small letters and single spaces."""
+    ask = Captioner(Caption(blip2(tmp_path / "blip2"), length=4))
+    (plain,) = ask([picture(0)])
+    ask.settings.prompt = "A  photo of"
+    (asked,) = ask([picture(0)])
+    assert plain and asked and "photo" not in asked
+
+
+def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
+    from transformers import BlipImageProcessorPil, GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    text = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50)
+    VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)).save_pretrained(tmp_path)
+    BlipImageProcessorPil().save_pretrained(tmp_path)
+    sentence("no processor of pictures and text together", Captioner(Caption(tmp_path)), [picture(0)])
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
