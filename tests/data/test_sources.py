@@ -32,6 +32,9 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
     assert [(i.id, i.text, i.subject) for i in found] == [("a.png", None, None), ("b.png", "a cat", "3"), ("gone.png", None, None)]
     assert opened(source, found[0]).size == (64, 64)
     assert inspect(source, found[2], Check()) == {"id": "gone.png", "left_out": "missing"}
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png", "text": ["x", "y"]}')
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 2: expected .* text as a string"):
+        source.items()
 
 
 def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp_path):
@@ -158,6 +161,8 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     assert [opened(source, i).size for i in OpenImages(**options).items()] == [(192, 96), (72, 72)]
     with pytest.raises(InputError, match="no class 'dog'"):
         OpenImages(**options, labels=["dog"]).items()
+    with pytest.raises(InputError, match=r"no table of classes .*gone\.csv"):
+        OpenImages(**{**options, "classes": str(tmp_path / "gone.csv")}).items()
     (tmp_path / "boxes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no table of boxes"):
         source.items()

@@ -81,9 +81,13 @@ class ImageFolder(Source):
             try:
                 row = json.loads(line)
                 name, text, subject = str(row["file_name"]), row.get("text"), row.get("subject")
+                if not isinstance(text, str | None):
+                    raise TypeError("text is no string")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 place = posixpath.join(self.path, "metadata.jsonl")
-                raise InputError(f"{place}, line {number}: expected a JSON object with file_name, found {line[:60]!r}.") from error
+                raise InputError(
+                    f"{place}, line {number}: expected a JSON object with file_name, and text as a string where it is known, found {line[:60]!r}."
+                ) from error
             found[name] = Item(name, text, None if subject is None else str(subject), bytes=sizes.get(name))
         return some(list(found.values()), f"{posixpath.join(self.path, 'metadata.jsonl')} names no pictures; give at least one.")
 
