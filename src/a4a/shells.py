@@ -51,9 +51,11 @@ def model_shell(name: str | Path) -> Shell:
         vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
         scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))  # pyright: ignore[reportArgumentType]
         config = getattr(diffusers, kind).load_config(place, subfolder=part)
-        encoders = {"vae": _count(diffusers.AutoencoderKL.from_config, vae)}
-        for text, (_, named) in ((name, entry) for name, entry in index.items() if name.startswith("text_encoder")):  # pyright: ignore[reportAttributeAccessIssue]
-            encoders[text] = _count(getattr(transformers, named), getattr(transformers, named).config_class.from_pretrained(place, subfolder=text))
+        encoders = {"vae": _count(diffusers.AutoencoderKL.from_config, vae)}  # pyright: ignore[reportArgumentType]
+        for text, entry in index.items():  # pyright: ignore[reportAttributeAccessIssue]
+            if text.startswith("text_encoder") and entry[1]:  # pipelines name those that they were saved without
+                made = getattr(transformers, entry[1])
+                encoders[text] = _count(made, made.config_class.from_pretrained(place, subfolder=text))
     except StopIteration as error:
         raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error
     except (OSError, ValueError) as error:
