@@ -1,6 +1,7 @@
 """What a recipe needs, found out on shapes, against what a real step takes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 import tiny
-from a4a.backbones import backbone_for
+from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.published import IMAGE_ENCODERS, MODELS
 from a4a.dry_run import dry_run
 from a4a.errors import InputError
@@ -131,12 +133,42 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
     assert facts["hours"] == pytest.approx(facts["samples"] / 100 / 3600)
     assert facts["GPU hours"] == 2 * facts["hours"]
     assert facts["largest batch in 80 GB"] > 1000
+    assert facts["encoders beside them, bytes"] > 0  # the recipe has an evaluation
+
+
+def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypatch):
+    content = yaml.safe_load(recipe.read_text())
+    content["data"]["init_args"]["path"] = str(tmp_path)
+    recipe.write_text(yaml.safe_dump(content))
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
+    sizes = []
+    monkeypatch.setattr("a4a.plan.planned", lambda *args, **_: sizes.append(args[-1]) or planned(*args[:-1]))
+    describe(recipe, 80.0, 1, None)
+    assert sizes == [128]
 
 
 def test_a_recipe_whose_batch_cannot_fit_is_an_error(recipe, capsys):
     with pytest.raises(InputError, match=r"training.batch_size \d+ needs about"):
         plan(recipe, gpu=1.5)
     assert "peak" in capsys.readouterr().out  # what it needs is told all the same
+
+
+def test_encoders_that_stay_are_planned(recipe):
+    pipe, encoder = load_pipeline("zoo:pixart-mini"), CLIPImageEncoder.load("zoo:clip-large/image_encoder")
+    parts = (pipe.vae, pipe.text_encoder, encoder.model)
+    size = sum(4 * p.numel() for part in parts for p in part.parameters())
+    content = yaml.safe_load(recipe.read_text())
+    del content["evaluation"]
+
+    def need(**changes):
+        recipe.write_text(yaml.safe_dump(content | changes))
+        facts = describe(recipe, 80.0, 1, None)[0]
+        return facts["encoders beside them, bytes"], facts["peak at batch 32, bytes"]
+
+    (none, without), (some, with_) = need(), need(data={"class_path": "PictureFolder", "init_args": {"path": "nowhere", "size": 64}})
+    assert (none, some, with_ - without) == (0, size, size)
+    with pytest.raises(InputError, match=r"the encoders take 0\.\d GB"):
+        check_fit(replace(NEED, encoders=10**8), 1, RESERVED)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from a4a.recipe import Method, Precision
 from a4a.training import processes
 from a4a.training.loop import TrainingConfig, train
 from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.training.processes import spread
 
 RESULTS = Path("benchmarks/results")
 STEPS = 2
@@ -61,19 +62,22 @@ def dry_run(
     plan = planned(model, image_encoder, source, method, replace(objective, compile=False), training, precision, ours.num_processes, pixels)
     shell, adapter = plan.shell, plan.adapter
     backbone, side = shell.backbone, shell.side(pixels)
-    filled(backbone.denoiser, device)  # pyright: ignore[reportArgumentType]
+    torch.manual_seed(training.seed)  # the same weights and rows in all processes
+    filled(backbone.denoiser, torch.device("cpu") if precision.spread else device)  # pyright: ignore[reportArgumentType]
     filled(adapter, device)  # pyright: ignore[reportArgumentType]
     if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         torch.cuda.reset_peak_memory_stats()
     before = _peak(device)  # pyright: ignore[reportArgumentType]
     no_text = text(shell, 1, precision, device)  # pyright: ignore[reportArgumentType]
     loss = Denoising(backbone, adapter, objective, no_text)
+    if precision.spread:  # int8 weights are there already
+        spread(backbone.denoiser, backbone.block)
     per_step = training.batch_size * training.gradient_accumulation * ours.num_processes
     table = _Random(batch(shell, adapter, per_step, side, precision, "cpu"))
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:  # each process has its own: only the first writes of the run, and all save and load the adapter
         config = replace(training, samples=STEPS * per_step, warmup=0, evaluate_every=None, tensorboard=False)
         began = time.perf_counter()
-        rows = train(loss, table, config, Path(folder) if ours.num_processes == 1 else Path(folder).parent / "a4a-dry-run", description="dry run")
+        rows = train(loss, table, config, Path(folder), description="dry run")
         seconds = time.perf_counter() - began
         loss.pause()
         peak = _peak(device)  # pyright: ignore[reportArgumentType]

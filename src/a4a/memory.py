@@ -1,9 +1,10 @@
 """How much memory a training step needs, found out on the meta device: the step is run on shapes, and what is alive is added up.
 
-    peak(batch) = weights + optimiser + average + buckets + working(batch)
+    peak(batch) = weights + encoders + optimiser + average + buckets + working(batch)
     working(batch) = max(least, fixed + each * batch)
 
 - weights: of the denoiser as it is kept, and four bytes for each number of the adapter;
+- encoders: VAE, text and image encoders, where they stay: for data that are not encoded, or for evaluation;
 - optimiser: 8 bytes for each trained number (Adam's two moments), 2 with 8-bit states; average: 4 where one is kept;
 - buckets: 4 bytes for each trained number where several processes add up their gradients (DDP);
 - working: the most bytes that are alive at once, besides those, in one forward and backward pass: what autograd keeps
@@ -31,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.errors import InputError
 from a4a.recipe import Method, Precision
-from a4a.shells import Shell, embed_width, model_shell, source_shell
+from a4a.shells import Shell, embed_width, encoder_size, model_shell, source_shell
 from a4a.training.loop import TrainingConfig
 from a4a.training.objective import Denoising, ObjectiveConfig
 from a4a.training.optimizers import STATE_BYTES
@@ -57,6 +58,7 @@ class Need:
     """Of the working memory of a larger batch, whatever its size."""
     each: int
     """Of the working memory of a larger batch, for each sample of a forward pass."""
+    encoders: int = 0
 
     def working(self, batch: int) -> int:
         return max(self.least, self.fixed + self.each * batch)
@@ -68,7 +70,7 @@ class Need:
     @property
     def lasting(self) -> int:
         """What is there before a pass and after it."""
-        return self.denoiser + self.adapter + self.optimizer + self.average + self.buckets
+        return self.denoiser + self.adapter + self.encoders + self.optimizer + self.average + self.buckets
 
     def peak(self, batch: int) -> int:
         return self.lasting + self.working(batch)
@@ -99,8 +101,12 @@ def planned(
     precision: Precision,
     processes: int = 1,
     pixels: int | None = None,
+    encoders: bool = False,
 ) -> Planned:
-    """Runs a step of a recipe on shapes; seconds, and no weights are read but of a source adapter that is no published one."""
+    """Runs a step of a recipe on shapes; seconds, and no weights are read but of a source adapter that is no published one.
+
+    `encoders`: VAE, text and image encoders stay beside the denoiser.
+    """
     shell, origin = model_shell(model), source_shell(source)
     with torch.device("meta"):
         adapter = method.build(shell.backbone, origin, embed_width(image_encoder, origin))
@@ -128,6 +134,7 @@ def planned(
         least=always + one,
         fixed=always + held + max(2 * many - twice, 0),
         each=(twice - many) // MANY,
+        encoders=precision.dtype.itemsize * (sum(shell.encoders.values()) + encoder_size(image_encoder)) if encoders else 0,
     )
     return Planned(shell, adapter, need, trained)
 
@@ -141,6 +148,8 @@ def check_fit(need: Need, batch_size: int, gpu: float) -> None:
             if largest
             else "set objective.gradient_checkpointing to true, precision.frozen to int8 or precision.spread to true, or use a larger GPU"
         )
+        if need.encoders:
+            instead += f" (the encoders take {need.encoders / 1e9:.1f} GB: none with a4a.data.Prepared and without evaluation)"
         raise InputError(
             f"training.batch_size {batch_size} needs about {(need.peak(batch_size) + RESERVED) / 1e9:.1f} GB but the GPU has {gpu / 1e9:.1f} GB; {instead}."
         )

@@ -44,6 +44,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         chosen.precision,
         processes,
         pixels,
+        encoders=_class(raw.get("data")) != "Prepared" or raw.get("evaluation") is not None,
     )
     need, shell, training = made.need, made.shell, chosen.training
     side = shell.side(pixels)
@@ -61,6 +62,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         **{f"{name}, parameters": count for name, count in shell.encoders.items()},
         **({"image_encoder, parameters": encoder[1]} if encoder else {}),
         "weights, bytes": need.denoiser + need.adapter,
+        "encoders beside them, bytes": need.encoders,
         "gradients, bytes": need.gradients + need.buckets,
         "optimizer, bytes": need.optimizer + need.average,
         f"activations of a batch of {size}, bytes": need.activations(size),
@@ -103,6 +105,10 @@ def _read(recipe: Path) -> tuple[Namespace, dict[str, Any]]:
         raise InputError(f"{recipe} is no recipe of a4a transfer: {text}") from error
 
 
+def _class(data: Any) -> str:
+    return str((data or {}).get("class_path", "") if isinstance(data, dict) else data).rpartition(".")[2]
+
+
 def _find(data: Any, name: str) -> int | None:
     """Size of the pictures: of a folder's, or what prepared data were made at, where they are there."""
     given = (data or {}).get("init_args", {}) if isinstance(data, dict) else {}
@@ -110,8 +116,7 @@ def _find(data: Any, name: str) -> int | None:
         return int(given[name])
     manifest = Path(str(given.get("path", ""))) / "manifest.json"
     if manifest.is_file():
-        crop = jsons.loads(manifest.read_text()).get("settings", {}).get("crop", {})
-        return int(crop["size"]) if isinstance(crop, dict) and "size" in crop else None
+        return jsons.loads(manifest.read_text()).get("settings", {}).get("crop.size")
     return None
 
 

@@ -1,6 +1,7 @@
 """Models by their configuration alone, on the meta device: every shape, no weights, no download for published ones."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,9 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import nn
 
 from a4a.adapters import checkpoint
 from a4a.adapters.adapter import sites_to_config
@@ -26,7 +29,7 @@ class Shell:
 
     backbone: Backbone
     encoders: dict[str, int]
-    """Parameters of text encoders and VAE by their names in the pipeline; empty where they are not known without loading."""
+    """Parameters of text encoders and VAE by their names in the pipeline."""
 
     @property
     def channels(self) -> int:
@@ -48,6 +51,11 @@ def model_shell(name: str | Path) -> Shell:
         vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
         scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))  # pyright: ignore[reportArgumentType]
         config = getattr(diffusers, kind).load_config(place, subfolder=part)
+        encoders = {"vae": _count(diffusers.AutoencoderKL.from_config, vae)}  # pyright: ignore[reportArgumentType]
+        for text, entry in index.items():  # pyright: ignore[reportAttributeAccessIssue]
+            if text.startswith("text_encoder") and entry[1]:  # pipelines name those that they were saved without
+                made = getattr(transformers, entry[1])
+                encoders[text] = _count(made, made.config_class.from_pretrained(place, subfolder=text))
     except StopIteration as error:
         raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error
     except (OSError, ValueError) as error:
@@ -55,7 +63,7 @@ def model_shell(name: str | Path) -> Shell:
             f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name."
         ) from error
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return Shell(_backbone(kind, config, scheduler, factor), {})  # pyright: ignore[reportArgumentType]
+    return Shell(_backbone(kind, config, scheduler, factor), encoders)  # pyright: ignore[reportArgumentType]
 
 
 def source_shell(name: str | Path | None) -> IPAdapter | None:
@@ -82,6 +90,23 @@ def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
     raise InputError(
         f"How wide the embeddings of {image_encoder} are is not known without loading it; give a folder or one of {', '.join(IMAGE_ENCODERS)}."
     )
+
+
+def encoder_size(image_encoder: str | Path) -> int:
+    """Parameters of an image encoder: of a published one, else by its configuration."""
+    if (known := IMAGE_ENCODERS.get(str(image_encoder))) is not None:
+        return known[1]
+    place, folder = model_place(image_encoder, "image encoder")
+    try:
+        config = transformers.CLIPVisionConfig.from_pretrained(place, **folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{image_encoder} has no configuration of a CLIP vision model that can be read ({first_line(error)}).") from error
+    return _count(transformers.CLIPVisionModelWithProjection, config)
+
+
+def _count(make: Callable[[Any], nn.Module], config: Any) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in make(config).parameters())
 
 
 _STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

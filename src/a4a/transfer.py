@@ -66,9 +66,10 @@ def transfer(
         return None
     ours = processes.state()
     device = ours.device
+    encoders = not isinstance(data, Prepared) or evaluation is not None  # whether anything is left to encode
     if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         pixels = getattr(data, "size", None)
-        made = planned(model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels)
+        made = planned(model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels, encoders)
         check_fit(made.need, training.batch_size, torch.cuda.get_device_properties(device).total_memory)
     if precision.spread and evaluation is not None:
         raise InputError("precision.spread is set, so no process has the whole denoiser to draw with; leave out evaluation and use a4a evaluate.")
@@ -78,8 +79,7 @@ def transfer(
         ready.check(model, image_encoder)
     elif not isinstance(data, Pictures):
         raise TypeError(f"Data are Pictures or Prepared, not {type(data).__name__}.")
-    encoders = ready is None or evaluation is not None  # whether anything is left to encode
-    encoder = CLIPImageEncoder.load(image_encoder) if encoders else None
+    encoder = CLIPImageEncoder.load(image_encoder, precision.dtype) if encoders else None
     embed = encoder.embed if encoder is not None else ready.embed  # pyright: ignore[reportOptionalMemberAccess]
     if adapter_source is not None and (method.kind == "a4a" or method.keep_projection):
         check_width(embed, adapter_source.embed, str(source))

@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from a4a.data.checks import upright
 from a4a.data.pictures import PictureFolder
 from a4a.errors import InputError
+from a4a.images import open_image
 
 
 def folder(path, rows, broken=()):
@@ -39,6 +42,21 @@ def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
     assert "1 of 2" in said and "bad.png" in said
 
 
+def test_greys_of_16_bits_and_transparent_pictures_look_as_prepare_makes_them(tmp_path):
+    Image.fromarray(np.full((32, 32), 20000, np.uint16)).save(tmp_path / "grey.png")
+    Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "unknown.tif")
+    names = ("grey.png", "clear.png", "unknown.tif")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": name, "text": "x"}) for name in names))
+    seen = PictureFolder(tmp_path, size=16).pixels(torch.tensor([0, 1]))
+    for name, pixels, colour in zip(names, seen, (20000 // 257, 255), strict=False):
+        prepared, _ = upright((tmp_path / name).read_bytes())
+        assert prepared.getpixel((5, 5)) == open_image(tmp_path / name).getpixel((5, 5)) == (colour,) * 3
+        torch.testing.assert_close(pixels, torch.full((3, 16, 16), colour / 255))
+    with pytest.raises(InputError, match="no known range"):
+        open_image(tmp_path / "unknown.tif")
+
+
 def test_the_key_changes_with_content_and_size(tmp_path):
     rows = [{"file_name": "a.png", "text": "x"}]
     keys = {PictureFolder(folder(tmp_path, rows), size=16).key, PictureFolder(tmp_path, size=32).key}
@@ -53,6 +71,7 @@ def test_the_key_changes_with_content_and_size(tmp_path):
         ("", "is empty"),
         ("{}", "line 1"),
         ("not json", "line 1"),
+        ('{"file_name": "a.png", "text": ["x", "y"]}', "line 1"),
         ('{"file_name": "gone.png", "text": "x"}', "no readable picture"),
     ],
 )

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,14 +20,15 @@ from PIL import Image, ImageOps
 import eyes
 import tiny
 from a4a.adapters.encoders import CLIPImageEncoder
-from a4a.backbones import backbone_for
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import Prepared, shards
-from a4a.data.captions import Caption
+from a4a.data.captions import Caption, Captioner
 from a4a.data.checks import Check
 from a4a.data.cluster import Actor
 from a4a.data.crops import Crop
 from a4a.data.encoding import Encode
 from a4a.data.prepare import prepare
+from a4a.data.prepared import subjects_of
 from a4a.data.sources import ImageFolder, SubjectFolders
 from a4a.data.splits import Split
 from a4a.data.steps import Checking, Chunk
@@ -151,19 +153,42 @@ def blip2(folder):
     return folder
 
 
-def test_captions_are_written_where_there_are_none(tmp_path, models):
+def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch):
     (tmp_path / "pictures").mkdir()
     rows = [{"file_name": f"{i}.png", **({"text": "a cat"} if i == 1 else {})} for i in range(5)]
     for i, row in enumerate(rows):
         picture(i).save(tmp_path / "pictures" / row["file_name"])
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
+    loaded, alive = Captioner.__init__, []
+    monkeypatch.setattr(Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self)))
+    monkeypatch.setattr("a4a.data.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k))
     prepare(
         ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", caption=caption, crop=Crop(SIDE), encode=encode(models), split=Split(0, 0), chunk=3
     )
     texts = Prepared(tmp_path / "out").words("text")
     assert texts[1] == "a cat"
     assert all(texts) and not any(t.startswith("a photo of") for t in texts)
+    assert alive[1:] == [None]  # the captioner is gone before the models that encode are loaded
+
+
+def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
+    """CLIP's writes small letters and single spaces."""
+    ask = Captioner(Caption(blip2(tmp_path / "blip2"), length=4))
+    (plain,) = ask([picture(0)])
+    ask.settings.prompt = "A  photo of"
+    (asked,) = ask([picture(0)])
+    assert plain and asked and "photo" not in asked
+
+
+def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
+    from transformers import BlipImageProcessorPil, GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    text = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50)
+    VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)).save_pretrained(tmp_path)
+    BlipImageProcessorPil().save_pretrained(tmp_path)
+    sentence("no processor of pictures and text together", Captioner(Caption(tmp_path)), [picture(0)])
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -197,6 +222,7 @@ def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
     counts = json.loads((prepared / "manifest.json").read_text())["counts"]
     assert counts["train"] + counts["validation"] + counts["test"] == counts["rows"] == 24
     assert len(splits["train"]) == counts["train"]
+    assert splits["train"].size == SIDE
 
 
 def test_references_are_the_same_view_another_view_or_another_photo(photos, models, tmp_path):
@@ -233,6 +259,7 @@ def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models,
     faces = Prepared(tmp_path / "out", image_encoder="arcface")
     assert len(faces) == 5
     assert not faces.batch(torch.arange(5))["embeds"].isnan().any()
+    sentence("no command can draw with", faces.check, models / "pixart", models / "clip")
 
 
 def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch):
@@ -285,6 +312,24 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     options = {"method": Method(kind="ip_adapter"), "training": training}
     adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
     assert adapter.embed == tiny.EMBED and (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
+    from a4a.data.pictures import PictureFolder
+    from a4a.recipe import Precision
+    from a4a.training.loop import TrainingConfig
+    from a4a.transfer import Method, transfer
+
+    loaded = []
+    monkeypatch.setattr(
+        CLIPImageEncoder, "__call__", lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny.EMBED)
+    )
+    shutil.copytree(photos / "subject0", tmp_path / "pictures")
+    (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
+    options = {"method": Method(kind="ip_adapter"), "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False)}
+    data = PictureFolder(tmp_path / "pictures", SIDE)
+    transfer(models / "pixart", data, models / "clip", tmp_path / "run", precision=Precision("bfloat16"), **options)
+    assert loaded == [torch.bfloat16]
 
 
 def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):
@@ -374,6 +419,13 @@ def test_another_size_model_or_data_is_refused_with_the_difference(prepared, cop
     sentence("image_encoders.clip", Prepared(prepared).check, models / "pixart", models / "pixart")
     moved = shutil.copytree(models / "pixart", tmp_path / "moved")
     Prepared(prepared).check(moved, models / "clip")
+
+
+def test_references_that_are_not_there_are_refused(prepared, photos, models, tmp_path):
+    sentence("one view of each photo", Prepared, prepared, reference="view")
+    prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
+    sentence("without subjects.*such as SubjectFolders", Prepared, tmp_path / "p", reference="subject")
+    sentence("without subjects.*such as SubjectFolders", subjects_of, tmp_path / "p", "test")
 
 
 def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from a4a.data.checks import Check, Unusable, duplicates, inspect, upright
 from a4a.data.crops import Crop
 from a4a.data.layouts import CelebAMaskHQ, OpenImages
+from a4a.data.prepare import prepare
 from a4a.data.sources import HubDataset, ImageFolder, Item, SubjectFolders, WebDataset
 from a4a.errors import InputError
 from prepare import picture, saved
@@ -31,6 +32,9 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
     assert [(i.id, i.text, i.subject) for i in found] == [("a.png", None, None), ("b.png", "a cat", "3"), ("gone.png", None, None)]
     assert opened(source, found[0]).size == (64, 64)
     assert inspect(source, found[2], Check()) == {"id": "gone.png", "left_out": "missing"}
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png", "text": ["x", "y"]}')
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 2: expected .* text as a string"):
+        source.items()
 
 
 def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp_path):
@@ -54,17 +58,20 @@ def test_one_folder_a_subject(tmp_path):
     ]
 
 
+def tar(path, members):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
 def test_webdataset_tars(tmp_path):
     for number in range(2):
-        with tarfile.open(tmp_path / f"train-{number}.tar", "w") as tar:
-            for key in ("000", "001"):
-                members = {f"{key}.png": saved(picture(number * 10 + int(key)), "PNG"), f"{key}.txt": b"a cat\n"}
-                if key == "001":
-                    members = {**members, f"{key}.json": json.dumps({"caption": "a dog", "subject": 7}).encode()}
-                for name, data in members.items():
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        first, second = (saved(picture(number * 10 + i), "PNG") for i in range(2))
+        said = json.dumps({"caption": "a dog", "subject": 7}).encode()
+        tar(tmp_path / f"train-{number}.tar", {"000.png": first, "000.txt": b"a cat\n", "001.png": second, "001.txt": b"a cat\n", "001.json": said})
     source = WebDataset(str(tmp_path / "train-*.tar"))
     found = source.items()
     assert [(i.id, i.text, i.subject) for i in found][:2] == [("train-0/000", "a cat", None), ("train-0/001", "a dog", "7")]
@@ -75,25 +82,37 @@ def test_webdataset_tars(tmp_path):
         source.items()
     with pytest.raises(InputError, match="There is no tar"):
         WebDataset(str(tmp_path / "gone.tar")).items()
-    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
-        info = tarfile.TarInfo("a.json")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"[1]"))
+    tar(tmp_path / "odd.tar", {"a.json": b"[1]"})
     with pytest.raises(InputError, match=r"a\.json holds no JSON object"):
         WebDataset(str(tmp_path / "odd.tar")).items()
+
+
+def test_no_picture_of_a_tar_hides_another(tmp_path):
+    for folder in ("a", "b"):
+        tar(tmp_path / folder / "0.tar", {"x.png": saved(picture(1), "PNG")})
+    assert [i.id for i in WebDataset(str(tmp_path / "*" / "0.tar")).items()] == ["a/0/x", "b/0/x"]
+    assert [i.id for i in WebDataset(str(tmp_path / "b" / "0.tar")).items()] == ["0/x"]
+    tar(tmp_path / "0.tar", {"x.png": saved(picture(1), "PNG"), "x.seg.png": saved(picture(2), "PNG")})
+    with pytest.raises(InputError, match=r"0\.tar has x\.seg\.png as the second picture"):
+        WebDataset(str(tmp_path / "0.tar")).items()
 
 
 def test_a_data_set_that_datasets_loads(tmp_path):
     import datasets
 
-    features = datasets.Features({"photo": datasets.Image(), "said": datasets.Value("string"), "who": datasets.ClassLabel(names=["anna", "ben"])})
-    rows = {"photo": [picture(i) for i in range(3)], "said": ["a", "b", None], "who": [1, 0, 1]}
+    features = datasets.Features(
+        {"photo": datasets.Image(), "mask": datasets.Image(), "said": datasets.Value("string"), "who": datasets.ClassLabel(names=["anna", "ben"])}
+    )
+    rows = {"photo": [picture(i) for i in range(3)], "mask": [picture(0)] * 3, "said": ["a", "b", None], "who": [1, 0, 1]}
     (tmp_path / "set").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
     source = HubDataset(str(tmp_path / "set"), image="photo", text="said", subject="who")
     found = source.items()
     assert [(i.id, i.text, i.subject) for i in found] == [("000000000", "a", "ben"), ("000000001", "b", "anna"), ("000000002", None, "ben")]
     assert opened(source, found[2]).tobytes() == picture(2).tobytes()
+    prepare(source, tmp_path / "out")
+    with pytest.raises(InputError, match=r"made with source.image = photo, not mask"):
+        prepare(HubDataset(str(tmp_path / "set"), image="mask", text="said", subject="who"), tmp_path / "out")
     with pytest.raises(InputError, match="no column 'image' for image; it has photo"):
         HubDataset(str(tmp_path / "set")).items()
     with pytest.raises(InputError, match="could not be loaded"):
@@ -142,6 +161,8 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     assert [opened(source, i).size for i in OpenImages(**options).items()] == [(192, 96), (72, 72)]
     with pytest.raises(InputError, match="no class 'dog'"):
         OpenImages(**options, labels=["dog"]).items()
+    with pytest.raises(InputError, match=r"no table of classes .*gone\.csv"):
+        OpenImages(**{**options, "classes": str(tmp_path / "gone.csv")}).items()
     (tmp_path / "boxes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no table of boxes"):
         source.items()

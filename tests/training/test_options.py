@@ -90,6 +90,19 @@ def test_one_process_has_nobody_to_spread_over(sd15):
         Precision(spread=True).apply(backbone_for(sd15))
 
 
+@pytest.mark.parametrize("options", [{}, {"base_sites": 2}, {"coupling": False}, {"reach": "nearest"}], ids=str)
+def test_no_parameter_is_trained_that_the_method_does_not_use(sd15, pixart, options):
+    """With several processes one without a gradient would end the training."""
+    backbone = backbone_for(tiny.with_own_denoiser(pixart))
+    source = tiny.ip_adapter(sd15)
+    adapter = tiny.a4a(source, pixart, **options)
+    objective = Denoising(backbone, adapter, ObjectiveConfig(train_source=True))
+    _, found = gradients(objective, rows(backbone))
+    assert len(found) == sum(len(group["params"]) for group in objective.parameter_groups())
+    used = {"base_sites": 2, "coupling": 0}.get(next(iter(options), ""), len(source.sites))
+    assert sum(p.requires_grad for p in adapter.source.parameters()) == 2 * used + len(list(source.image_proj.parameters()))
+
+
 def test_a_denoiser_in_16_bits_runs_in_16_bits_under_autocast(sd15, pixart):
     objective, backbone = denoising(pixart, sd15)
     nn.Module.to(backbone.denoiser, torch.bfloat16)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import a4a
+import a4a.dry_run
 import tiny
 from a4a.backbones import backbone_for
+from a4a.dry_run import dry_run
 from a4a.errors import InputError
+from a4a.recipe import Method, Precision
 from a4a.training import checkpoint, loop
 from a4a.training.loop import TrainingConfig, read_log, train
 from a4a.training.objective import Denoising, ObjectiveConfig, Rates
@@ -133,6 +136,25 @@ def test_a_denoiser_spread_over_both_gives_the_same_gradients(tmp_path):
         plain, spread_ = torch.load(tmp_path / f"{process}.pt")
         assert all(torch.equal(a, b) for a, b in zip(plain, spread_, strict=True))
         assert torch.load(tmp_path / f"count{process}.pt") < 0.7 * whole
+
+
+def _dry(process, output):
+    tempfile.tempdir = output
+    torch.manual_seed(process)
+    over = []
+    a4a.dry_run.spread = lambda *args: over.append(args) or spread(*args)
+    parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
+    options = (Method(rounds=1, heads=4), ObjectiveConfig(), TrainingConfig(batch_size=1), Precision("bfloat16", spread=True))
+    facts = dry_run(*parts, *options, results=Path(output) / "results")
+    assert facts["processes"] == 2 and len(over) == 1
+    torch.save(facts["losses"], f"{output}/{process}.pt")
+
+
+def test_a_dry_run_of_both_leaves_nothing_but_its_results(tmp_path):
+    launched(_dry, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    assert first == second and all(loss > 0 for loss in first)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.pt", "1.pt", "results"]
 
 
 # --- stopping and going on ---------------------------------------------------------------------------------------------

@@ -126,6 +126,13 @@ class A4A(ImagePromptAdapter):
         self.image_encoder = name
         self.register_to_config(base={**self.config["base"], "image_encoder": name})
 
+    def train_source(self, mode: bool) -> None:
+        """Lets what is used of the source be trained too, or keeps all of it frozen."""
+        self.source.requires_grad_(False)
+        used = [maker for makers in (self.source.to_k, self.source.to_v) for i, maker in enumerate(makers) if self.coupling and i in self.used]
+        for module in (self.source.image_proj, *used):
+            module.requires_grad_(mode)
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}
         return {

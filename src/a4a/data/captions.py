@@ -44,6 +44,10 @@ class Captioner:
             processor = AutoProcessor.from_pretrained(name, **folder)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{self.settings.model} could not be loaded as an image-to-text model ({first_line(error)}).") from error
+        if not hasattr(processor, "tokenizer"):  # of pictures or of text alone
+            raise InputError(
+                f"{self.settings.model} comes with a {type(processor).__name__} and no processor of pictures and text together; give a model such as BLIP-2."
+            )
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # what is written goes on where the prompt ends
         if tokenizer.pad_token is None:
@@ -53,11 +57,17 @@ class Captioner:
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
         model, processor = self.loaded
+        prompt = _decoded(processor.tokenizer, processor.tokenizer(self.settings.prompt).input_ids)
         said: list[str] = []
         for start in range(0, len(pictures), self.settings.batch):
             part = list(pictures[start : start + self.settings.batch])
             inputs = processor(images=part, text=[self.settings.prompt] * len(part), return_tensors="pt", padding=True).to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             written = model.generate(**inputs, max_new_tokens=self.settings.length, do_sample=False)
-            said += processor.batch_decode(written, skip_special_tokens=True)
-        return [" ".join(text.strip().removeprefix(self.settings.prompt).split()) for text in said]
+            said += [_decoded(processor.tokenizer, ids) for ids in written]
+        return [text.removeprefix(prompt).strip() for text in said]
+
+
+def _decoded(tokenizer: Any, ids: Any) -> str:
+    """What tokens say, a space between words: a tokenizer may have changed the case or the spaces of what it was given."""
+    return " ".join(tokenizer.decode(ids, skip_special_tokens=True).split())

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from a4a.data.sources import Item, Source
+from a4a.images import rgb
 
 Record = dict[str, Any]
 """What a check says of a picture, for JSON: its `id`, and `left_out` with the reason, or `width`, `height`, `hash`,
@@ -47,7 +48,8 @@ def upright(data: bytes, box: tuple[float, float, float, float] | None = None) -
             if turned:
                 mended.append("turned upright as its EXIF says")
                 image = ImageOps.exif_transpose(image)
-            return _rgb(image, mended), mended
+            image, made = rgb(image)
+            return image, mended + made
     except Unusable:
         raise
     except Image.DecompressionBombError as error:
@@ -55,23 +57,6 @@ def upright(data: bytes, box: tuple[float, float, float, float] | None = None) -
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unusable("broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}") from error
-
-
-def _rgb(image: Image.Image, mended: list[str]) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow's own conversion would make all but the darkest 256 of 65,536 greys white
-        mended.append("16 bits made 8")
-        grey = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(grey, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Unusable("broken: pixels are floating-point numbers of no known range")
-    if image.mode == "CMYK":
-        mended.append("CMYK made RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        if seen.getchannel("A").getextrema()[0] != 255:
-            mended.append("transparent, laid on white")
-            return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    return image.convert("RGB")
 
 
 def opened(source: Source, item: Item) -> tuple[Image.Image, list[str]]:

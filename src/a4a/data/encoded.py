@@ -18,6 +18,9 @@ from a4a.backbones import Backbone
 from a4a.data.pictures import Pictures, spread_over
 from a4a.files import replacing
 
+BATCH = 64
+"""Pictures or texts at a time; of pictures that go through the VAE, whose memory grows with their pixels, that many of 256 x 256."""
+
 
 class Encoded:
     """Training samples from encodings: latents and caption of the target, image embedding of the reference."""
@@ -43,28 +46,28 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path, batch_size: int = 64) -> Encoded:
+def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path) -> Encoded:
     """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
     vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
     (references, reference), (targets, target) = (column.unique(return_inverse=True) for column in pictures.pairs.unbind(1))
 
-    def over(rows: Tensor, name: str, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def over(rows: Tensor, name: str, model: nn.Module, function: Callable[[Tensor], Tensor], batch: int) -> Tensor:
         def make() -> dict[str, Tensor]:
             torch.manual_seed(0)  # latents are samples of a posterior
-            parts = [
-                function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows.split(batch_size), desc=f"encoding {name}", leave=False)
-            ]
+            parts = [function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows.split(batch), desc=f"encoding {name}", leave=False)]
             return {name: torch.cat(parts).contiguous()}  # channels come last where pictures were read from files
 
         chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
         return _cached(folder / f"{name}-{_hash(pictures.key, chosen, fingerprint(model))}.safetensors", make)[name]
 
-    latents = over(targets, "latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1))
-    embeds = None if image_encoder is None else over(references, "embeds", image_encoder.model, image_encoder)
+    height, width = pictures.pixels(targets[:1]).shape[-2:]
+    fitting = min(max(BATCH * 256**2 // (height * width), 1), BATCH)
+    latents = over(targets, "latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1), fitting)
+    embeds = None if image_encoder is None else over(references, "embeds", image_encoder.model, image_encoder, BATCH)
 
     captions = [pictures.captions[int(i)] for i in targets]
     lines = sorted(set(captions))
-    parts = [backbone.encode_text(lines[i : i + batch_size]) for i in range(0, len(lines), batch_size)]
+    parts = [backbone.encode_text(lines[i : i + BATCH]) for i in range(0, len(lines), BATCH)]
     text = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     number = {line: i for i, line in enumerate(lines)}
     line = torch.tensor([number[c] for c in captions])

@@ -95,7 +95,11 @@ class OpenImages(Source):
         """Names by label; the wanted ones alone."""
         if self.classes is None:
             return {}
-        lines = [line.split(",", 1) for line in read(*posixpath.split(self.classes)).decode().splitlines() if "," in line]
+        try:
+            table = read(*posixpath.split(self.classes)).decode()
+        except FileNotFoundError as error:
+            raise InputError(f"There is no table of classes {self.classes}; give OpenImages' CSV file with the classes' names.") from error
+        lines = [line.split(",", 1) for line in table.splitlines() if "," in line]
         names = {label: name.strip().strip('"') for label, name in lines}
         if missing := sorted(set(self.labels or []) - set(names.values())):
             raise InputError(

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from a4a.errors import InputError
+from a4a.images import open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -56,9 +57,8 @@ class PictureFolder(Pictures):
         self.files, self.captions, subjects, broken = [], [], [], []
         for file, text, subject in rows:
             try:
-                with Image.open(file) as image:
-                    image.load()
-            except (OSError, SyntaxError, Image.DecompressionBombError):
+                open_image(file)
+            except InputError:
                 broken.append(file.name)
                 continue
             self.files.append(file)
@@ -78,11 +78,7 @@ class PictureFolder(Pictures):
         return len(self.files)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        pictures = []
-        for i in indices.tolist():
-            with Image.open(self.files[i]) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            pictures.append(ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS))
+        pictures = [ImageOps.fit(open_image(self.files[i]), (self.size, self.size), Image.Resampling.LANCZOS) for i in indices.tolist()]
         return self._processor.preprocess(pictures)  # pyright: ignore[reportArgumentType]
 
 
@@ -101,9 +97,11 @@ def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
             continue
         try:
             row = json.loads(line)
-            rows.append((folder / row["file_name"], row["text"], row.get("subject")))
+            if not isinstance(row["text"], str):
+                raise TypeError("text is no string")
+            rows.append((folder / row["file_name"], row["text"], None if row.get("subject") is None else str(row["subject"])))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{table}, line {number}: expected a JSON object with file_name and text, found {line[:60]!r}.") from error
+            raise InputError(f"{table}, line {number}: expected a JSON object with file_name and text as strings, found {line[:60]!r}.") from error
     if not rows:
         raise InputError(f"The data folder {folder} is empty: its metadata.jsonl has no lines; give at least one picture.")
     return rows

@@ -60,7 +60,7 @@ def prepare(
         if value < 1:
             raise InputError(f"{name} is {value}; expected at least 1.")
     items = source.items()
-    settings = _settings(items, check, crop, caption, encode, split, chunk)
+    settings = _settings(source, items, check, crop, caption, encode, split, chunk)
     _claim(output, settings)
     with _alone(output):
         chunks = [Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))]
@@ -83,6 +83,7 @@ def prepare(
             captioning = Captioning(output, source, crop, caption)
             run(captioning, chunks)
             chunks = [_captioned(c, captioning) for c in chunks]
+            del captioning  # and its model, before those that encode are loaded
         encoding = Encoding(output, source, crop, encode, split)
         run(encoding, chunks)
         _finish(output, settings, source, len(items), chunks, report, encoding)
@@ -113,10 +114,10 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _settings(items: Sequence[Item], *groups: Any) -> dict[str, Any]:
+def _settings(source: Source, items: Sequence[Item], *groups: Any) -> dict[str, Any]:
     """All that decides what comes out, by names of options; models by what they are, whatever their place."""
     listing = hashlib.sha256(json.dumps([asdict(item) for item in items]).encode()).hexdigest()[:16]
-    found: dict[str, Any] = {"data": f"{len(items)} pictures, {listing}"}
+    found: dict[str, Any] = {f"source.{name}": value for name, value in source.facts().items()} | {"data": f"{len(items)} pictures, {listing}"}
     for name, group in zip(("check", "crop", "caption", "encode", "split", "chunk"), groups, strict=True):
         if group is None or isinstance(group, int):
             found[name] = group

@@ -17,6 +17,7 @@ from a4a.errors import InputError, first_line
 
 FORMAT = 1
 """Of the folder; raise it when what is written changes."""
+SUBJECTS = "prepare the data again with a source that tells them, such as SubjectFolders, or ImageFolder with subject in its metadata.jsonl"
 
 
 class Prepared(Data):
@@ -26,15 +27,16 @@ class Prepared(Data):
         path: the folder, with its manifest.json.
         split: train, validation or test; no subject is in two of them.
         reference: what a target's reference is: `same`, the very view (as the paper trains); `view`, another view of
-            the same photo, so cropped or mirrored otherwise; `subject`, another photo of the subject, in another view
-            where there are several, and the same photo where the subject has one.
-        image_encoder: which of the embeddings are the reference's, by the name that encode.image_encoders gave them, or
-            arcface, which leaves out pictures without a face; needed where there are several.
+            the same photo, so cropped or mirrored otherwise (needs several); `subject`, another photo of the subject, in another view
+            where there are several, and the same photo where the subject has one (needs subjects).
+        image_encoder: which of the embeddings are the reference's, by the name that encode.image_encoders gave them; needed
+            where there are several. arcface leaves out pictures without a face, and is not for `a4a transfer`: nothing draws with it.
         verify: read every file once and hold it against its checksum; sizes are held against the manifest anyhow.
 
     Attributes:
         samples: [samples, 4]: row and view of the reference, row and view of the target.
         buckets: [samples], the target's bucket, where latents have several shapes; a batch must be of one.
+        size: side of the pictures in pixels; with buckets, of the square that has as many.
         embed: width of the embeddings, 0 where there are none.
         no_text: one row, what guidance uses where there is no negative prompt.
     """
@@ -55,6 +57,7 @@ class Prepared(Data):
         self.embeds = self._choose(image_encoder)
         self.embed: int = self.manifest["embeds"][self.embeds] if self.embeds is not None else 0
         self.no_text = load_file(self.path / "no_text.safetensors")
+        self.size: int = self.manifest["settings"]["crop.size"]
         self.views = self.manifest["views"] * (1 + self.manifest["flips"])
         self._shapes = {int(bucket): tuple(shape) for bucket, shape in self.manifest["latents"].items()}
         self._files, self._shards = shards.Files(), []
@@ -68,6 +71,10 @@ class Prepared(Data):
 
     def check(self, model: str | Path, image_encoder: str | Path) -> None:
         """InputError where the data were encoded by other models than these."""
+        if self.embeds == "arcface":
+            raise InputError(
+                f"{self.path} has image_encoder arcface, whose embeddings no command can draw with; choose one that encode.image_encoders named."
+            )
         asked = {"encode.model": model, f"encode.image_encoders.{self.embeds}": image_encoder}
         if self.embeds is None:
             raise InputError(
@@ -165,6 +172,12 @@ class Prepared(Data):
         return subjects
 
     def _samples(self, subjects: list[str | None], reference: str) -> Tensor:
+        if reference == "view" and self.views == 1:
+            raise InputError(
+                f"{self.path} has one view of each photo but reference is view; set it to same, or prepare the data again with crop.views or crop.flips."
+            )
+        if reference == "subject" and not any(subjects):
+            raise InputError(f"{self.path} was prepared without subjects but reference is subject; set it to same, or {SUBJECTS}.")
         pairs = pairs_of(subjects) if reference == "subject" else torch.arange(len(subjects))[:, None].expand(-1, 2)
         view = torch.arange(self.views).repeat(len(pairs))
         other = view if reference == "same" else (view + 1) % self.views
@@ -173,13 +186,15 @@ class Prepared(Data):
 
 
 def subjects_of(path: Path, split: Literal["train", "validation", "test"]) -> set[str]:
-    """Names of the subjects that `a4a prepare` put into a split."""
-    found: set[str] = set()
+    """Names of the subjects that `a4a prepare` put into a split; InputError where it knew of none at all."""
+    found: dict[str, str] = {}
     for shard in _manifest(path)["shards"]:
         if shard["rows"]:
             said, _ = shards.read(path / "shards" / shard["name"] / "rows.arrow", ["split", "subject"], [])
-            found |= {str(name) for name, where in zip(said["subject"], said["split"], strict=True) if where == split and name is not None}
-    return found
+            found |= {str(name): where for name, where in zip(said["subject"], said["split"], strict=True) if name is not None}
+    if not found:
+        raise InputError(f"{path} was prepared without subjects; {SUBJECTS}.")
+    return {name for name, where in found.items() if where == split}
 
 
 def _manifest(path: Path) -> dict[str, Any]:

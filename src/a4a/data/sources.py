@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -45,6 +46,10 @@ class Source(ABC):
     def read(self, item: Item) -> bytes:
         """The picture's file; OSError where it cannot be read."""
 
+    def facts(self) -> dict[str, str | None]:
+        """What decides which pictures these are and is not told by the items, by names of options."""
+        return {}
+
 
 class ImageFolder(Source):
     """Pictures in a folder, at any depth; where it has a `metadata.jsonl` those alone that it names.
@@ -76,9 +81,13 @@ class ImageFolder(Source):
             try:
                 row = json.loads(line)
                 name, text, subject = str(row["file_name"]), row.get("text"), row.get("subject")
+                if not isinstance(text, str | None):
+                    raise TypeError("text is no string")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 place = posixpath.join(self.path, "metadata.jsonl")
-                raise InputError(f"{place}, line {number}: expected a JSON object with file_name, found {line[:60]!r}.") from error
+                raise InputError(
+                    f"{place}, line {number}: expected a JSON object with file_name, and text as a string where it is known, found {line[:60]!r}."
+                ) from error
             found[name] = Item(name, text, None if subject is None else str(subject), bytes=sizes.get(name))
         return some(list(found.values()), f"{posixpath.join(self.path, 'metadata.jsonl')} names no pictures; give at least one.")
 
@@ -103,6 +112,9 @@ class SubjectFolders(ImageFolder):
 class WebDataset(Source):
     """Tar files in which members of one name are a sample: a picture, and its text in `.txt` or `.json` (`text` or `caption`, and `subject`).
 
+    A sample has one picture: two, such as x.jpg and x.seg.png, are refused. Samples are called by the tar's path below the
+    part of the pattern that is fixed, and their name in it.
+
     Args:
         path: a tar file, or a pattern such as data/train-*.tar.
     """
@@ -114,13 +126,17 @@ class WebDataset(Source):
     def items(self) -> list[Item]:
         system, pattern = filesystem(self.path)
         tars = sorted(str(t) for t in system.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
+        fixed = posixpath.dirname(re.split(r"[*?\[]", pattern)[0])
         found: dict[str, dict[str, Any]] = {}
         for tar in tars:
+            called = tar.removeprefix(fixed).lstrip("/").removesuffix(".tar")
             try:
                 with system.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
                     for member in archive:
                         if member.isfile():
-                            self._member(found, tar, archive, member)
+                            self._member(found, tar, called, archive, member)
+            except InputError:
+                raise
             except FileNotFoundError as error:
                 raise InputError(f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar.") from error
             except (tarfile.TarError, ValueError, OSError) as error:
@@ -129,11 +145,15 @@ class WebDataset(Source):
         self.places = {name: facts["place"] for name, facts in found.items() if "place" in facts}
         return some(rows, f"{self.path} holds no pictures ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them.")
 
-    def _member(self, found: dict[str, dict[str, Any]], tar: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _member(self, found: dict[str, dict[str, Any]], tar: str, called: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         folder, name = posixpath.split(member.name)
         key, _, suffix = name.partition(".")
-        facts = found.setdefault(posixpath.join(posixpath.basename(tar).removesuffix(".tar"), folder, key), {})
+        facts = found.setdefault(posixpath.join(called, folder, key), {})
         if is_picture(name):
+            if "place" in facts:
+                raise InputError(
+                    f"{tar} has {member.name} as the second picture of a sample; expected one, so leave out the other or name it otherwise."
+                )
             facts |= {"place": (tar, member.offset_data, member.size), "bytes": member.size}
         elif suffix in ("txt", "json"):
             content = archive.extractfile(member).read().decode()  # pyright: ignore[reportOptionalMemberAccess]
@@ -189,6 +209,9 @@ class HubDataset(Source):
         said = {option: self._column(column, count) for option, column in (("text", self.text), ("subject", self.subject))}
         rows = [Item(f"{i:09d}", said["text"][i], said["subject"][i]) for i in range(count)]
         return some(rows, f"The data set {self.name} has no rows in its split {self.split}; choose another.")
+
+    def facts(self) -> dict[str, str | None]:
+        return {**{name: getattr(self, name) for name in ("name", "config", "split", "image")}, "fingerprint": self.rows._fingerprint}
 
     def _column(self, name: str | None, count: int) -> list[str | None]:
         if name is None:

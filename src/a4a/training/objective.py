@@ -8,6 +8,7 @@ import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 from torch import Tensor
 
+from a4a.adapters.a4a import A4A
 from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.backbones import Backbone, Text
 from a4a.injection import Injection
@@ -72,8 +73,8 @@ class Denoising(Objective):
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
         if adapter is not None:
             adapter.train().requires_grad_(True)
-            if hasattr(adapter, "source"):
-                adapter.source.requires_grad_(config.train_source)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            if isinstance(adapter, A4A):
+                adapter.train_source(config.train_source)
         if config.gradient_checkpointing:
             own = {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)} if adapter is not None else {}  # pyright: ignore[reportOptionalMemberAccess]
             self.denoiser.enable_gradient_checkpointing(**own)
