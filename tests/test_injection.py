@@ -321,6 +321,15 @@ def test_half_precision_runs_and_stays_close(own):
     assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
 
 
+def test_features_follow_the_denoiser_to_its_device(own):
+    given, inputs = features(own), tiny.inputs(own)
+    own.denoiser.to("meta")
+    noisy, timesteps, text = inputs
+    with attach(own.denoiser, own.sites, given):
+        found = own.predict(noisy.to("meta"), timesteps.to("meta"), text)
+    assert found.device.type == "meta"
+
+
 # --- gradients -----------------------------------------------------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+import accelerate
 import pytest
 import torch
 from PIL import Image
@@ -212,3 +213,27 @@ def test_half_precision(pipe):
                 part.to(torch.float32)
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+# --- where it computes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(tiny.PIPELINES))
+def test_sequential_offload_leaves_the_picture_and_the_adapters_weights(name):
+    pipe = tiny.PIPELINES[name]()
+    expected = call(ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), image_prompt=tiny.embeds())
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
+    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe))
+    assert ours.backbone.denoiser.device.type == "meta" and ours.backbone.device.type == "cpu"
+    assert torch.equal(call(ours, image_prompt=tiny.embeds()), expected)
+    assert ours.adapter.device.type == "cpu"
+    assert ours.backbone.encode_text(PROMPTS)["states"].shape[0] == 2
+
+
+def test_the_pipeline_may_move_after_it_was_wrapped():
+    ours = ImagePromptPipeline(tiny.sd15(), tiny.ip_adapter(tiny.sd15()))
+    ours.pipe.to("meta")
+    positive, negative = ours.features(tiny.embeds())
+    assert {t.device.type for f in (positive, negative) for t in f.keys + f.values} == {"meta"}

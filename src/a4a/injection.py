@@ -181,7 +181,7 @@ class _StandIn:
         key, value = state.for_batch(self._query.shape[0], self._slot)
 
         def heads(t: Tensor) -> Tensor:
-            return t.to(hidden.dtype).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            return t.to(hidden).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
 
         query, key, value = heads(self._query), heads(key), heads(value)
         if attention.norm_q is not None:

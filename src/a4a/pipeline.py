@@ -36,7 +36,7 @@ class ImagePromptPipeline:
                 f"The adapter is not for {type(self.backbone.denoiser).__name__} of {type(pipe).__name__}: {difference} "
                 f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."
             )
-        self.adapter = adapter.eval().to(self.backbone.device)  # pyright: ignore[reportArgumentType]
+        self.adapter = adapter.eval()
         self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.embed, type(adapter).__name__)
@@ -54,6 +54,7 @@ class ImagePromptPipeline:
     @torch.no_grad()
     def features(self, image_prompt: ImagePrompt) -> tuple[SiteFeatures, SiteFeatures]:
         """Features of each reference, and of no image. They hold for every step, prompt and seed."""
+        self.adapter.to(self.backbone.device)  # pyright: ignore[reportArgumentType] (now, since `pipe` may have moved)
         embeds = self.embed(image_prompt).to(self.backbone.device, next(self.adapter.parameters()).dtype)
         positive = self.adapter(embeds)
         negative = self.adapter(self.adapter.unconditional(embeds[:1]))

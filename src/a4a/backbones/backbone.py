@@ -48,7 +48,8 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        """Where the denoiser computes; its weights may wait elsewhere, as offloading leaves them."""
+        return getattr(self.pipe, "_execution_device", self.denoiser.device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -30,7 +30,7 @@ class PixArt(Backbone):
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
         states, mask, *_ = self.pipe.encode_prompt(  # pyright: ignore[reportAttributeAccessIssue]
-            list(prompts), do_classifier_free_guidance=False, device=self.pipe.device, max_sequence_length=self._length, clean_caption=False
+            list(prompts), do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._length, clean_caption=False
         )
         return {"states": states.cpu(), "mask": mask.cpu()}
 
