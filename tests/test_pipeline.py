@@ -1,6 +1,7 @@
 import accelerate
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -133,6 +134,18 @@ def test_prompts_as_embeddings(sd15):
     yes, no = sd15.encode_prompt(PROMPTS, "cpu", 1, True)
     found = call(ours, None, (1, 2), image_prompt=tiny.embeds(2), prompt_embeds=yes, negative_prompt_embeds=no)
     close(found, call(ours, PROMPTS, (1, 2), image_prompt=tiny.embeds(2)))
+
+
+def test_positional_arguments_are_the_pipelines_own(sd15):
+    """Image-to-image takes the picture after the prompt."""
+    pipe = StableDiffusionImg2ImgPipeline(**sd15.components, requires_safety_checker=False)
+    ours, options = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15)), {"num_inference_steps": 2, "output_type": "latent"}
+    image, embeds = picture("red", (16, 16)), tiny.embeds()
+    found = ours(PROMPTS[0], image, generator=generators(0), image_prompt=embeds, **options).images
+    named = ours(image=image, prompt=PROMPTS[0], generator=generators(0), image_prompt=embeds, **options).images
+    plain = pipe(PROMPTS[0], image, generator=generators(0), **options).images
+    assert torch.equal(found, named) and differ(found, plain)
+    assert torch.equal(ours(PROMPTS[0], image, generator=generators(0), **options).images, plain)
 
 
 def test_an_interrupted_generation_leaves_the_plain_model(ours):

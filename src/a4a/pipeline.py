@@ -1,5 +1,6 @@
 """Any diffusers pipeline of a supported denoiser, with an image prompt."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,22 +69,24 @@ class ImagePromptPipeline:
         times = repeats * prompts if positive.batch == 1 else repeats
         return positive.repeat_interleave(times).to(self.backbone.dtype), negative.repeat_interleave(times).to(self.backbone.dtype)
 
-    def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
-        kwargs = self.backbone.call_options() | kwargs
+        call = inspect.signature(self.pipe.__call__).bind(*args, **kwargs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        call.arguments = self.backbone.call_options() | call.arguments
+        call.apply_defaults()
         if image_prompt is None:
-            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
-        positive, negative = self.rows(image_prompt, self._prompts(prompt, kwargs), kwargs.get("num_images_per_prompt") or 1)
+            return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
+        options = call.arguments
+        positive, negative = self.rows(image_prompt, _prompts(options), options.get("num_images_per_prompt") or 1)
         with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
-            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
+            return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
-    @staticmethod
-    def _prompts(prompt: Any, kwargs: dict[str, Any]) -> int:
-        if isinstance(prompt, str):
-            return 1
-        if prompt is not None:
-            return len(prompt)
-        embeds = kwargs.get("prompt_embeds")
-        if embeds is None:
-            raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
-        return len(embeds)
+
+def _prompts(options: dict[str, Any]) -> int:
+    """How many prompts a call has."""
+    prompt, embeds = options.get("prompt"), options.get("prompt_embeds")
+    if isinstance(prompt, str):
+        return 1
+    if prompt is None and embeds is None:
+        raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
+    return len(prompt if prompt is not None else embeds)
