@@ -1,7 +1,14 @@
+import inspect
+
 import accelerate
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionSAGPipeline,
+)
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -9,7 +16,8 @@ import tiny
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
-from a4a.injection import is_attached
+from a4a.features import SiteFeatures
+from a4a.injection import attach, is_attached
 from a4a.pipeline import ImagePromptPipeline
 
 PROMPTS = ["a cat on a beach", "a red dog"]
@@ -226,6 +234,45 @@ def test_half_precision(pipe):
                 part.to(torch.float32)
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+# --- other kinds of guidance ---------------------------------------------------------------------------------------
+
+
+def with_other_guidance(kind, pipe):
+    """Another pipeline around the same parts and a copy of the denoiser."""
+    own = tiny.with_own_denoiser(pipe)
+    other = kind(**{k: v for k, v in own.components.items() if k in inspect.signature(kind).parameters}, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(sd15, guidance):
+    pipe, reference, seen = with_other_guidance(StableDiffusionPAGPipeline, sd15), tiny.embeds(2), []
+    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15))
+    hook = pipe.unet.register_forward_hook(lambda _module, args, kwargs, output: seen.append((args, kwargs, output[0])), with_kwargs=True)
+    call(ours, PROMPTS, (1, 2), image_prompt=reference, guidance_scale=guidance, pag_scale=2.0, num_inference_steps=1)
+    hook.remove()
+    [(args, kwargs, found)] = seen
+    positive, negative = ours.rows(reference, 2)
+    rows = SiteFeatures.stack([*[negative] * (guidance > 1), positive, positive])
+    pipe._set_pag_attn_processor(pipe.pag_applied_layers, guidance > 1)  # which the call takes away at its end
+    with torch.no_grad(), attach(pipe.unet, ours.backbone.sites, rows):
+        assert torch.equal(pipe.unet(*args, **kwargs)[0], found)
+
+
+def test_perturbed_attention_guidance_that_is_off_is_the_plain_pipeline(sd15):
+    ours = [ImagePromptPipeline(p, tiny.ip_adapter(sd15)) for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))]
+    plain, off = (call(p, image_prompt=tiny.embeds(), **options) for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True))
+    assert torch.equal(off, plain)
+    assert differ(call(ours[1], image_prompt=tiny.embeds()), plain)
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionSAGPipeline, StableDiffusionInstructPix2PixPipeline])
+def test_guidance_whose_rows_are_not_known_is_refused(sd15, kind):
+    with pytest.raises(InputError, match=f"{kind.__name__} runs the denoiser on other rows than prompts and negatives"):
+        ImagePromptPipeline(with_other_guidance(kind, sd15), tiny.ip_adapter(sd15))
 
 
 # --- where it computes ---------------------------------------------------------------------------------------------

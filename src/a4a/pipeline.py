@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from a4a.injection import Scale, attach
 
 ImagePrompt = Image.Image | Sequence[Image.Image] | Tensor
 
+_OTHER_ROWS = {"StableDiffusionSAGPipeline", "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"}
+"""Self-attention guidance runs negatives alone, instruct-pix2pix has two kinds of them."""
+
 
 class ImagePromptPipeline:
     """`pipe`, unchanged, plus `image_prompt=` and `image_prompt_scale=`; whatever else a call is given goes to `pipe`.
@@ -26,10 +30,12 @@ class ImagePromptPipeline:
         pipe = ImagePromptPipeline(PixArtAlphaPipeline.from_pretrained(...), A4A.from_pretrained(...), CLIPImageEncoder.load(...))
         images = pipe("a cat on a beach", image_prompt=photo, image_prompt_scale=0.8).images
 
-    Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder.
+    Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder, and where `pipe`
+    guides in a way that does not say which rows of its batches are the prompts.
     """
 
     def __init__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter, image_encoder: CLIPImageEncoder | str | Path | None = None):
+        check_guidance(pipe)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         named = type(adapter).__name__ == "A4A" or any(not s.name.isdigit() for s in adapter.sites)
         if (difference := differing_site(self.backbone.sites, adapter.sites, names=named)) is not None:
@@ -78,8 +84,18 @@ class ImagePromptPipeline:
             return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
         options = call.arguments
         positive, negative = self.rows(image_prompt, _prompts(options), options.get("num_images_per_prompt") or 1)
-        with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
+        perturbed = isinstance(self.pipe, PAGMixin) and options["pag_scale"] > 0 and len(self.pipe.pag_applied_layers) > 0
+        with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative, perturbed):
             return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
+
+
+def check_guidance(pipe: DiffusionPipeline) -> None:
+    """InputError where features cannot tell which rows of a batch are the prompts."""
+    if any(kind.__name__ in _OTHER_ROWS for kind in type(pipe).__mro__):
+        raise InputError(
+            f"{type(pipe).__name__} runs the denoiser on other rows than prompts and negatives, so an image prompt would reach the wrong ones; "
+            f"use a pipeline with classifier-free or perturbed-attention guidance."
+        )
 
 
 def _prompts(options: dict[str, Any]) -> int:
