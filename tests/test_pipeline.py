@@ -72,6 +72,15 @@ def test_without_a_reference_or_at_scale_zero_it_is_the_plain_pipeline(ours):
     assert torch.equal(call(ours.pipe), plain)
 
 
+def test_sigma_reads_long_prompts_to_the_end_as_its_pipeline_does():
+    pipe, prompt = tiny.sigma(), " ".join(["a red dog and a blue cat"] * 40)
+    ours, plain = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), call(pipe, prompt)
+    assert torch.equal(call(ours, prompt), plain)
+    assert torch.equal(call(ours, prompt, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
+    assert differ(call(ours, prompt, image_prompt=tiny.embeds()), plain)
+    assert ours.backbone.encode_text([prompt])["mask"].sum() > 120  # alpha reads no further
+
+
 def test_the_same_seed_gives_the_same_picture(ours):
     one, two = (call(ours, image_prompt=tiny.embeds()) for _ in range(2))
     assert torch.equal(one, two)

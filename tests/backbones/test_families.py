@@ -36,7 +36,12 @@ def pixart_1024():
     return tiny.pixart(sample_size=128)
 
 
-@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024"])
+@pytest.fixture(scope="session")
+def sigma():
+    return tiny.sigma()
+
+
+@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024", "sigma"])
 def model(request):
     return request.getfixturevalue(request.param)
 
@@ -99,6 +104,12 @@ def test_widths_are_those_of_keys_and_values(model):
     backbone = backbone_for(model)
     for site, k, v in zip(backbone.sites, *backbone.text_projections(), strict=True):
         assert site.width == k.out_features == v.out_features
+
+
+@pytest.mark.parametrize("make", [tiny.pixart, tiny.sigma])
+def test_bins_of_resolutions_are_used_where_the_pipeline_has_them(make):
+    binned = [backbone_for(make(sample_size=side)).call_options()["use_resolution_binning"] for side in (8, 64, 256)]
+    assert binned == [False, True, make is tiny.sigma]
 
 
 def test_learned_variance_is_dropped(pixart):
