@@ -245,6 +245,17 @@ def test_half_precision(pipe):
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
 
 
+def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pixart):
+    own, adapter = tiny.with_own_denoiser(pixart), tiny.ip_adapter(pixart)
+    own.transformer = torch.compile(own.transformer, backend="eager")
+    references = [None, tiny.embeds(seed=1), tiny.embeds(seed=2), None]
+    compiled, eager = ([call(ImagePromptPipeline(p, adapter), image_prompt=r) for r in references] for p in (own, pixart))
+    torch._dynamo.reset()
+    for found, expected in zip(compiled, eager, strict=True):
+        close(found, expected)
+    assert differ(compiled[0], compiled[1]) and differ(compiled[1], compiled[2])
+
+
 # --- other kinds of guidance ---------------------------------------------------------------------------------------
 
 

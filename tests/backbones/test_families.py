@@ -166,6 +166,15 @@ def test_an_unsupported_denoiser_is_an_input_error_that_lists_the_supported():
     assert all(name in str(caught.value) for name in families())
 
 
+def test_a_denoiser_that_inherits_a_supported_one_is_supported(sd15):
+    class Mine(type(sd15.unet)):
+        pass
+
+    own = tiny.with_own_denoiser(sd15)
+    own.unet.__class__ = Mine
+    assert backbone_for(own).sites == backbone_for(sd15).sites
+
+
 def test_a_pipeline_folder_is_loaded(pixart, tmp_path):
     pixart.save_pretrained(tmp_path)
     again = load_pipeline(tmp_path)
