@@ -183,7 +183,7 @@ def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
 def test_another_number_of_rows_is_an_input_error_that_names_the_site(backbone):
     with pytest.raises(InputError, match=r"runs on 3 rows at .*attn2 but features are attached for 2; give one reference for each prompt"):
         injected(backbone, features(backbone, 2), rows=3)
-    with pytest.raises(InputError, match="attached for 2 and as many negatives"):
+    with pytest.raises(InputError, match="attached for 2, or 4 with negatives; give one reference for each prompt"):
         injected(backbone, features(backbone, 2), negative=features(backbone, 2), rows=3)
 
 
@@ -319,6 +319,15 @@ def test_half_precision_runs_and_stays_close(own):
         half = own.predict(noisy.bfloat16(), timesteps, text)
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_features_follow_the_denoiser_to_its_device(own):
+    given, inputs = features(own), tiny.inputs(own)
+    own.denoiser.to("meta")
+    noisy, timesteps, text = inputs
+    with attach(own.denoiser, own.sites, given):
+        found = own.predict(noisy.to("meta"), timesteps.to("meta"), text)
+    assert found.device.type == "meta"
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,14 @@
+import inspect
+
+import accelerate
 import pytest
 import torch
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionSAGPipeline,
+)
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -7,7 +16,8 @@ import tiny
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
-from a4a.injection import is_attached
+from a4a.features import SiteFeatures
+from a4a.injection import attach, is_attached
 from a4a.pipeline import ImagePromptPipeline
 
 PROMPTS = ["a cat on a beach", "a red dog"]
@@ -60,6 +70,15 @@ def test_without_a_reference_or_at_scale_zero_it_is_the_plain_pipeline(ours):
     assert torch.equal(call(ours, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
     assert differ(call(ours, image_prompt=tiny.embeds()), plain)
     assert torch.equal(call(ours.pipe), plain)
+
+
+def test_sigma_reads_long_prompts_to_the_end_as_its_pipeline_does():
+    pipe, prompt = tiny.sigma(), " ".join(["a red dog and a blue cat"] * 40)
+    ours, plain = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), call(pipe, prompt)
+    assert torch.equal(call(ours, prompt), plain)
+    assert torch.equal(call(ours, prompt, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
+    assert differ(call(ours, prompt, image_prompt=tiny.embeds()), plain)
+    assert ours.backbone.encode_text([prompt])["mask"].sum() > 120  # alpha reads no further
 
 
 def test_the_same_seed_gives_the_same_picture(ours):
@@ -132,6 +151,18 @@ def test_prompts_as_embeddings(sd15):
     yes, no = sd15.encode_prompt(PROMPTS, "cpu", 1, True)
     found = call(ours, None, (1, 2), image_prompt=tiny.embeds(2), prompt_embeds=yes, negative_prompt_embeds=no)
     close(found, call(ours, PROMPTS, (1, 2), image_prompt=tiny.embeds(2)))
+
+
+def test_positional_arguments_are_the_pipelines_own(sd15):
+    """Image-to-image takes the picture after the prompt."""
+    pipe = StableDiffusionImg2ImgPipeline(**sd15.components, requires_safety_checker=False)
+    ours, options = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15)), {"num_inference_steps": 2, "output_type": "latent"}
+    image, embeds = picture("red", (16, 16)), tiny.embeds()
+    found = ours(PROMPTS[0], image, generator=generators(0), image_prompt=embeds, **options).images
+    named = ours(image=image, prompt=PROMPTS[0], generator=generators(0), image_prompt=embeds, **options).images
+    plain = pipe(PROMPTS[0], image, generator=generators(0), **options).images
+    assert torch.equal(found, named) and differ(found, plain)
+    assert torch.equal(ours(PROMPTS[0], image, generator=generators(0), **options).images, plain)
 
 
 def test_an_interrupted_generation_leaves_the_plain_model(ours):
@@ -212,3 +243,77 @@ def test_half_precision(pipe):
                 part.to(torch.float32)
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pixart):
+    own, adapter = tiny.with_own_denoiser(pixart), tiny.ip_adapter(pixart)
+    own.transformer = torch.compile(own.transformer, backend="eager")
+    references = [None, tiny.embeds(seed=1), tiny.embeds(seed=2), None]
+    compiled, eager = ([call(ImagePromptPipeline(p, adapter), image_prompt=r) for r in references] for p in (own, pixart))
+    torch._dynamo.reset()
+    for found, expected in zip(compiled, eager, strict=True):
+        close(found, expected)
+    assert differ(compiled[0], compiled[1]) and differ(compiled[1], compiled[2])
+
+
+# --- other kinds of guidance ---------------------------------------------------------------------------------------
+
+
+def with_other_guidance(kind, pipe):
+    """Another pipeline around the same parts and a copy of the denoiser."""
+    own = tiny.with_own_denoiser(pipe)
+    other = kind(**{k: v for k, v in own.components.items() if k in inspect.signature(kind).parameters}, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(sd15, guidance):
+    pipe, reference, seen = with_other_guidance(StableDiffusionPAGPipeline, sd15), tiny.embeds(2), []
+    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15))
+    hook = pipe.unet.register_forward_hook(lambda _module, args, kwargs, output: seen.append((args, kwargs, output[0])), with_kwargs=True)
+    call(ours, PROMPTS, (1, 2), image_prompt=reference, guidance_scale=guidance, pag_scale=2.0, num_inference_steps=1)
+    hook.remove()
+    [(args, kwargs, found)] = seen
+    positive, negative = ours.rows(reference, 2)
+    rows = SiteFeatures.stack([*[negative] * (guidance > 1), positive, positive])
+    pipe._set_pag_attn_processor(pipe.pag_applied_layers, guidance > 1)  # which the call takes away at its end
+    with torch.no_grad(), attach(pipe.unet, ours.backbone.sites, rows):
+        assert torch.equal(pipe.unet(*args, **kwargs)[0], found)
+
+
+def test_perturbed_attention_guidance_that_is_off_is_the_plain_pipeline(sd15):
+    ours = [ImagePromptPipeline(p, tiny.ip_adapter(sd15)) for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))]
+    plain, off = (call(p, image_prompt=tiny.embeds(), **options) for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True))
+    assert torch.equal(off, plain)
+    assert differ(call(ours[1], image_prompt=tiny.embeds()), plain)
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionSAGPipeline, StableDiffusionInstructPix2PixPipeline])
+def test_guidance_whose_rows_are_not_known_is_refused(sd15, kind):
+    with pytest.raises(InputError, match=f"{kind.__name__} runs the denoiser on other rows than prompts and negatives"):
+        ImagePromptPipeline(with_other_guidance(kind, sd15), tiny.ip_adapter(sd15))
+
+
+# --- where it computes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(tiny.PIPELINES))
+def test_sequential_offload_leaves_the_picture_and_the_adapters_weights(name):
+    pipe = tiny.PIPELINES[name]()
+    expected = call(ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), image_prompt=tiny.embeds())
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
+    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe))
+    assert ours.backbone.denoiser.device.type == "meta" and ours.backbone.device.type == "cpu"
+    assert torch.equal(call(ours, image_prompt=tiny.embeds()), expected)
+    assert ours.adapter.device.type == "cpu"
+    assert ours.backbone.encode_text(PROMPTS)["states"].shape[0] == 2
+
+
+def test_the_pipeline_may_move_after_it_was_wrapped():
+    ours = ImagePromptPipeline(tiny.sd15(), tiny.ip_adapter(tiny.sd15()))
+    ours.pipe.to("meta")
+    positive, negative = ours.features(tiny.embeds())
+    assert {t.device.type for f in (positive, negative) for t in f.keys + f.values} == {"meta"}

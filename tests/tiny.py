@@ -9,6 +9,7 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -133,6 +134,14 @@ def pixart(sample_size=SIDE):
     return _quiet(PixArtAlphaPipeline(**parts, transformer=pixart_transformer(sample_size)))
 
 
+def sigma(sample_size=SIDE):
+    """Its tokenizer knows as many tokens as the real one."""
+    parts = pixart(sample_size).components
+    tokenizer = copy.deepcopy(parts["tokenizer"])
+    tokenizer.model_max_length = 512
+    return _quiet(PixArtSigmaPipeline(**{**parts, "tokenizer": tokenizer}))
+
+
 PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart}
 
 
@@ -210,6 +219,6 @@ def inputs(backbone, rows=1, seed=0):
 def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents."""
     plain = getattr(pipe, "pipe", pipe)
-    own = {"use_resolution_binning": False, "clean_caption": False} if isinstance(plain, PixArtAlphaPipeline) else {}
+    own = {"use_resolution_binning": False, "clean_caption": False} if isinstance(plain, PixArtAlphaPipeline | PixArtSigmaPipeline) else {}
     defaults = {"num_inference_steps": 2, "height": 2 * SIDE, "width": 2 * SIDE, "output_type": "latent", "guidance_scale": 3.0}
     return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**own, **defaults, **kwargs}).images

@@ -22,15 +22,23 @@ from a4a.features import Site, SiteFeatures
 Scale = float | Sequence[float]
 
 
-def attach(model: nn.Module, sites: Sequence[Site], features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None) -> "Injection":
+def attach(
+    model: nn.Module,
+    sites: Sequence[Site],
+    features: SiteFeatures,
+    scale: Scale = 1.0,
+    negative: SiteFeatures | None = None,
+    perturbed: bool = False,
+) -> "Injection":
     """Injects features into a denoiser, one row of features for each row of its batch.
 
-    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half sees `negative`. Use the
-    result as a context manager, or call its `detach`. Raises InputError where features and sites do not fit.
+    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half sees `negative`. `perturbed`
+    is perturbed-attention guidance, which runs all rows but the negative ones twice. Use the result as a context manager,
+    or call its `detach`. Raises InputError where features and sites do not fit.
     """
     injection = Injection(model, sites)
     try:
-        injection.set(features, scale, negative)
+        injection.set(features, scale, negative, perturbed)
     except Exception:
         injection.detach()
         raise
@@ -60,7 +68,7 @@ class Injection:
         for slot, own in zip(self._slots, state, strict=True):
             slot.state = own  # pyright: ignore[reportAttributeAccessIssue]
 
-    def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None) -> None:
+    def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
         features.check(self.sites, type(self.model).__name__)
         scales = [float(scale)] * len(self.sites) if isinstance(scale, int | float) else [float(s) for s in scale]
@@ -68,10 +76,12 @@ class Injection:
             raise InputError(
                 f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site."
             )
+        if negative is not None and negative.batch != features.batch:
+            raise InputError(f"There are {negative.batch} rows of negative features for {features.batch} rows of features; give as many of both.")
+        if perturbed:
+            features = SiteFeatures.stack([features, features])
         rows = features.batch
         if negative is not None:
-            if negative.batch != rows:
-                raise InputError(f"There are {negative.batch} rows of negative features for {rows} rows of features; give as many of both.")
             features = SiteFeatures.stack([negative, features])
         triples = zip(features.keys, features.values, scales, strict=True)
         self.state = [_SiteState(k, v, s, rows) if s else None for k, v, s in triples]
@@ -127,7 +137,8 @@ class _SiteState:
             return self.key[-self.rows :], self.value[-self.rows :]
         raise InputError(
             f"The denoiser runs on {batch} rows at {slot.name} but features are attached for {self.rows}"
-            f"{' and as many negatives' if self.key.shape[0] > self.rows else ''}; give one reference for each prompt."
+            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for each prompt, "
+            f"to a pipeline whose guidance has no rows but prompts and negatives."
         )
 
 
@@ -181,7 +192,7 @@ class _StandIn:
         key, value = state.for_batch(self._query.shape[0], self._slot)
 
         def heads(t: Tensor) -> Tensor:
-            return t.to(hidden.dtype).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            return t.to(hidden).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
 
         query, key, value = heads(self._query), heads(key), heads(value)
         if attention.norm_q is not None:

@@ -1,11 +1,13 @@
 """Any diffusers pipeline of a supported denoiser, with an image prompt."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from a4a.injection import Scale, attach
 
 ImagePrompt = Image.Image | Sequence[Image.Image] | Tensor
 
+_OTHER_ROWS = {"StableDiffusionSAGPipeline", "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"}
+"""Self-attention guidance runs negatives alone, instruct-pix2pix has two kinds of them."""
+
 
 class ImagePromptPipeline:
     """`pipe`, unchanged, plus `image_prompt=` and `image_prompt_scale=`; whatever else a call is given goes to `pipe`.
@@ -25,10 +30,12 @@ class ImagePromptPipeline:
         pipe = ImagePromptPipeline(PixArtAlphaPipeline.from_pretrained(...), A4A.from_pretrained(...), CLIPImageEncoder.load(...))
         images = pipe("a cat on a beach", image_prompt=photo, image_prompt_scale=0.8).images
 
-    Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder.
+    Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder, and where `pipe`
+    guides in a way that does not say which rows of its batches are the prompts.
     """
 
     def __init__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter, image_encoder: CLIPImageEncoder | str | Path | None = None):
+        check_guidance(pipe)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         named = type(adapter).__name__ == "A4A" or any(not s.name.isdigit() for s in adapter.sites)
         if (difference := differing_site(self.backbone.sites, adapter.sites, names=named)) is not None:
@@ -36,7 +43,7 @@ class ImagePromptPipeline:
                 f"The adapter is not for {type(self.backbone.denoiser).__name__} of {type(pipe).__name__}: {difference} "
                 f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."
             )
-        self.adapter = adapter.eval().to(self.backbone.device)  # pyright: ignore[reportArgumentType]
+        self.adapter = adapter.eval()
         self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.embed, type(adapter).__name__)
@@ -54,6 +61,7 @@ class ImagePromptPipeline:
     @torch.no_grad()
     def features(self, image_prompt: ImagePrompt) -> tuple[SiteFeatures, SiteFeatures]:
         """Features of each reference, and of no image. They hold for every step, prompt and seed."""
+        self.adapter.to(self.backbone.device)  # pyright: ignore[reportArgumentType] (now, since `pipe` may have moved)
         embeds = self.embed(image_prompt).to(self.backbone.device, next(self.adapter.parameters()).dtype)
         positive = self.adapter(embeds)
         negative = self.adapter(self.adapter.unconditional(embeds[:1]))
@@ -67,22 +75,34 @@ class ImagePromptPipeline:
         times = repeats * prompts if positive.batch == 1 else repeats
         return positive.repeat_interleave(times).to(self.backbone.dtype), negative.repeat_interleave(times).to(self.backbone.dtype)
 
-    def __call__(self, prompt: Any = None, *, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
-        kwargs = self.backbone.call_options() | kwargs
+        call = inspect.signature(self.pipe.__call__).bind(*args, **kwargs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        call.arguments = self.backbone.call_options() | call.arguments
+        call.apply_defaults()
         if image_prompt is None:
-            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
-        positive, negative = self.rows(image_prompt, self._prompts(prompt, kwargs), kwargs.get("num_images_per_prompt") or 1)
-        with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative):
-            return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
+            return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
+        options = call.arguments
+        positive, negative = self.rows(image_prompt, _prompts(options), options.get("num_images_per_prompt") or 1)
+        perturbed = isinstance(self.pipe, PAGMixin) and options["pag_scale"] > 0 and len(self.pipe.pag_applied_layers) > 0
+        with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative, perturbed):
+            return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
-    @staticmethod
-    def _prompts(prompt: Any, kwargs: dict[str, Any]) -> int:
-        if isinstance(prompt, str):
-            return 1
-        if prompt is not None:
-            return len(prompt)
-        embeds = kwargs.get("prompt_embeds")
-        if embeds is None:
-            raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
-        return len(embeds)
+
+def check_guidance(pipe: DiffusionPipeline) -> None:
+    """InputError where features cannot tell which rows of a batch are the prompts."""
+    if any(kind.__name__ in _OTHER_ROWS for kind in type(pipe).__mro__):
+        raise InputError(
+            f"{type(pipe).__name__} runs the denoiser on other rows than prompts and negatives, so an image prompt would reach the wrong ones; "
+            f"use a pipeline with classifier-free or perturbed-attention guidance."
+        )
+
+
+def _prompts(options: dict[str, Any]) -> int:
+    """How many prompts a call has."""
+    prompt, embeds = options.get("prompt"), options.get("prompt_embeds")
+    if isinstance(prompt, str):
+        return 1
+    if prompt is None and embeds is None:
+        raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
+    return len(prompt if prompt is not None else embeds)

@@ -36,7 +36,12 @@ def pixart_1024():
     return tiny.pixart(sample_size=128)
 
 
-@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024"])
+@pytest.fixture(scope="session")
+def sigma():
+    return tiny.sigma()
+
+
+@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024", "sigma"])
 def model(request):
     return request.getfixturevalue(request.param)
 
@@ -101,6 +106,12 @@ def test_widths_are_those_of_keys_and_values(model):
         assert site.width == k.out_features == v.out_features
 
 
+@pytest.mark.parametrize("make", [tiny.pixart, tiny.sigma])
+def test_bins_of_resolutions_are_used_where_the_pipeline_has_them(make):
+    binned = [backbone_for(make(sample_size=side)).call_options()["use_resolution_binning"] for side in (8, 64, 256)]
+    assert binned == [False, True, make is tiny.sigma]
+
+
 def test_learned_variance_is_dropped(pixart):
     backbone = backbone_for(pixart)
     assert backbone.denoiser.config.out_channels == 2 * backbone.denoiser.config.in_channels
@@ -153,6 +164,15 @@ def test_an_unsupported_denoiser_is_an_input_error_that_lists_the_supported():
         backbone_for(Unsupported(unet))
     assert "UNet2DModel of Unsupported is not supported" in str(caught.value)
     assert all(name in str(caught.value) for name in families())
+
+
+def test_a_denoiser_that_inherits_a_supported_one_is_supported(sd15):
+    class Mine(type(sd15.unet)):
+        pass
+
+    own = tiny.with_own_denoiser(sd15)
+    own.unet.__class__ = Mine
+    assert backbone_for(own).sites == backbone_for(sd15).sites
 
 
 def test_a_pipeline_folder_is_loaded(pixart, tmp_path):

@@ -48,7 +48,8 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        """Where the denoiser computes; its weights may wait elsewhere, as offloading leaves them."""
+        return getattr(self.pipe, "_execution_device", self.denoiser.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,8 +109,10 @@ class Backbone(ABC):
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
+    """The denoiser itself, also where `torch.compile` has wrapped it: its own modules have the names of the sites."""
     denoiser = getattr(pipe, "unet", None)
-    return denoiser if denoiser is not None else getattr(pipe, "transformer", None)
+    denoiser = denoiser if denoiser is not None else getattr(pipe, "transformer", None)
+    return getattr(denoiser, "_orig_mod", denoiser)
 
 
 def families() -> dict[str, type[Backbone]]:
@@ -121,12 +124,12 @@ def families() -> dict[str, type[Backbone]]:
 
 
 def backbone_for(pipe: DiffusionPipeline) -> Backbone:
-    """The backbone of a pipeline; InputError where none serves its denoiser."""
-    name = type(denoiser_of(pipe)).__name__
-    known = families()
-    if name not in known:
-        raise InputError(f"The denoiser {name} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}.")
-    return known[name](pipe)
+    """The backbone of a pipeline, by the class of its denoiser or the next one that it inherits; InputError where none serves it."""
+    names, known = [kind.__name__ for kind in type(denoiser_of(pipe)).__mro__], families()
+    family = next((known[name] for name in names if name in known), None)
+    if family is None:
+        raise InputError(f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}.")
+    return family(pipe)
 
 
 def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all") -> DiffusionPipeline:

@@ -1,9 +1,11 @@
 """PixArt-alpha and -Sigma: transformers with cross-attention to T5."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers import PixArtSigmaPAGPipeline, PixArtSigmaPipeline
 from torch import Tensor, nn
 
 from a4a.backbones.backbone import Backbone, Text
@@ -21,16 +23,19 @@ class PixArt(Backbone):
 
     @property
     def _length(self) -> int:
-        return min(self.pipe.tokenizer.model_max_length, 120)  # pyright: ignore[reportAttributeAccessIssue]
+        """Tokens of a prompt: as many as the pipeline itself takes, 120 for alpha and 300 for Sigma, where its tokenizer has so many."""
+        own = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        return min(self.pipe.tokenizer.model_max_length, own)  # pyright: ignore[reportAttributeAccessIssue]
 
     def call_options(self) -> dict[str, Any]:
-        """The pipeline has bins of resolutions for three sizes of model alone, and fails for others unless told."""
-        return {"use_resolution_binning": self.denoiser.config.sample_size in (32, 64, 128), "max_sequence_length": self._length}
+        """The pipeline has bins of resolutions for some sizes of model alone, and fails for others unless told."""
+        sizes = (32, 64, 128, 256) if isinstance(self.pipe, PixArtSigmaPipeline | PixArtSigmaPAGPipeline) else (32, 64, 128)
+        return {"use_resolution_binning": self.denoiser.config.sample_size in sizes, "max_sequence_length": self._length}
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
         states, mask, *_ = self.pipe.encode_prompt(  # pyright: ignore[reportAttributeAccessIssue]
-            list(prompts), do_classifier_free_guidance=False, device=self.pipe.device, max_sequence_length=self._length, clean_caption=False
+            list(prompts), do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._length, clean_caption=False
         )
         return {"states": states.cpu(), "mask": mask.cpu()}
 

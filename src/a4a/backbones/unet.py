@@ -28,7 +28,7 @@ class UNet(Backbone):
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        arguments = {"prompt": list(prompts), "device": self.pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        arguments = {"prompt": list(prompts), "device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         encoded = self.pipe.encode_prompt(**arguments)  # pyright: ignore[reportAttributeAccessIssue]
         names = ("states", "", "pooled", "") if self._is_xl else ("states", "")
         return {name: tensor.cpu() for name, tensor in zip(names, encoded, strict=True) if name}
