@@ -129,7 +129,12 @@ def train(
     if saved and not resume:
         raise InputError(f"{output} already holds a run; pass --resume to go on with it, or choose another output folder.")
     if saved:
-        first, weights, state, average = checkpoint.load(saved[-1])
+        first, samples, weights, state, average = checkpoint.load(saved[-1])
+        if samples != first * per_step:
+            raise InputError(
+                f"The checkpoint {saved[-1]} was made with {samples / first:g} samples a step (batch_size x gradient_accumulation x processes) "
+                f"but this run takes {per_step}; set them so that they are as many again, or choose another output folder."
+            )
         if weights.keys() != trained.keys() or any(weights[n].shape != p.shape for n, p in trained.items()):
             raise InputError(f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder.")
         with torch.no_grad():
