@@ -20,6 +20,7 @@ from a4a.training import checkpoint
 from a4a.training.loop import TrainingConfig, read_log, train
 from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
 from a4a.training.order import Order
+from a4a.training.processes import accelerator_for
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config
@@ -224,6 +225,39 @@ def test_a_loss_that_is_not_a_number_stops_with_all_that_is_known(straight, tmp_
     assert step == 6
     assert all(t.isfinite().all() for t in [*saved.values(), *average.values()])
     assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
+
+
+class NoSlope(Regression):
+    """A finite loss whose gradient is not a number, in the second pass of step 7."""
+
+    def forward(self, batch):
+        loss = super().forward(batch)
+        return loss + (self.first.weight * 0).square().sum().sqrt() if self.calls == 14 else loss
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.0}, {"samples": 28}])
+def test_gradients_that_are_not_numbers_stop_before_they_do_harm(tmp_path, options):
+    table, objective = Rows(), NoSlope()
+    with pytest.raises(FloatingPointError) as caught:
+        run(tmp_path, objective=objective, table=table, **options)
+    message = str(caught.value)
+    last = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    assert "norm of the gradients is nan at step 7" in message and f"samples {table.seen[24:28]}" in message
+    assert last.name == "0000000024" and f"the last good checkpoint is {last}" in message
+    assert all(t.isfinite().all() for t in weights(objective).values())
+
+
+def test_steps_that_the_scaler_of_fp16_skips_are_not_the_runs_end(tmp_path):
+    accelerator = accelerator_for("no", 2)
+    accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    rows = train(NoSlope(), Rows(), config(28), tmp_path, accelerator=accelerator)
+    assert rows[-1]["step"] == 7
+
+
+@pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"])
+def test_a_number_that_divides_is_at_least_one(name):
+    with pytest.raises(InputError, match=rf"training\.{name} is 0; give a number of at least 1"):
+        config(8, **{name: 0})
 
 
 def test_a_run_is_not_overwritten(tmp_path):

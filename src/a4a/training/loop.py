@@ -109,7 +109,7 @@ def train(
 
     With a moving average, the objective holds the averaged weights during `evaluate(samples)` and in the end.
     Stops with SystemExit after a checkpoint on SIGTERM and Ctrl-C; raises InputError on an empty table, on a folder
-    that holds another run and is not resumed, and FloatingPointError on a loss that is not finite.
+    that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite.
     """
     output = Path(output)
     if len(table) == 0:
@@ -190,6 +190,13 @@ def train(
         accelerator.wait_for_everyone()
         return scores
 
+    def not_finite(what: str, step: int, rows: Tensor) -> FloatingPointError:
+        rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
+        last = checkpoint.existing(folder)
+        return FloatingPointError(
+            f"{what} at step {step} (learning rates: {rates}; samples {rows.tolist()}); the last good checkpoint is {last[-1] if last else 'none'}."
+        )
+
     def crossed(every: int | None, step: int) -> bool:
         return every is not None and (step * per_step) // every > ((step - 1) * per_step) // every
 
@@ -216,15 +223,13 @@ def train(
                     values, signals = seen.T.tolist()  # pyright: ignore[reportAttributeAccessIssue]
                     for process, value in enumerate(values):
                         if not math.isfinite(value):
-                            rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
-                            last = checkpoint.existing(folder)
-                            raise FloatingPointError(
-                                f"The loss is {value} at step {step} (learning rates: {rates}; samples {rows_of(number, process).tolist()}); "
-                                f"the last good checkpoint is {last[-1] if last else 'none'}."
-                            )
+                            raise not_finite(f"The loss is {value}", step, rows_of(number, process))
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients and config.max_grad_norm:
-                        accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf)
+                        if accelerator.scaler is None and not math.isfinite(norm):  # a scaler of fp16 skips such steps itself
+                            rows = torch.cat([order.take(n) for n in range(number + 1 - passes, number + 1)])
+                            raise not_finite(f"The norm of the gradients is {float(norm)}", step, rows)
                     optimizer.step()
                     optimizer.zero_grad()
                 total, asked = total + sum(values) / len(values) / passes, int(max(asked, *signals))
