@@ -139,6 +139,11 @@ def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
         Method(**options).build(backbone_for(pixart), source, tiny.EMBED)
 
 
+def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source, pixart):
+    with pytest.raises(InputError, match="7 heads but its attention is 96 wide"):
+        Method(heads=7).build(backbone_for(pixart), source, tiny.EMBED)
+
+
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
     source_width = source.text_width
     adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny.EMBED)
