@@ -96,7 +96,7 @@ def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_0
             batch_size=32,
             schedule="cosine",
             warmup=20,
-            evaluate_every=samples // 8,
+            evaluate_every=max(samples // 8, 1),
             checkpoint_every=samples,
             tensorboard=False,
             seed=seed,

@@ -9,18 +9,17 @@ import torch
 
 from a4a.adapters import checkpoint
 from a4a.adapters.a4a import A4A
-from a4a.adapters.loading import load_adapter
+from a4a.adapters.loading import described, load_adapter
 from a4a.backbones import families
 from a4a.errors import InputError
 from a4a.features import Site
-from a4a.places import resolve
 
 
 def inspect(path: str, json: bool = False) -> None:
     """Say what an adapter or a model is: variant, tokens, image encoder, sites and widths.
 
     Args:
-        path: Adapter file or folder, diffusers pipeline folder, hub name, or zoo:NAME.
+        path: Adapter file or folder, or diffusers pipeline folder: here, on the hub by its name, or zoo:NAME.
         json: Print JSON instead of a table.
     """
     facts = describe(path)
@@ -29,12 +28,10 @@ def inspect(path: str, json: bool = False) -> None:
 
 def describe(path: str) -> dict[str, Any]:
     """The facts; InputError where there is neither adapter nor model."""
-    place = Path(resolve(path))
-    if (place / "model_index.json").is_file():
-        return {"path": path, **_model(place)}
-    if (place / "config.json").is_file():
-        return {"path": path, **_saved(place)}
-    file = checkpoint.find(place if place.exists() else path)
+    index = described(path, "model_index.json", "config.json")
+    if index is not None:
+        return {"path": path, **(_saved(path) if index.name == "config.json" else _model(path, index))}
+    file = checkpoint.find(path)
     image_proj, layers = checkpoint.load(file)
     found = checkpoint.describe(image_proj, layers, file)
     count = sum(t.numel() for t in (*image_proj.values(), *layers.values()))
@@ -51,8 +48,8 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
-def _saved(place: Path) -> dict[str, Any]:
-    adapter = load_adapter(place)
+def _saved(path: str) -> dict[str, Any]:
+    adapter = load_adapter(path)
     facts = {
         "kind": "A4A, a transferred adapter" if isinstance(adapter, A4A) else "IP-Adapter",
         "tokens": adapter.tokens,
@@ -66,21 +63,23 @@ def _saved(place: Path) -> dict[str, Any]:
     return facts
 
 
-def _model(place: Path) -> dict[str, Any]:
-    index = json.loads((place / "model_index.json").read_text())
+def _model(path: str, file: Path) -> dict[str, Any]:
+    index = json.loads(file.read_text())
     known = families()
     for part, entry in index.items():
         if isinstance(entry, list) and entry[1] in known:
-            kind = getattr(diffusers, entry[1])
+            kind, config = getattr(diffusers, entry[1]), described(f"{path}/{part}", "config.json")
+            if config is None:
+                raise InputError(f"{path} is no whole pipeline: its {part} has no config.json; restore the folder from where it came.")
             with torch.device("meta"):
-                denoiser = kind.from_config(kind.load_config(place / part))
+                denoiser = kind.from_config(kind.load_config(config.parent))
             return {
                 "kind": f"{index['_class_name']} with {entry[1]}",
                 "parameters": sum(p.numel() for p in denoiser.parameters()),
                 **_sites(known[entry[1]].find_sites(denoiser)),
             }
     names = [entry[1] for entry in index.values() if isinstance(entry, list)]
-    raise InputError(f"{place} has no denoiser that is supported (found {', '.join(map(str, names))}); expected one of {', '.join(sorted(known))}.")
+    raise InputError(f"{path} has no denoiser that is supported (found {', '.join(map(str, names))}); expected one of {', '.join(sorted(known))}.")
 
 
 def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:

@@ -126,6 +126,22 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
         torch.testing.assert_close(variance[-kinds:], torch.ones(kinds), atol=0.05, rtol=0.05)
 
 
+def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe):
+    adapter = tiny.a4a(source, pipe)
+    adapter.couple(torch.randn(300, tiny.EMBED))
+    coupled = []
+    for projection in adapter.mapping.projections:
+        projection.register_forward_hook(lambda *args: coupled.append(args[-1]))
+    embeds = tiny.embeds(4).bfloat16()
+    exact = adapter(embeds.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = adapter(embeds)
+    assert all(map(torch.equal, coupled[:2], coupled[2:]))
+    assert rounded.keys[0].dtype == torch.bfloat16
+    for a, b in zip(rounded.keys + rounded.values, exact.keys + exact.values, strict=True):
+        assert (a.float() - b).norm() < 0.02 * b.norm()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -137,6 +153,11 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
 def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
     with pytest.raises(InputError, match=said):
         Method(**options).build(backbone_for(pixart), source, tiny.EMBED)
+
+
+def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source, pixart):
+    with pytest.raises(InputError, match="7 heads but its attention is 96 wide"):
+        Method(heads=7).build(backbone_for(pixart), source, tiny.EMBED)
 
 
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):

@@ -1,9 +1,73 @@
+"""What is encoded once lies on the disk and is found again, by what made it alone."""
+
 import pytest
 import torch
 
+import tiny
 from a4a.backbones import backbone_for
 from a4a.data.encoded import encode
 from a4a.data.pictures import Pictures
+
+LINES = ["a red cat", "a blue dog", "a red cat", "two birds"]
+
+
+class Noise(Pictures):
+    """Pictures of noise; two have the same caption."""
+
+    key = "noise"
+
+    def __init__(self, captions=LINES):
+        self.captions = list(captions)
+        self.pairs = torch.arange(len(captions)).repeat(2, 1).T
+
+    def __len__(self):
+        return len(self.captions)
+
+    def pixels(self, indices):
+        return torch.rand(len(indices), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def texts(batch):
+    return {name: t for name, t in batch.items() if name.startswith("text.")}
+
+
+def made(folder):
+    return {p.name for p in folder.glob("text-*")}
+
+
+def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
+    backbone = backbone_for(pipe)
+    expected = backbone.encode_text(LINES)
+    first = encode(Noise(), backbone, None, tmp_path).batch(torch.arange(4))
+    monkeypatch.setattr(backbone, "encode_text", lambda lines: pytest.fail("texts were encoded again"))
+    table = encode(Noise(), backbone, None, tmp_path)
+    again = table.batch(torch.arange(4))
+    assert {len(t) for t in table.text.values()} == {3}
+    assert set(texts(first)) == {f"text.{name}" for name in expected}
+    for name, t in expected.items():
+        kept = t.half() if t.is_floating_point() else t
+        for batch in (first, again):
+            assert batch[f"text.{name}"].dtype == kept.dtype
+            torch.testing.assert_close(batch[f"text.{name}"], kept, atol=1e-3, rtol=1e-2)
+        assert torch.equal(first[f"text.{name}"], again[f"text.{name}"])
+
+
+def test_other_lines_encoders_and_lengths_have_texts_of_their_own(tmp_path, monkeypatch):
+    pipe = tiny.sdxl()
+    backbone = backbone_for(pipe)
+    encode(Noise(), backbone, None, tmp_path)
+    encode(Noise([*LINES[:3], "three birds"]), backbone, None, tmp_path)
+    assert len(made(tmp_path)) == 2
+    for encoder in (pipe.text_encoder, pipe.text_encoder_2):
+        before = made(tmp_path)
+        tiny.shaken(encoder)
+        encode(Noise(), backbone, None, tmp_path)
+        assert len(made(tmp_path) - before) == 1
+    before = made(tmp_path)
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
+        monkeypatch.setattr(tokenizer, "model_max_length", 16)
+    encode(Noise(), backbone, None, tmp_path)
+    assert len(made(tmp_path) - before) == 1
 
 
 class Grey(Pictures):

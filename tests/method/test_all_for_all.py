@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
 from a4a.method.mapping import interpolation
@@ -132,11 +133,17 @@ def test_another_inner_width_and_coupling_width():
     assert method.mappings[0].rounds[0].w_out.weight.shape == (24, 8)
 
 
+@pytest.mark.parametrize(("heads", "inner", "wide"), [(7, None, 12), (0, None, 12), (4, 6, 6)])
+def test_heads_that_do_not_divide_the_attention_are_refused(heads, inner, wide):
+    with pytest.raises(InputError, match=f"has {heads} heads but its attention is {wide} wide"):
+        AllForAll(BASE, UPGRADED, TOKENS, heads=heads, inner=inner)
+
+
 @pytest.mark.parametrize(("widths", "expected"), [((320, 640, 1280), 1280), ((4, 6), 12), ((7,), 7), ((48, 64, 96), 192)])
 def test_the_coupling_width_is_the_least_common_multiple_of_the_base_widths(widths, expected):
     base = [Site(str(i), w, 0.0) for i, w in enumerate(widths)]
     with torch.device("meta"):
-        method = AllForAll(base, UPGRADED, TOKENS)
+        method = AllForAll(base, UPGRADED, TOKENS, heads=1)
     assert {layer.out_features for layer in method.keys[0].linears.layers} == {expected}
     assert {layer.in_features for layer in method.alignments[1].linears.layers} == {expected}
 

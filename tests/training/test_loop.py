@@ -20,6 +20,7 @@ from a4a.training import checkpoint
 from a4a.training.loop import TrainingConfig, read_log, train
 from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
 from a4a.training.order import Order
+from a4a.training.processes import accelerator_for
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config
@@ -220,10 +221,43 @@ def test_a_loss_that_is_not_a_number_stops_with_all_that_is_known(straight, tmp_
     assert f"samples {table.seen[26:28]}" in message
     last = checkpoint.existing(tmp_path / "checkpoints")[-1]
     assert str(last) in message
-    step, saved, _, average = checkpoint.load(last)
+    step, _, saved, _, average = checkpoint.load(last)
     assert step == 6
     assert all(t.isfinite().all() for t in [*saved.values(), *average.values()])
     assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
+
+
+class NoSlope(Regression):
+    """A finite loss whose gradient is not a number, in the second pass of step 7."""
+
+    def forward(self, batch):
+        loss = super().forward(batch)
+        return loss + (self.first.weight * 0).square().sum().sqrt() if self.calls == 14 else loss
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.0}, {"samples": 28}])
+def test_gradients_that_are_not_numbers_stop_before_they_do_harm(tmp_path, options):
+    table, objective = Rows(), NoSlope()
+    with pytest.raises(FloatingPointError) as caught:
+        run(tmp_path, objective=objective, table=table, **options)
+    message = str(caught.value)
+    last = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    assert "norm of the gradients is nan at step 7" in message and f"samples {table.seen[24:28]}" in message
+    assert last.name == "0000000024" and f"the last good checkpoint is {last}" in message
+    assert all(t.isfinite().all() for t in weights(objective).values())
+
+
+def test_steps_that_the_scaler_of_fp16_skips_are_not_the_runs_end(tmp_path):
+    accelerator = accelerator_for("no", 2)
+    accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    rows = train(NoSlope(), Rows(), config(28), tmp_path, accelerator=accelerator)
+    assert rows[-1]["step"] == 7
+
+
+@pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"])
+def test_a_number_that_divides_is_at_least_one(name):
+    with pytest.raises(InputError, match=rf"training\.{name} is 0; give a number of at least 1"):
+        config(8, **{name: 0})
 
 
 def test_a_run_is_not_overwritten(tmp_path):
@@ -248,6 +282,20 @@ def test_another_model_is_not_resumed(tmp_path):
         run(tmp_path, objective=other, resume=True)
 
 
+@pytest.mark.parametrize(("options", "found"), [({"batch_size": 1}, 2), ({"batch_size": 4}, 8), ({"gradient_accumulation": 1}, 2)])
+def test_another_number_of_samples_a_step_is_not_resumed(tmp_path, options, found):
+    run(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=rf"0000000040 was made with 4 samples a step .* but this run takes {found};"):
+        run(tmp_path, 80, resume=True, **options)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_the_same_number_of_samples_a_step_is_resumed_whatever_it_consists_of(tmp_path):
+    run(tmp_path)
+    assert len(losses(run(tmp_path, 48, resume=True, batch_size=4, gradient_accumulation=1)[1])) == 12
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run(tmp_path, 8)
     last = checkpoint.existing(tmp_path / "checkpoints")[-1]
@@ -264,8 +312,8 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
         with pytest.raises(InputError, match=r"Cannot write .*0000000016: the disk is full"):
             checkpoint.save(folder, 16, 4, weights, optimizer, None, keep=2)
         assert [p.name for p in folder.iterdir()] == ["0000000008"]
-    step, found, _, _ = checkpoint.load(folder / "0000000008")
-    assert step == 2
+    step, samples, found, _, _ = checkpoint.load(folder / "0000000008")
+    assert (step, samples) == (2, 8)
     assert equal(found, small)
 
 
@@ -276,6 +324,12 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
 def test_the_last_checkpoints_are_kept(tmp_path, keep):
     run(tmp_path, keep_checkpoints=keep)
     assert [int(p.name) for p in sorted((tmp_path / "checkpoints").iterdir())] == [8, 16, 24, 32, 40][-keep:]
+
+
+def test_what_was_just_written_is_kept_whatever_else_is_there(tmp_path):
+    for samples in (24, 32, 8):
+        checkpoint.save(tmp_path, samples, samples // 4, {"w": torch.ones(1)}, {}, None, keep=1)
+    assert [int(p.name) for p in checkpoint.existing(tmp_path)] == [8, 32]
 
 
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):

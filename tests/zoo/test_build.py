@@ -50,6 +50,7 @@ def test_what_was_built_loads_by_the_doors_that_people_use(built):
     for name in ("sd15-mini", "sdxl-mini", "pixart-mini"):
         assert backbone_for(load_pipeline(built / "models" / name)).sites
     adapter = load_adapter(built / "models" / "a4a-pixart-mini")
+    assert "library_name: a4a" in (built / "models" / "a4a-pixart-mini" / "README.md").read_text()
     assert adapter.sites == backbone_for(load_pipeline(built / "models" / "pixart-mini")).sites
     assert load_adapter(built / "models" / "ip-adapter-sd15-mini" / "ip-adapter-sd15-mini.safetensors").tokens == adapter.tokens
 

@@ -14,6 +14,7 @@ from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
+from a4a.method.coupling import unrounded
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Reach
 
@@ -112,11 +113,17 @@ class A4A(ImagePromptAdapter):
             projection.start_as_condition([makers[i] for i in self.used], space, condition.mean(0))  # pyright: ignore[reportArgumentType]
 
     def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+        with unrounded(embeds.device):  # what the projection undoes
+            features = self._of_the_source(embeds.to(self.dtype))
+        return self.mapping(features)
+
+    def _of_the_source(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+        """What is mapped: the features of the sites that are used, or the condition itself."""
         if not self.coupling:
             condition = self.source.image_proj(embeds)
-            return self.mapping(SiteFeatures((condition,), (condition,)))
+            return SiteFeatures((condition,), (condition,))
         features = self.source(embeds)
-        return self.mapping(SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used)))
+        return SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used))
 
     def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         return self.source.unconditional(embeds)

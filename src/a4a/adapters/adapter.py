@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ class ImagePromptAdapter(ModelMixin, ConfigMixin):
     @abstractmethod
     def name_image_encoder(self, name: str) -> None:
         """Records which image encoder the adapter needs; published files do not say."""
+
+    @property
+    def encoder_place(self) -> str | None:
+        """Where the image encoder is; None where no more than its kind is known, as of published files."""
+        kind_alone = not self.image_encoder or self.image_encoder.startswith(("CLIP ", "an image encoder"))
+        return None if kind_alone else self.image_encoder
+
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **options: Any) -> None:
+        """As diffusers does, and a model card where the folder has none."""
+        from a4a.adapters.card import card  # which is about adapters
+
+        super().save_pretrained(save_directory, is_main_process, **options)
+        place = Path(save_directory) / "README.md"
+        if is_main_process and not place.exists():
+            card(self, {}).save(place)
 
     @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:

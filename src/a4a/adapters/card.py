@@ -10,7 +10,7 @@ from a4a.files import replacing
 
 
 def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the folder whole or not at all. `facts`: model, source, image_encoder, samples."""
+    """Writes the folder whole or not at all. `facts`: model, source, samples."""
     with replacing(folder) as beside:
         beside.mkdir(parents=True)
         adapter.save_pretrained(beside)
@@ -18,16 +18,22 @@ def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, A
 
 
 def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
-    kind = type(adapter).__name__
-    data = ModelCardData(library_name="a4a", base_model=str(facts["model"]), tags=["image-prompt", "ip-adapter", kind.lower()])
-    data["base_model_relation"] = "adapter"  # pyright: ignore[reportIndexIssue]
-    origin = f"It was transferred from `{facts['source']}` by A4A." if kind == "A4A" else "It was trained from scratch on this model (IP-Adapter)."
+    """What the adapter says of itself, and those `facts` that are known."""
+    kind, model, source = type(adapter).__name__, facts.get("model"), facts.get("source")
+    data = ModelCardData(library_name="a4a", base_model=model and str(model), tags=["image-prompt", "ip-adapter", kind.lower()])
+    if model:
+        data["base_model_relation"] = "adapter"  # pyright: ignore[reportIndexIssue]
+    if kind == "A4A":
+        origin = f"It was transferred from {f'`{source}`' if source else 'an IP-Adapter'} by A4A."
+    else:
+        origin = "It was trained from scratch on this model (IP-Adapter)." if model else "It is an IP-Adapter."
     count = sum(p.numel() for p in adapter.parameters())
+    samples = f"\n| training samples | {facts['samples']:,} |" if "samples" in facts else ""
     text = f"""---
 {data.to_yaml()}
 ---
 
-# An image-prompt adapter for {facts["model"]}
+# An image-prompt adapter{f" for {model}" if model else ""}
 
 {origin}
 
@@ -36,13 +42,12 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 | kind | {kind}, {count / 1e6:.2f}M parameters |
 | for | {len(adapter.sites)} cross-attention layers, widths {_runs([s.width for s in adapter.sites])} |
 | image tokens | {adapter.tokens} |
-| image encoder | `{facts["image_encoder"]}`, embeddings of width {adapter.embed} |
-| training samples | {facts["samples"]:,} |
+| image encoder | {f"`{adapter.image_encoder}`" if adapter.image_encoder else "not recorded"}, embeddings of width {adapter.embed} |{samples}
 
 ```python
 from a4a import {kind}, CLIPImageEncoder, ImagePromptPipeline
 
-pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.load("{facts["image_encoder"]}"))
+pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.load("{adapter.encoder_place or "its/image/encoder"}"))
 pipe("a prompt", image_prompt=picture).images
 ```
 """

@@ -32,6 +32,7 @@ VARIANTS = (
     ("plus", {"latents", "proj_in.weight", "proj_out.weight"}),
     ("base", {"proj.weight", "norm.weight"}),
 )
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 ENCODERS = {1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}
 
 
@@ -181,7 +182,7 @@ def find(path: str | Path) -> Path:
             )
         return files[0]
     if local.is_file():
-        if local.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
+        if local.suffix not in SUFFIXES:
             raise InputError(f"{path} is no adapter file by its ending {local.suffix or '(none)'}; expected .safetensors or .bin.")
         return local
     owner, _, rest = path.partition("/")

@@ -1,8 +1,10 @@
-"""An adapter from whatever a person points at: a folder that a4a saved, or a published checkpoint."""
+"""An adapter from whatever a person points at: a folder that a4a saved, here or on the hub, or a published checkpoint."""
 
 import json
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
 from a4a.adapters import checkpoint
@@ -11,16 +13,15 @@ from a4a.adapters.adapter import ImagePromptAdapter
 from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError, first_line
-from a4a.places import resolve
+from a4a.places import model_place, resolve
 
 KINDS: dict[str, type[ImagePromptAdapter]] = {"A4A": A4A, "IPAdapter": IPAdapter}
 
 
 def load_adapter(path: str | Path) -> ImagePromptAdapter:
     """Raises InputError, one sentence, for anything that is no adapter."""
-    path = resolve(path)
-    config = Path(path) / "config.json"
-    if not config.is_file():
+    config = described(path, "config.json")
+    if config is None:
         return checkpoint.read(path)
     try:
         kind = json.loads(config.read_text()).get("_class_name")
@@ -28,18 +29,36 @@ def load_adapter(path: str | Path) -> ImagePromptAdapter:
         raise InputError(f"{config} is not valid JSON; restore the folder from where it came.") from error
     if kind not in KINDS:
         raise InputError(f"{config} describes a {kind}, not an adapter; expected _class_name to be one of {', '.join(KINDS)}.")
+    place, folder = model_place(path, "adapter")
     try:
-        return KINDS[kind].from_pretrained(path, low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
+        return KINDS[kind].from_pretrained(place, **folder, low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"The adapter folder {path} is incomplete or corrupted ({first_line(error)}); copy or train it again.") from error
 
 
+def described(name: str | Path, *files: str) -> Path | None:
+    """The first of `files` in a folder, in zoo:NAME, or in `owner/repo` or `owner/repo/folder` on the hub.
+
+    None where something is here without such a file, and for the name of a checkpoint; InputError where the hub gives none.
+    """
+    local, reason = Path(resolve(name)).expanduser(), ""
+    if local.exists() or local.suffix in checkpoint.SUFFIXES:
+        return next((local / file for file in files if (local / file).is_file()), None)
+    place, folder = model_place(name, "adapter or model")
+    for file in files:
+        try:
+            return Path(hf_hub_download(place, file, **folder))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = first_line(error)
+    raise InputError(f"There is no {name} here, and the hub gave no {' or '.join(files)} of that name ({reason}); check the name or the connection.")
+
+
 def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None = None) -> CLIPImageEncoder:
     """The image encoder that is given, or else the one that the adapter names; InputError where it names none."""
-    encoder = image_encoder or adapter.image_encoder
-    if not encoder or encoder.startswith(("CLIP ", "an image encoder")):
+    encoder = image_encoder or adapter.encoder_place
+    if encoder is None:
         raise InputError(
-            f"The adapter {name} does not name its image encoder ({encoder or 'nothing recorded'}); give image_encoder, "
+            f"The adapter {name} does not name its image encoder ({adapter.image_encoder or 'nothing recorded'}); give image_encoder, "
             f"a CLIP vision model with embeddings of width {adapter.embed}."
         )
     return CLIPImageEncoder.load(encoder)

@@ -4,6 +4,7 @@ A cache file is named by what made it (the pictures, the model's weights), so an
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,16 @@ def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncod
 
     captions = [pictures.captions[int(i)] for i in targets]
     lines = sorted(set(captions))
-    parts = [backbone.encode_text(lines[i : i + BATCH]) for i in range(0, len(lines), BATCH)]
-    text = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+    def states() -> dict[str, Tensor]:
+        parts = []
+        for i in tqdm(range(0, len(lines), BATCH), desc="encoding text", leave=False):
+            encoded = backbone.encode_text(lines[i : i + BATCH])
+            parts.append({name: t.half() if t.is_floating_point() else t for name, t in encoded.items()})
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+    readers = [fingerprint(part) for name, part in sorted(backbone.pipe.components.items()) if name.startswith("text_encoder") and part is not None]
+    text = _cached(folder / f"text-{_hash(json.dumps(lines), repr(backbone.text_shapes()), *readers)}.safetensors", states)
     number = {line: i for i, line in enumerate(lines)}
     line = torch.tensor([number[c] for c in captions])
     return Encoded(latents, embeds, text, line, torch.stack([reference, target], 1))

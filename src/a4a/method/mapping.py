@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from a4a.errors import InputError
+
 Reach = Literal["all", "nearest"]
 """What an upgraded site sees: all base sites (the paper), or the one nearest in depth (layer by layer, its counter-example)."""
 
@@ -71,6 +73,10 @@ class _Round(nn.Module):
 
     def __init__(self, width: int, inner: int, heads: int, residual: bool, identity: bool):
         super().__init__()
+        if heads < 1 or inner % heads:
+            raise InputError(
+                f"The mapping has {heads} heads but its attention is {inner} wide (inner, or else d_scm); give a number of heads that divides that."
+            )
         self.heads, self.residual = heads, residual
         self.norm_mapped, self.norm_reference = nn.LayerNorm(width), nn.LayerNorm(width)
         self.w_1, self.w_2, self.w_3 = (nn.Linear(width, inner, bias=False) for _ in range(3))

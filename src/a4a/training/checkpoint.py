@@ -5,7 +5,7 @@ A checkpoint is a folder `checkpoints/<samples>` of
 - `weights.safetensors`: the trained parameters alone, by name (never a frozen model);
 - `ema.safetensors`: their moving average, where the run keeps one;
 - `optimizer.pt`: the optimizer's state, read with `weights_only=True`;
-- `state.json`: how many steps are done.
+- `state.json`: how many steps are done, and how many samples they took.
 
 All other state of a run (order of the data, noise, time steps, dropped conditions) is a function of seed and step.
 """
@@ -33,7 +33,8 @@ def save(folder: Path, samples: int, step: int, weights: dict[str, Tensor], opti
         save_torch(optimizer, beside / "optimizer.pt")
         (beside / "state.json").write_text(json.dumps({"step": step, "samples": samples}))
     for old in existing(folder)[:-keep]:
-        shutil.rmtree(old)
+        if old != target:
+            shutil.rmtree(old)
     return target
 
 
@@ -42,16 +43,17 @@ def existing(folder: Path) -> list[Path]:
     return sorted(p.parent for p in folder.glob("[0-9]*/state.json")) if folder.is_dir() else []
 
 
-def load(path: Path) -> tuple[int, dict[str, Tensor], dict, dict[str, Tensor] | None]:
-    """Step, weights, optimizer state and moving average of a checkpoint."""
+def load(path: Path) -> tuple[int, int, dict[str, Tensor], dict, dict[str, Tensor] | None]:
+    """Step, samples, weights, optimizer state and moving average of a checkpoint."""
     try:
-        step = json.loads((path / "state.json").read_text())["step"]
+        state = json.loads((path / "state.json").read_text())
+        step, samples = state["step"], state["samples"]
         weights = load_file(path / "weights.safetensors")
         optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
     except Exception as error:
         raise InputError(f"The checkpoint {path} cannot be read ({error}); remove that folder and resume from an earlier one.") from error
-    return step, weights, optimizer, ema
+    return step, samples, weights, optimizer, ema
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

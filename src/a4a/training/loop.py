@@ -87,6 +87,12 @@ class TrainingConfig:
     tensorboard: bool = True
     """Log to TensorBoard besides the CSV file."""
 
+    def __post_init__(self):
+        for name in ("batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"training.{name} is {value}; give a number of at least 1, or leave it out for its default.")
+
 
 def train(
     objective: Objective,
@@ -103,7 +109,7 @@ def train(
 
     With a moving average, the objective holds the averaged weights during `evaluate(samples)` and in the end.
     Stops with SystemExit after a checkpoint on SIGTERM and Ctrl-C; raises InputError on an empty table, on a folder
-    that holds another run and is not resumed, and FloatingPointError on a loss that is not finite.
+    that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite.
     """
     output = Path(output)
     if len(table) == 0:
@@ -129,7 +135,12 @@ def train(
     if saved and not resume:
         raise InputError(f"{output} already holds a run; pass --resume to go on with it, or choose another output folder.")
     if saved:
-        first, weights, state, average = checkpoint.load(saved[-1])
+        first, samples, weights, state, average = checkpoint.load(saved[-1])
+        if samples != first * per_step:
+            raise InputError(
+                f"The checkpoint {saved[-1]} was made with {samples / first:g} samples a step (batch_size x gradient_accumulation x processes) "
+                f"but this run takes {per_step}; set them so that they are as many again, or choose another output folder."
+            )
         if weights.keys() != trained.keys() or any(weights[n].shape != p.shape for n, p in trained.items()):
             raise InputError(f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder.")
         with torch.no_grad():
@@ -179,6 +190,13 @@ def train(
         accelerator.wait_for_everyone()
         return scores
 
+    def not_finite(what: str, step: int, rows: Tensor) -> FloatingPointError:
+        rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
+        last = checkpoint.existing(folder)
+        return FloatingPointError(
+            f"{what} at step {step} (learning rates: {rates}; samples {rows.tolist()}); the last good checkpoint is {last[-1] if last else 'none'}."
+        )
+
     def crossed(every: int | None, step: int) -> bool:
         return every is not None and (step * per_step) // every > ((step - 1) * per_step) // every
 
@@ -205,15 +223,13 @@ def train(
                     values, signals = seen.T.tolist()  # pyright: ignore[reportAttributeAccessIssue]
                     for process, value in enumerate(values):
                         if not math.isfinite(value):
-                            rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
-                            last = checkpoint.existing(folder)
-                            raise FloatingPointError(
-                                f"The loss is {value} at step {step} (learning rates: {rates}; samples {rows_of(number, process).tolist()}); "
-                                f"the last good checkpoint is {last[-1] if last else 'none'}."
-                            )
+                            raise not_finite(f"The loss is {value}", step, rows_of(number, process))
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients and config.max_grad_norm:
-                        accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf)
+                        if accelerator.scaler is None and not math.isfinite(norm):  # a scaler of fp16 skips such steps itself
+                            rows = torch.cat([order.take(n) for n in range(number + 1 - passes, number + 1)])
+                            raise not_finite(f"The norm of the gradients is {float(norm)}", step, rows)
                     optimizer.step()
                     optimizer.zero_grad()
                 total, asked = total + sum(values) / len(values) / passes, int(max(asked, *signals))

@@ -279,7 +279,7 @@ def _measure(shop: Workshop, target: Path, pipe: DiffusionPipeline, adapter: Ima
 
 
 def card(target: Path, figures: dict[str, Any]) -> None:
-    """The figures of a model, for programs (`figures.json`) and for people (`README.md`)."""
+    """The figures of a model, for programs (`figures.json`) and for people (`README.md`, after what an adapter says of itself)."""
     (target / "figures.json").write_text(json.dumps(figures, indent=1))
     rows = []
     for name, value in figures.items():
@@ -287,9 +287,9 @@ def card(target: Path, figures: dict[str, Any]) -> None:
             f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}], {value['subjects']} subjects" if isinstance(value, dict) else value
         )
         rows.append(f"| {name} | {interval} |")
+    readme = target / "README.md"
     lines = [
-        "# A miniature model of the a4a zoo",
-        "",
+        readme.read_text() if readme.exists() else "# A miniature model of the a4a zoo\n",
         "| held out | |",
         "|---|---|",
         *rows,
@@ -297,7 +297,7 @@ def card(target: Path, figures: dict[str, Any]) -> None:
         "Recipe and seed: `src/a4a/zoo/recipe.yaml`; made again by `a4a zoo build`.",
         "",
     ]
-    (target / "README.md").write_text("\n".join(lines))
+    readme.write_text("\n".join(lines))
 
 
 def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None, **test: int) -> None:

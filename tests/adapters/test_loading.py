@@ -1,0 +1,114 @@
+"""Adapters and their descriptions by the names that people give."""
+
+import shutil
+
+import pytest
+import torch
+
+import tiny
+from a4a.adapters import checkpoint
+from a4a.adapters.a4a import A4A
+from a4a.adapters.loading import load_adapter
+from a4a.errors import InputError
+from a4a.inspection import describe
+
+
+@pytest.fixture
+def adapter(sd15, pixart):
+    return tiny.a4a(tiny.ip_adapter(sd15), pixart)
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Puts a folder where the hub's library keeps what it downloaded of a repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder, repo, inside="."):
+        kept, commit = tmp_path / "hub" / f"models--{repo.replace('/', '--')}", "0" * 40
+        shutil.copytree(folder, kept / "snapshots" / commit / inside)
+        (kept / "refs").mkdir()
+        (kept / "refs" / "main").write_text(commit)
+
+    return put
+
+
+def same(a, b):
+    return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", [".", "adapters/pixart"])
+def test_an_adapter_on_the_hub_is_loaded_and_inspected_by_its_name(adapter, publish, tmp_path, inside):
+    adapter.save_pretrained(tmp_path / "saved")
+    publish(tmp_path / "saved", "me/sd15-to-pixart", inside)
+    name = "me/sd15-to-pixart" if inside == "." else f"me/sd15-to-pixart/{inside}"
+    found = load_adapter(name)
+    assert isinstance(found, A4A) and same(found, adapter)
+    assert describe(name)["kind"] == "A4A, a transferred adapter"
+
+
+def test_a_published_checkpoint_on_the_hub_is_still_one(sd15, publish, tmp_path):
+    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "models" / "a.safetensors")
+    publish(tmp_path / "models", "me/repo", "models")
+    assert load_adapter("me/repo/models/a.safetensors").tokens == 4
+    assert describe("me/repo/models/a.safetensors")["kind"] == "IP-Adapter, base family"
+
+
+def test_a_model_on_the_hub_is_inspected_by_its_name(pixart, publish, tmp_path):
+    pixart.save_config(tmp_path / "model")
+    pixart.transformer.save_config(tmp_path / "model" / "transformer")
+    here = describe(str(tmp_path / "model"))
+    publish(tmp_path / "model", "me/pixart")
+    assert describe("me/pixart") == {**here, "path": "me/pixart"}
+    assert here["kind"] == "PixArtAlphaPipeline with PixArtTransformer2DModel" and here["sites"] == 3
+
+
+@pytest.mark.parametrize("door", [load_adapter, describe])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("me/none", "There is no me/none here, and the hub gave no .*config.json of that name"),
+        ("me/none/folder", "There is no me/none/folder here, and the hub gave no .*config.json of that name"),
+        ("none", "There is no adapter or model folder none; give one"),
+        ("./none", "There is no adapter or model folder ./none; give one"),
+        ("none.safetensors", "There is no adapter file none.safetensors"),
+    ],
+)
+def test_what_is_nowhere_is_one_sentence(door, name, said):
+    with pytest.raises(InputError, match=said) as caught:
+        door(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    pixart.save_config(tmp_path)
+    with pytest.raises(InputError, match=r"no whole pipeline: its transformer has no config\.json"):
+        describe(str(tmp_path))
+
+
+# --- model cards -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
+    adapter.name_image_encoder("h94/IP-Adapter/models/image_encoder")
+    adapter.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: a4a" in card and "transferred from an IP-Adapter by A4A" in card
+    assert f"| for | {len(adapter.sites)} cross-attention layers" in card
+    assert 'CLIPImageEncoder.load("h94/IP-Adapter/models/image_encoder")' in card
+    assert "base_model" not in card and "training samples" not in card and "None" not in card
+
+
+def test_an_adapter_that_knows_no_more_than_the_kind_of_its_encoder_names_no_place(sd15, tmp_path):
+    adapter = tiny.ip_adapter(sd15)
+    adapter.name_image_encoder("CLIP ViT-H/14")
+    adapter.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| image encoder | `CLIP ViT-H/14`" in card and 'CLIPImageEncoder.load("its/image/encoder")' in card
+    assert "It is an IP-Adapter." in card
+
+
+def test_a_card_that_somebody_wrote_stays(adapter, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    adapter.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
