@@ -226,10 +226,10 @@ def train(
                             raise not_finite(f"The loss is {value}", step, rows_of(number, process))
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf)
+                        norm = float(accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf))  # pyright: ignore[reportArgumentType]
                         if accelerator.scaler is None and not math.isfinite(norm):  # a scaler of fp16 skips such steps itself
                             rows = torch.cat([order.take(n) for n in range(number + 1 - passes, number + 1)])
-                            raise not_finite(f"The norm of the gradients is {float(norm)}", step, rows)
+                            raise not_finite(f"The norm of the gradients is {norm}", step, rows)
                     optimizer.step()
                     optimizer.zero_grad()
                 total, asked = total + sum(values) / len(values) / passes, int(max(asked, *signals))
