@@ -158,7 +158,7 @@ def flat(arguments: dict, prefix: str = "") -> dict[str, Any]:
 
 def _evaluation(arguments: dict[str, Any]) -> Evaluation | None:
     parser, chosen = checked(arguments)
-    return parser.instantiate_classes(chosen).evaluation
+    return vars(parser.instantiate_classes(chosen))["evaluation"]
 
 
 def checked(arguments: dict[str, Any]) -> tuple[ArgumentParser, Namespace]:
