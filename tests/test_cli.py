@@ -88,6 +88,10 @@ def test_inspect_tells_models_and_adapters_apart(capsys):
     assert "base family" in out and "5 x 48" not in out.split("tokens")[0]
 
 
+GENERATE = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:sd15-mini", "--image", "[gone.png]", "--prompt", "[x]"]
+GENERATE += ["--output", "out"]
+NUMBERS = [("count", "0"), ("steps", "0"), ("height", "60"), ("width", "60"), ("width", "-8")]
+
 BAD = {
     "missing adapter": (["inspect", "gone.safetensors"], "gone.safetensors"),
     "unknown zoo model": (["inspect", "zoo:gone"], "gone"),
@@ -97,22 +101,10 @@ BAD = {
     "missing model": ([*TRANSFER, "--model", "./gone"], "gone"),
     "missing data": ([*TRANSFER, "--data", "PictureFolder", "--data.init_args.path", "gone"], "gone"),
     "missing encoder": ([*TRANSFER, "--image_encoder", "./gone"], "gone"),
-    "no such picture": (
-        [
-            "generate",
-            "--adapter",
-            "zoo:ip-adapter-sd15-mini",
-            "--model",
-            "zoo:sd15-mini",
-            "--image",
-            "[gone.png]",
-            "--prompt",
-            "[x]",
-            "--output",
-            "out",
-        ],
-        "gone.png",
-    ),
+    **{f"generate {name} {value}": ([*GENERATE, f"--{name}", value], f"--{name} is {value}") for name, value in NUMBERS},
+    "zoo that is not there": (["zoo", "list", "--models", "gone"], "no folder gone"),
+    "no samples of the zoo": (["zoo", "show", "sd15-mini", "--count", "0"], "--count is 0"),
+    "no such picture": (GENERATE, "gone.png"),
 }
 
 

@@ -1,8 +1,10 @@
 import copy
 import gc
 import weakref
+from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -132,6 +134,11 @@ def test_a_scale_per_site(backbone):
     silent = tuple(v * 0.7 if i == 1 else v * 0 for i, v in enumerate(given.values))
     assert not torch.allclose(found, run(backbone), atol=1e-4)
     torch.testing.assert_close(found, injected(backbone, SiteFeatures(given.keys, silent)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)], ids=["numpy", "tensor", "fraction"])
+def test_any_number_is_a_scale(backbone, number):
+    assert torch.equal(injected(backbone, features(backbone), number), injected(backbone, features(backbone), 0.5))
 
 
 def test_attached_features_can_be_exchanged(backbone):

@@ -42,11 +42,12 @@ def generate(
         count: Pictures per reference and prompt.
         steps: Denoising steps; the pipeline's own default if not given.
         guidance: Classifier-free guidance scale; the pipeline's own default if not given.
-        height: In pixels; the model's own if not given.
-        width: In pixels; the model's own if not given.
+        height: In pixels, a multiple of 8; the model's own if not given.
+        width: In pixels, a multiple of 8; the model's own if not given.
     """
     if not image or not prompt:
         raise InputError("There is nothing to draw: give at least one --image and one --prompt.")
+    _check_numbers(count, steps, height, width)
     references = [open_image(path) for path in image]
     loaded = load_adapter(adapter)
     clip = encoder_of(loaded, adapter, image_encoder)
@@ -77,3 +78,9 @@ def generate(
     with replacing(Path(output) / "pictures.json") as own:
         own.write_text(json.dumps({"adapter": adapter, "model": model, "pictures": files}, indent=1))
     print(f"{len(files)} pictures and grid.png are in {output}")
+
+
+def _check_numbers(count: int, steps: int | None, height: int | None, width: int | None) -> None:
+    for name, number, unit in (("count", count, 1), ("steps", steps, 1), ("height", height, 8), ("width", width, 8)):
+        if number is not None and (number < unit or number % unit):
+            raise InputError(f"--{name} is {number}; give {'at least 1' if unit == 1 else 'a multiple of 8 pixels'}.")

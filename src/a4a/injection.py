@@ -9,6 +9,7 @@ changes them later (another processor, a LoRA, offloading) keeps working.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 
-Scale = float | Sequence[float]
+Scale = float | Tensor | Sequence[float]
 
 
 def attach(
@@ -71,7 +72,8 @@ class Injection:
     def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
         features.check(self.sites, type(self.model).__name__)
-        scales = [float(scale)] * len(self.sites) if isinstance(scale, int | float) else [float(s) for s in scale]
+        single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
+        scales = [float(scale)] * len(self.sites) if single else [float(s) for s in scale]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
         if len(scales) != len(self.sites):
             raise InputError(
                 f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site."

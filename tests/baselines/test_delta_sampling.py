@@ -1,6 +1,8 @@
+import inspect
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPAGPipeline, StableDiffusionSAGPipeline
 
 import tiny
 from a4a.backbones import backbone_for
@@ -192,6 +194,13 @@ def test_other_latents_are_refused(prompted, sdxl):
 def test_one_denoiser_for_both_is_refused(prompted):
     with pytest.raises(InputError, match="same UNet2DConditionModel; load two models"):
         DeltaSamplingPipeline(prompted, prompted.pipe)
+
+
+@pytest.mark.parametrize(("kind", "words"), [(StableDiffusionPAGPipeline, "perturbs the attention"), (StableDiffusionSAGPipeline, "other rows")])
+def test_guidance_by_other_rows_is_refused(prompted, kind, words):
+    parts = {n: p for n, p in tiny.with_own_denoiser(prompted.pipe).components.items() if n in inspect.signature(kind).parameters}
+    with pytest.raises(InputError, match=f"{kind.__name__} .*{words}"):
+        DeltaSamplingPipeline(prompted, kind(**parts, requires_safety_checker=False))
 
 
 def test_another_kind_of_prediction_is_refused(prompted, sdxl):

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from a4a.backbones import Backbone, backbone_for
 from a4a.errors import InputError
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.pipeline import ImagePrompt, ImagePromptPipeline, check_guidance
 
 
 class TwoModelPipeline(ABC):
@@ -21,9 +22,14 @@ class TwoModelPipeline(ABC):
     Args:
         base: the base model's pipeline with the adapter that was made for it.
         pipe: of the upgraded model.
+
+    Raises InputError where `pipe` guides in another way than by negatives.
     """
 
     def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline):
+        check_guidance(pipe)
+        if isinstance(pipe, PAGMixin):
+            raise InputError(f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; give that model's plain pipeline.")
         self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
         check_pair(base.backbone, self.backbone)
 

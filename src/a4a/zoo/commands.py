@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError, first_line
@@ -37,6 +38,8 @@ def list_(models: Path = MODELS) -> None:
     Args:
         models: The zoo's folder.
     """
+    if not Path(models).is_dir():
+        raise InputError(f"There is no folder {models}; give the zoo's own, which `a4a zoo build` makes.")
     for folder in sorted(p for p in Path(models).iterdir() if (p / "figures.json").is_file()):
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         print(f"{folder.name:24} {size:6.1f} MB  {_line(figures(folder.name, Path(models)))}")
@@ -56,10 +59,19 @@ def show(model: str, output: Path = Path("zoo.png"), count: int = 24, models: Pa
         count: Pictures.
         models: The zoo's folder.
     """
+    if count < 1:
+        raise InputError(f"--count is {count}; give at least 1.")
     figures(model, Path(models))
     ask = WorldEvaluation("test", count, models=Path(models))
     pictures = ask.draw(load_pipeline(Path(models) / model), None, None)
     with replacing(Path(output)) as beside:
-        grid([pictures[i : i + 8] for i in range(0, count - count % 8, 8)] or [pictures]).save(beside, format="PNG")
+        grid(_in_rows(pictures, 8)).save(beside, format="PNG")
     print(f"{count} samples of {model} are in {output}, eight a row:")
     print("\n".join(ask.task.prompts))
+
+
+def _in_rows(pictures: list[Image.Image], length: int) -> list[list[Image.Image]]:
+    """Rows of so many pictures; several rows end in white ones where pictures are missing."""
+    if len(pictures) > length:
+        pictures = pictures + [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % length)
+    return [pictures[i : i + length] for i in range(0, len(pictures), length)]
