@@ -81,7 +81,7 @@ def dry_run(
         seconds = time.perf_counter() - began
         loss.pause()
         peak = _peak(device)  # pyright: ignore[reportArgumentType]
-        save_with_card(adapter, Path(folder) / "adapter", {"samples": 0, "model": model, "source": source, "image_encoder": image_encoder})
+        save_with_card(adapter, Path(folder) / "adapter", {"samples": 0, "model": model, "source": source})
         again = load_adapter(Path(folder) / "adapter").to(device)  # pyright: ignore[reportArgumentType]
     shift = _step(backbone, again, table.batch(torch.arange(1)), device)  # pyright: ignore[reportArgumentType]
     first, second = (r["samples"] / r["samples_per_second"] for r in rows)

@@ -127,7 +127,7 @@ def transfer(
     finally:
         loss.pause()
     adapter.eval()
-    facts = {"samples": training.samples, "model": str(model), "source": str(source) if source else None, "image_encoder": str(image_encoder)}
+    facts = {"samples": training.samples, "model": str(model), "source": str(source) if source else None}
     if ours.is_main_process:
         save_with_card(adapter, output / "adapter", facts)
     return adapter
