@@ -103,6 +103,7 @@ def _prompts(options: dict[str, Any]) -> int:
     prompt, embeds = options.get("prompt"), options.get("prompt_embeds")
     if isinstance(prompt, str):
         return 1
-    if prompt is None and embeds is None:
+    given = prompt if prompt is not None else embeds
+    if given is None:
         raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
-    return len(prompt if prompt is not None else embeds)
+    return len(given)
