@@ -100,9 +100,9 @@ def check_guidance(pipe: DiffusionPipeline) -> None:
 
 def _prompts(options: dict[str, Any]) -> int:
     """How many prompts a call has."""
-    prompt, embeds = options.get("prompt"), options.get("prompt_embeds")
-    if isinstance(prompt, str):
-        return 1
-    if prompt is None and embeds is None:
+    given = options.get("prompt")
+    if given is None:
+        given = options.get("prompt_embeds")
+    if given is None:
         raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
-    return len(prompt if prompt is not None else embeds)
+    return 1 if isinstance(given, str) else len(given)

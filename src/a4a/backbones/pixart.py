@@ -24,7 +24,7 @@ class PixArt(Backbone):
     @property
     def _length(self) -> int:
         """Tokens of a prompt: as many as the pipeline itself takes, 120 for alpha and 300 for Sigma, where its tokenizer has so many."""
-        own = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        own = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default  # pyright: ignore[reportAttributeAccessIssue]
         return min(self.pipe.tokenizer.model_max_length, own)  # pyright: ignore[reportAttributeAccessIssue]
 
     def call_options(self) -> dict[str, Any]:
