@@ -29,9 +29,8 @@ def over_subjects(scores: np.ndarray, seed: int = 0) -> Estimate:
     """
     table = scores.astype(np.float64)
     table = table[:, None] if table.ndim == 1 else table
-    known = ~np.isnan(table)
-    counts = known.sum(axis=1)
-    per_subject = np.where(known, table, 0.0).sum(axis=1)[counts > 0] / counts[counts > 0]
+    sums, counts = _known(table)
+    per_subject = sums[counts > 0] / counts[counts > 0]
     pictures = int(counts.sum())
     if not pictures:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
@@ -61,10 +60,9 @@ def over_seeds(scores: np.ndarray) -> Estimate:
     table = table[..., None] if table.ndim == 2 else table
     if len(table) == 1:
         return over_subjects(table[0])
-    known = ~np.isnan(table)
-    counts = known.sum(axis=2)
+    sums, counts = _known(table)
     whole = (counts > 0).all(axis=0)
-    each = np.where(known, table, 0.0).sum(axis=2)[:, whole] / counts[:, whole]
+    each = sums[:, whole] / counts[:, whole]
     seeds, subjects = each.shape
     if subjects < 2:
         only = float(each.mean()) if subjects else float("nan")
@@ -78,3 +76,9 @@ def over_seeds(scores: np.ndarray) -> Estimate:
         freedom = squares**2 / (by_seed**2 / (seeds - 1) + by_subject**2 / (subjects - 1) + rest**2 / ((seeds - 1) * (subjects - 1)))
     half = t.ppf(0.975, freedom) * np.sqrt(squares / each.size)
     return Estimate(float(mean), float(mean - half), float(mean + half), subjects, int(counts.sum()))
+
+
+def _known(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the last axis of what is not NaN, and of how many."""
+    known = ~np.isnan(table)
+    return np.where(known, table, 0.0).sum(axis=-1), known.sum(axis=-1)
