@@ -17,8 +17,9 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import tiny
 from a4a.backbones import backbone_for
-from a4a.training.loop import TrainingConfig, train
-from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig
+from a4a.training.trainer import train
 
 
 def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:

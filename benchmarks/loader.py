@@ -21,9 +21,10 @@ from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import shards
 from a4a.data.prepared import FORMAT, Prepared
-from a4a.training.loop import TrainingConfig, train
-from a4a.training.objective import Denoising, ObjectiveConfig
-from a4a.zoo.folder import MODELS
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig
+from a4a.training.trainer import train
+from a4a.zoo.registry import MODELS
 
 BACKBONE = backbone_for(load_pipeline(MODELS / "sd15-mini"))
 NO_TEXT = BACKBONE.no_text()

@@ -4,11 +4,11 @@ import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
 from a4a import A4A, IPAdapter
-from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.base import sites_to_config
+from a4a.adapters.meta import source_shell
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.published import PIXART, SDXL
 from a4a.backbones.unet import UNet
-from a4a.shells import source_shell
 
 
 def upgraded() -> dict:

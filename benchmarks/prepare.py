@@ -70,7 +70,7 @@ DEFECTS = (
 
 def killed(arguments: list[str], after: float | None) -> tuple[bool, float]:
     """Runs `a4a prepare` in a process of its own and kills it after so many seconds; whether it was killed, and how long it ran."""
-    from a4a.cli import main
+    from a4a.cli.main import main
 
     began = time.perf_counter()
     child = os.fork()

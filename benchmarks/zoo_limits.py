@@ -11,16 +11,17 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import load_pipeline
-from a4a.evaluation import estimates, gallery, measure
-from a4a.images import to_pil, to_tensor
-from a4a.metrics.statistics import over_subjects
-from a4a.painters import Photographed
-from a4a.zoo.folder import MODELS
-from a4a.zoo.judging import Identity, WorldEvaluation
-from a4a.zoo.perception import as_bytes
-from a4a.zoo.world import Subjects, Views, draw
+from a4a.encoders.clip import CLIPImageEncoder
+from a4a.evaluation.methods import Photographed
+from a4a.evaluation.scoring import estimates, gallery, measure
+from a4a.evaluation.statistics import over_subjects
+from a4a.utils.images import to_pil, to_tensor
+from a4a.zoo.dataset import as_bytes
+from a4a.zoo.drawing import draw
+from a4a.zoo.evaluation import Identity, WorldEvaluation
+from a4a.zoo.registry import MODELS
+from a4a.zoo.world import Subjects, Views
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The zoo's held-out figures as Markdown: `python benchmarks/zoo_table.py`."""
 
-from a4a.zoo.folder import MODELS, figures
+from a4a.zoo.registry import MODELS, figures
 
 ROWS = {
     "judges": "a fresh drawing (the ceiling)",

@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["a4a.method", "a4a.adapters", "a4a.metrics"], "beartype.beartype")
+install_import_hook(["a4a.method", "a4a.adapters", "a4a.evaluation.metrics"], "beartype.beartype")
 
 import pytest
 import torch

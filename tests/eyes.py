@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import tiny
-from a4a.metrics import Gallery
+from a4a.evaluation.metrics import Gallery
 
 SIDE = 64
 LANDMARKS = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from a4a.cli import main
+from a4a.cli.main import main
 
 TRANSFER = [
     "transfer",
@@ -30,8 +30,9 @@ def in_the_repository(monkeypatch, request):
 
 @pytest.fixture
 def reference(tmp_path):
-    from a4a.images import to_pil
-    from a4a.zoo.world import Subjects, Views, draw
+    from a4a.utils.images import to_pil
+    from a4a.zoo.drawing import draw
+    from a4a.zoo.world import Subjects, Views
 
     path = tmp_path / "reference.png"
     to_pil(draw(Subjects.sample(1, "test"), Views.sample(1, 1)))[0].save(path)
@@ -148,7 +149,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path, reference, ca
 
 def test_the_command_itself_starts_and_exits_with_2():
     done = subprocess.run(
-        [sys.executable, "-c", "from a4a.cli import run; run()", "inspect", "gone.bin"], capture_output=True, text=True, env={**os.environ}
+        [sys.executable, "-c", "from a4a.cli.main import run; run()", "inspect", "gone.bin"], capture_output=True, text=True, env={**os.environ}
     )
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0 and "gone.bin" in done.stderr

@@ -1,6 +1,6 @@
 import re
 
-from a4a.cli import main
+from a4a.cli.main import main
 
 
 def test_the_page_stands_alone_and_shows_every_part(tmp_path):

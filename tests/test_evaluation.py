@@ -7,14 +7,16 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from a4a.cli import main
+from a4a.cli.main import main
 from a4a.errors import InputError
-from a4a.evaluation import evaluate, noise
-from a4a.metrics import CLIP, Diversity, Gallery, Metric, Scores, Similarity
-from a4a.painters import Copied, Painter, Photographed, Prompted, TextOnly
-from a4a.places import resolve
-from a4a.tasks import FolderTask, Task
-from a4a.zoo.judging import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
+from a4a.evaluation.evaluate import evaluate
+from a4a.evaluation.methods import Copied, Painter, Photographed, Prompted, TextOnly
+from a4a.evaluation.metrics import CLIP, Diversity, Gallery, Metric, Scores, Similarity
+from a4a.evaluation.scoring import noise
+from a4a.evaluation.tasks.base import Task
+from a4a.evaluation.tasks.folder import FolderTask
+from a4a.utils.hub import resolve
+from a4a.zoo.evaluation import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
 from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
 
 
@@ -205,13 +207,13 @@ def test_from_the_command_line_to_a_page(tmp_path):
     recipe = tmp_path / "evaluate.yaml"
     recipe.write_text(
         """
-task: {class_path: a4a.zoo.judging.WorldTask, init_args: {split: test, subjects: 2, generations: 2}}
+task: {class_path: a4a.zoo.evaluation.WorldTask, init_args: {split: test, subjects: 2, generations: 2}}
 painters:
-  text only: {class_path: a4a.painters.TextOnly, init_args: {model: "zoo:sd15-mini", sampling: {steps: 2, size: 64}}}
-  ceiling: {class_path: a4a.painters.Photographed}
+  text only: {class_path: a4a.evaluation.methods.TextOnly, init_args: {model: "zoo:sd15-mini", sampling: {steps: 2, size: 64}}}
+  ceiling: {class_path: a4a.evaluation.methods.Photographed}
 metrics:
-  - {class_path: a4a.zoo.judging.PromptAccuracy}
-  - {class_path: a4a.metrics.Similarity, init_args: {encoder: {class_path: a4a.zoo.judging.Identity}, name: identity}}
+  - {class_path: a4a.zoo.evaluation.PromptAccuracy}
+  - {class_path: a4a.evaluation.metrics.Similarity, init_args: {encoder: {class_path: a4a.zoo.evaluation.Identity}, name: identity}}
 against: text only
 title: Who draws best
 says: Nobody knows.

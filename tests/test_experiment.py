@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from a4a import experiment
-from a4a.cli import main
-from a4a.experiment import Claim, merged
-from a4a.report import Method, _decide
+from a4a.cli.main import main
+from a4a.experiments import run as experiment
+from a4a.experiments.claims import Claim, _decide
+from a4a.experiments.results import Method
+from a4a.transfer.recipe import merged
 
 RECIPE = {
     "title": "To a transformer",
@@ -18,11 +19,11 @@ RECIPE = {
         "model": "zoo:pixart-mini",
         "source": "zoo:ip-adapter-sd15-mini",
         "image_encoder": "zoo:clip-large/image_encoder",
-        "data": {"class_path": "a4a.zoo.pictures.WorldPictures", "init_args": {"split": "train", "subjects": 8}},
+        "data": {"class_path": "a4a.zoo.dataset.WorldPictures", "init_args": {"split": "train", "subjects": 8}},
         "method": {"rounds": 0},
         "objective": {"rates": {"projection": 1e-3, "mapping": 1e-3}},
         "training": {"samples": 16, "batch_size": 4, "evaluate_every": 8, "tensorboard": False},
-        "evaluation": {"class_path": "a4a.zoo.judging.WorldEvaluation", "init_args": {"split": "validation", "subjects": 2}},
+        "evaluation": {"class_path": "a4a.zoo.evaluation.WorldEvaluation", "init_args": {"split": "validation", "subjects": 2}},
     },
     "variants": {"A4A": {}, "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}}},
     "seeds": [0, 1],
@@ -33,12 +34,15 @@ RECIPE = {
         {"says": "A4A reaches the copier.", "kind": "reaches", "a": "A4A", "b": "copier"},
     ],
     "final": {
-        "task": {"class_path": "a4a.zoo.judging.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
+        "task": {"class_path": "a4a.zoo.evaluation.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
         "metrics": [
-            {"class_path": "a4a.metrics.Similarity", "init_args": {"encoder": {"class_path": "a4a.zoo.judging.Identity"}, "name": "identity"}}
+            {
+                "class_path": "a4a.evaluation.metrics.Similarity",
+                "init_args": {"encoder": {"class_path": "a4a.zoo.evaluation.Identity"}, "name": "identity"},
+            }
         ],
         "sampling": {"steps": 2, "guidance": 3.0, "size": 64},
-        "others": {"copier": {"class_path": "a4a.painters.Copied"}},
+        "others": {"copier": {"class_path": "a4a.evaluation.methods.Copied"}},
     },
 }
 

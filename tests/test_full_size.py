@@ -5,7 +5,7 @@ import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.published import PIXART, SD15, SDXL

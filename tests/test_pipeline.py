@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import tiny
-from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.injection import attach, is_attached

@@ -13,17 +13,18 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 import tiny
-from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for, load_pipeline
-from a4a.backbones.published import IMAGE_ENCODERS, MODELS
-from a4a.dry_run import dry_run
+from a4a.backbones.meta import Shell
+from a4a.backbones.published import MODELS
+from a4a.encoders.clip import CLIPImageEncoder
+from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
-from a4a.memory import RESERVED, Need, batch, check_fit, planned, text, working
-from a4a.plan import describe, plan
-from a4a.recipe import Method, Precision
-from a4a.shells import Shell
-from a4a.training.loop import TrainingConfig
-from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig
+from a4a.transfer.config import Method, Precision
+from a4a.transfer.dry_run import dry_run
+from a4a.transfer.memory import RESERVED, Need, batch, check_fit, planned, text, working
+from a4a.transfer.plan import describe, plan
 
 SIDE = 24
 
@@ -142,7 +143,7 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypa
     recipe.write_text(yaml.safe_dump(content))
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
     sizes = []
-    monkeypatch.setattr("a4a.plan.planned", lambda *args, **_: sizes.append(args[-1]) or planned(*args[:-1]))
+    monkeypatch.setattr("a4a.transfer.plan.planned", lambda *args, **_: sizes.append(args[-1]) or planned(*args[:-1]))
     describe(recipe, 80.0, 1, None)
     assert sizes == [128]
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from a4a.cli import commands
-from a4a.experiment import checked, merged
+from a4a.cli.main import commands
+from a4a.transfer.recipe import checked, merged
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))

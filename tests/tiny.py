@@ -18,10 +18,10 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
-from a4a.zoo import language
+from a4a.zoo import t5 as language
 
 EMBED, TEXT, SIDE = 24, 16, 8
 """Width of image embeddings, of text states, and side of the latents."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from a4a.adapters.a4a import A4A
-    from a4a.adapters.adapter import ImagePromptAdapter
-    from a4a.adapters.checkpoint import read as read_ip_adapter
-    from a4a.adapters.checkpoint import write as write_ip_adapter
-    from a4a.adapters.encoders import CLIPImageEncoder
+    from a4a.adapters.base import ImagePromptAdapter
+    from a4a.adapters.formats import read as read_ip_adapter
+    from a4a.adapters.formats import write as write_ip_adapter
     from a4a.adapters.ip_adapter import IPAdapter
     from a4a.adapters.loading import load_adapter
     from a4a.backbones import load_pipeline
+    from a4a.encoders.clip import CLIPImageEncoder
     from a4a.errors import InputError
     from a4a.features import Site, SiteFeatures
     from a4a.injection import Injection, attach
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # Imported when first used: torch and diffusers take seconds, and `a4a --help` should not.
 _PLACES = {
     "A4A": "adapters.a4a",
-    "CLIPImageEncoder": "adapters.encoders",
+    "CLIPImageEncoder": "encoders.clip",
     "IPAdapter": "adapters.ip_adapter",
-    "ImagePromptAdapter": "adapters.adapter",
+    "ImagePromptAdapter": "adapters.base",
     "ImagePromptPipeline": "pipeline",
     "Injection": "injection",
     "InputError": "errors",
@@ -31,8 +31,8 @@ _PLACES = {
     "attach": "injection",
     "load_adapter": "adapters.loading",
     "load_pipeline": "backbones",
-    "read_ip_adapter": "adapters.checkpoint",
-    "write_ip_adapter": "adapters.checkpoint",
+    "read_ip_adapter": "adapters.formats",
+    "write_ip_adapter": "adapters.formats",
 }
 
 __all__ = [

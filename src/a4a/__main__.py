@@ -1,5 +1,5 @@
 """`python -m a4a`, which launchers of several processes want."""
 
-from a4a.cli import run
+from a4a.cli.main import run
 
 run()

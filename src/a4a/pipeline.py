@@ -11,9 +11,9 @@ from diffusers.pipelines.pag.pag_utils import PAGMixin
 from PIL import Image
 from torch import Tensor
 
-from a4a.adapters.adapter import ImagePromptAdapter
-from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.backbones import backbone_for
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.features import SiteFeatures, differing_site
 from a4a.injection import Scale, attach

@@ -6,13 +6,13 @@ from torch import nn
 
 import tiny
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import sites_to_config
+from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.pipeline import ImagePromptPipeline
-from a4a.recipe import Method
+from a4a.transfer.config import Method
 
 
 @pytest.fixture

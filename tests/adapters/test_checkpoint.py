@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import a4a
 import tiny
-from a4a.adapters import checkpoint
-from a4a.adapters.adapter import sites_to_config
+from a4a.adapters import formats as checkpoint
+from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones.published import SD15, SDXL
 from a4a.backbones.unet import UNet

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import tiny
-from a4a.adapters import checkpoint
+from a4a.adapters import formats as checkpoint
 from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import load_adapter
+from a4a.cli.inspect import describe
 from a4a.errors import InputError
-from a4a.inspection import describe
 
 
 @pytest.fixture

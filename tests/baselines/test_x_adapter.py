@@ -9,10 +9,11 @@ from a4a.backbones.published import SD15, SDXL
 from a4a.baselines import XAdapter, XAdapterMapping, XAdapterPipeline, train_x_adapter
 from a4a.baselines.x_adapter import image_to_image
 from a4a.baselines.x_adapter_training import Joined, Resized
-from a4a.data.pictures import PictureFolder
+from a4a.data.image_folder import PictureFolder
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
-from a4a.training.loop import TrainingConfig, train
+from a4a.training.config import TrainingConfig
+from a4a.training.trainer import train
 
 PROMPTS = ["a cat on a beach", "a red dog", "two birds"]
 STEPS = 4

@@ -9,12 +9,12 @@ import torch
 import a4a.adapters
 import tiny
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import ImagePromptAdapter
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
 from a4a.features import SiteFeatures
 from a4a.injection import attach
-from a4a.training.objective import Rates
+from a4a.training.denoising import Rates
 
 MAKERS = {
     IPAdapter: lambda pipe, base: tiny.ip_adapter(pipe),

@@ -7,8 +7,9 @@ import tiny
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone, backbone_for, families
 from a4a.injection import attach, is_attached
-from a4a.training.loop import TrainingConfig, train
-from a4a.training.objective import Denoising, ObjectiveConfig, Rates
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
+from a4a.training.trainer import train
 
 PIPES = {"UNet2DConditionModel": ["sd15", "sdxl"], "PixArtTransformer2DModel": ["pixart"]}
 

@@ -6,17 +6,17 @@ from jsonargparse import ArgumentParser
 
 import eyes
 from a4a.errors import InputError
-from a4a.metrics import Estimate, Gallery, Metric, metrics, over_subjects
+from a4a.evaluation.metrics import Estimate, Gallery, Metric, metrics, over_subjects
 
 MAKERS = {
     "IDA": lambda see: {"folder": see["faces"]},
     "CLIPImageScore": lambda see: {"model": see["clip"]},
     "CLIPTextScore": lambda see: {"model": see["clip"]},
     "DINOScore": lambda see: {"model": see["dino"]},
-    "Similarity": lambda see: {"encoder": {"class_path": "a4a.metrics.DINO", "init_args": {"model": see["dino"]}}},
-    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.metrics.CLIP", "init_args": {"model": see["clip"]}}},
-    "Diversity": lambda see: {"encoder": {"class_path": "a4a.metrics.ArcFace", "init_args": {"folder": see["faces"]}}},
-    "KID": lambda see: {"encoder": {"class_path": "a4a.metrics.CLIP", "init_args": {"model": see["clip"]}}},
+    "Similarity": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.DINO", "init_args": {"model": see["dino"]}}},
+    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.CLIP", "init_args": {"model": see["clip"]}}},
+    "Diversity": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.ArcFace", "init_args": {"folder": see["faces"]}}},
+    "KID": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.CLIP", "init_args": {"model": see["clip"]}}},
 }
 SAME = {
     "ida": 1,
@@ -44,7 +44,7 @@ def made(kind, see) -> Metric:
     assert kind in MAKERS, f"tests/contracts/test_metrics.py does not know how to make {kind}"
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--metrics", type=list[Metric])
-    asked = {"metrics": [{"class_path": f"a4a.metrics.{kind}", "init_args": MAKERS[kind](see)}]}
+    asked = {"metrics": [{"class_path": f"a4a.evaluation.metrics.{kind}", "init_args": MAKERS[kind](see)}]}
     return parser.instantiate_classes(parser.parse_object(asked)).metrics[0]
 
 

@@ -5,8 +5,8 @@ import torch
 
 import tiny
 from a4a.backbones import backbone_for
-from a4a.data.encoded import encode
-from a4a.data.pictures import Pictures
+from a4a.data.base import Pictures
+from a4a.data.cached import encode
 
 LINES = ["a red cat", "a blue dog", "a red cat", "two birds"]
 

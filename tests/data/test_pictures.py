@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from a4a.data.checks import upright
-from a4a.data.pictures import PictureFolder
+from a4a.data.image_folder import PictureFolder
+from a4a.data.prepare.filters import upright
 from a4a.errors import InputError
-from a4a.images import open_image
+from a4a.utils.images import open_image
 
 
 def folder(path, rows, broken=()):

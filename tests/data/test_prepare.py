@@ -19,21 +19,21 @@ from PIL import Image, ImageOps
 
 import eyes
 import tiny
-from a4a.adapters.encoders import CLIPImageEncoder
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import Prepared, shards
-from a4a.data.captions import Caption, Captioner
-from a4a.data.checks import Check
-from a4a.data.cluster import Actor
-from a4a.data.crops import Crop
-from a4a.data.encoding import Encode
-from a4a.data.prepare import prepare
+from a4a.data.prepare.captioning import Caption, Captioner
+from a4a.data.prepare.crops import Crop
+from a4a.data.prepare.encoding import Encode
+from a4a.data.prepare.filters import Check
+from a4a.data.prepare.ray_runner import Actor
+from a4a.data.prepare.run import prepare
+from a4a.data.prepare.splits import Split
+from a4a.data.prepare.stages import Checking, Chunk
 from a4a.data.prepared import subjects_of
-from a4a.data.sources import ImageFolder, SubjectFolders
-from a4a.data.splits import Split
-from a4a.data.steps import Checking, Chunk
+from a4a.data.sources.folders import ImageFolder, SubjectFolders
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.images import to_tensor
+from a4a.utils.images import to_tensor
 from prepare import DEFECTS, draw, picture
 
 SIDE = 2 * tiny.SIDE
@@ -116,7 +116,7 @@ def test_every_defect_is_mended_or_left_out_and_reported(tmp_path):
 
 def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypatch):
     made(photos, models, tmp_path / "p")
-    monkeypatch.setattr("a4a.data.encoding.load_pipeline", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: pytest.fail("loaded"))
     monkeypatch.setattr(SubjectFolders, "read", lambda *a: pytest.fail("read"))
     made(photos, models, tmp_path / "p")
 
@@ -162,7 +162,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
     loaded, alive = Captioner.__init__, []
     monkeypatch.setattr(Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self)))
-    monkeypatch.setattr("a4a.data.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k))
+    monkeypatch.setattr("a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k))
     prepare(
         ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", caption=caption, crop=Crop(SIDE), encode=encode(models), split=Split(0, 0), chunk=3
     )
@@ -272,7 +272,7 @@ def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkey
             assert row["error"] == [""]
             yield row["pictures"][0]
 
-    monkeypatch.setattr("a4a.data.prepare.over_cluster", over)
+    monkeypatch.setattr("a4a.data.prepare.run.over_cluster", over)
     assert contents(made(photos, models, tmp_path / "p", ray=True)) == contents(prepared)
     (tmp_path / "file").write_text("in the way")
     broken = Actor(Checking(tmp_path / "file", SubjectFolders(str(photos)), Check()))
@@ -302,8 +302,8 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     from diffusers import AutoencoderKL
     from transformers import T5EncoderModel
 
-    from a4a.training.loop import TrainingConfig
-    from a4a.transfer import Method, transfer
+    from a4a.training.config import TrainingConfig
+    from a4a.transfer.run import Method, transfer
 
     monkeypatch.setattr(CLIPImageEncoder, "load", lambda *a, **k: pytest.fail("loaded the image encoder"))
     for kind in (AutoencoderKL, T5EncoderModel):
@@ -315,10 +315,10 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
 
 
 def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
-    from a4a.data.pictures import PictureFolder
-    from a4a.recipe import Precision
-    from a4a.training.loop import TrainingConfig
-    from a4a.transfer import Method, transfer
+    from a4a.data.image_folder import PictureFolder
+    from a4a.training.config import TrainingConfig
+    from a4a.transfer.config import Precision
+    from a4a.transfer.run import Method, transfer
 
     loaded = []
     monkeypatch.setattr(
@@ -333,10 +333,10 @@ def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, 
 
 
 def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):
-    from a4a.adapters import checkpoint
-    from a4a.training.loop import TrainingConfig
-    from a4a.training.objective import ObjectiveConfig, Rates
-    from a4a.transfer import transfer
+    from a4a.adapters import formats as checkpoint
+    from a4a.training.config import TrainingConfig
+    from a4a.training.denoising import ObjectiveConfig, Rates
+    from a4a.transfer.run import transfer
 
     checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "source.safetensors")
     options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=Rates(0, 0, 0))}
@@ -349,7 +349,7 @@ def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, 
 
 
 def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_path):
-    from a4a.cli import main
+    from a4a.cli.main import main
 
     arguments = ["transfer", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip"), "--method.kind", "ip_adapter"]
     arguments += ["--data", "a4a.data.Prepared", "--data.init_args.path", str(prepared), "--training.samples", "2", "--training.batch_size", "2"]
@@ -358,12 +358,13 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
 
 def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, prepared, models, tmp_path):
     """Check, split, encode; train two steps; score on the test split's subjects."""
-    from a4a.evaluation import evaluate
-    from a4a.metrics import CLIPImageScore
-    from a4a.painters import Photographed, Prompted, Sampling
-    from a4a.tasks import FolderTask
-    from a4a.training.loop import TrainingConfig
-    from a4a.transfer import Method, transfer
+    from a4a.evaluation.evaluate import evaluate
+    from a4a.evaluation.generation import Sampling
+    from a4a.evaluation.methods import Photographed, Prompted
+    from a4a.evaluation.metrics import CLIPImageScore
+    from a4a.evaluation.tasks.folder import FolderTask
+    from a4a.training.config import TrainingConfig
+    from a4a.transfer.run import Method, transfer
 
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
     transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", method=Method(kind="ip_adapter"), training=training)

@@ -9,11 +9,15 @@ import fsspec
 import pytest
 from PIL import Image
 
-from a4a.data.checks import Check, Unusable, duplicates, inspect, upright
-from a4a.data.crops import Crop
-from a4a.data.layouts import CelebAMaskHQ, OpenImages
-from a4a.data.prepare import prepare
-from a4a.data.sources import HubDataset, ImageFolder, Item, SubjectFolders, WebDataset
+from a4a.data.prepare.crops import Crop
+from a4a.data.prepare.filters import Check, Unusable, duplicates, inspect, upright
+from a4a.data.prepare.run import prepare
+from a4a.data.sources.base import Item
+from a4a.data.sources.celeba import CelebAMaskHQ
+from a4a.data.sources.folders import ImageFolder, SubjectFolders
+from a4a.data.sources.hub import HubDataset
+from a4a.data.sources.openimages import OpenImages
+from a4a.data.sources.webdataset import WebDataset
 from a4a.errors import InputError
 from prepare import picture, saved
 

@@ -4,9 +4,9 @@ from transformers import CLIPModel, Dinov2Model, ViTModel
 
 import eyes
 import tiny
-from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.metrics import CLIP, DINO, CLIPImageScore, CLIPTextScore, DINOScore
+from a4a.evaluation.metrics import CLIP, DINO, CLIPImageScore, CLIPTextScore, DINOScore
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from PIL import Image
 
 import eyes
 from a4a.errors import InputError
-from a4a.metrics import IDA, ArcFace, Gallery
+from a4a.evaluation.metrics import IDA, ArcFace, Gallery
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,6 @@ def test_bad_detector_sizes(folder, size):
 
 def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr("a4a.metrics.arcface.find_spec", lambda name: None if name == "insightface" else found(name))
+    monkeypatch.setattr("a4a.encoders.arcface.find_spec", lambda name: None if name == "insightface" else found(name))
     with pytest.raises(InputError, match=r"needs insightface, not installed here; pip install 'a4a\[eval\]'\.$"):
         IDA(folder)

@@ -9,7 +9,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 import eyes
 from a4a.errors import InputError
-from a4a.metrics import KID, Diversity, Gallery, Retrieval
+from a4a.evaluation.metrics import KID, Diversity, Gallery, Retrieval
 
 
 class Told:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from a4a.errors import InputError
-from a4a.metrics import Estimate, over_seeds, over_subjects, paired
+from a4a.evaluation.metrics import Estimate, over_seeds, over_subjects, paired
 
 TABLES = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 4)), elements=st.floats(-1, 1))
 

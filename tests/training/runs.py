@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from a4a.training.loop import Objective, TrainingConfig, train
+from a4a.training.base import Objective
+from a4a.training.config import TrainingConfig
+from a4a.training.trainer import train
 
 
 class Rows:

@@ -17,10 +17,12 @@ import tiny
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
-from a4a.training.loop import TrainingConfig, read_log, train
-from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
-from a4a.training.order import Order
-from a4a.training.processes import accelerator_for
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.training.distributed import accelerator_for
+from a4a.training.log import read_log
+from a4a.training.sampler import Order
+from a4a.training.trainer import train
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config

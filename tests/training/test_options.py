@@ -10,11 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import tiny
 from a4a.backbones import backbone_for
-from a4a.backbones.int8 import Int8Linear, to_int8
+from a4a.backbones.quantization import Int8Linear, to_int8
 from a4a.errors import InputError
-from a4a.recipe import Precision
-from a4a.training.loop import train
-from a4a.training.objective import Denoising, ObjectiveConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig
+from a4a.training.trainer import train
+from a4a.transfer.config import Precision
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config

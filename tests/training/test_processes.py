@@ -8,23 +8,26 @@ import tempfile
 import time
 from pathlib import Path
 
+import a4a.dry_run
 import pytest
 import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import a4a.dry_run
 import tiny
 from a4a.backbones import backbone_for
-from a4a.dry_run import dry_run
 from a4a.errors import InputError
-from a4a.recipe import Method, Precision
-from a4a.training import checkpoint, loop
-from a4a.training.loop import TrainingConfig, read_log, train
-from a4a.training.objective import Denoising, ObjectiveConfig, Rates
-from a4a.training.order import Order, Passes, mix
-from a4a.training.processes import keep_apart, spread
+from a4a.training import checkpoint
+from a4a.training import trainer as loop
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
+from a4a.training.distributed import keep_apart, spread
+from a4a.training.log import read_log
+from a4a.training.sampler import Order, Passes, mix
+from a4a.training.trainer import train
+from a4a.transfer.config import Method, Precision
+from a4a.transfer.dry_run import dry_run
 
 sys.path.append(str(Path(__file__).parent))
 from runs import Regression, Rows, config
@@ -142,7 +145,7 @@ def _dry(process, output):
     tempfile.tempdir = output
     torch.manual_seed(process)
     over = []
-    a4a.dry_run.spread = lambda *args: over.append(args) or spread(*args)
+    a4a.transfer.dry_run.spread = lambda *args: over.append(args) or spread(*args)
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
     options = (Method(rounds=1, heads=4), ObjectiveConfig(), TrainingConfig(batch_size=1), Precision("bfloat16", spread=True))
     facts = dry_run(*parts, *options, results=Path(output) / "results")

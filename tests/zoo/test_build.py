@@ -10,9 +10,10 @@ import yaml
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.errors import InputError
-from a4a.training.objective import Rates
-from a4a.zoo.build import Told, build
-from a4a.zoo.folder import RECIPE
+from a4a.training.denoising import Rates
+from a4a.zoo.build import build
+from a4a.zoo.denoisers import Told
+from a4a.zoo.registry import RECIPE
 
 
 def crumbs() -> dict:

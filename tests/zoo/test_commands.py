@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from a4a.zoo import commands
+from a4a.cli import zoo as commands
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, (48, 16)), (8, (128, 16)), (12, (128, 32)), (16, (128, 32))])

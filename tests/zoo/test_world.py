@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from a4a.errors import InputError
-from a4a.zoo.pictures import WorldPictures
-from a4a.zoo.world import EARS, HATS, HUES, PLACES, SCENES, SHAPES, SIZES, Subjects, Views, caption, describe, draw
+from a4a.zoo.dataset import WorldPictures
+from a4a.zoo.drawing import draw
+from a4a.zoo.world import EARS, HATS, HUES, PLACES, SCENES, SHAPES, SIZES, Subjects, Views, caption, describe
 
 
 def test_drawing_depends_on_the_seed_alone_and_not_on_the_batch():

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from a4a.adapters.adapter import ImagePromptAdapter, sites_from_config, sites_to_config
+from a4a.adapters.base import ImagePromptAdapter, sites_from_config, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures

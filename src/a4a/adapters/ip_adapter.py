@@ -12,21 +12,9 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from a4a.adapters.adapter import ImagePromptAdapter, sites_from_config, sites_to_config
+from a4a.adapters.base import ImagePromptAdapter, sites_from_config, sites_to_config
+from a4a.adapters.projections.linear import ImageProjection
 from a4a.features import Site, SiteFeatures
-
-
-class ImageProjection(nn.Module):
-    """The condition encoder E of eq. 4: an image embedding to N tokens of the text width, `c = LN(W y)`."""
-
-    def __init__(self, embed: int, tokens: int, text_width: int):
-        super().__init__()
-        self.tokens = tokens
-        self.proj = nn.Linear(embed, tokens * text_width)
-        self.norm = nn.LayerNorm(text_width)
-
-    def forward(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch tokens text"]:
-        return self.norm(self.proj(embeds).unflatten(-1, (self.tokens, -1)))
 
 
 class IPAdapter(ImagePromptAdapter):

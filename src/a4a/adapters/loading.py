@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
-from a4a.adapters import checkpoint
+from a4a.adapters import formats as checkpoint
 from a4a.adapters.a4a import A4A
-from a4a.adapters.adapter import ImagePromptAdapter
-from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.model_card import card
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
-from a4a.places import model_place, resolve
+from a4a.utils.files import replacing
+from a4a.utils.hub import model_place, resolve
 
 KINDS: dict[str, type[ImagePromptAdapter]] = {"A4A": A4A, "IPAdapter": IPAdapter}
 
@@ -62,3 +65,11 @@ def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None
             f"a CLIP vision model with embeddings of width {adapter.embed}."
         )
     return CLIPImageEncoder.load(encoder)
+
+
+def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the folder whole or not at all. `facts`: model, source, samples."""
+    with replacing(folder) as beside:
+        beside.mkdir(parents=True)
+        adapter.save_pretrained(beside)
+        card(adapter, facts).save(beside / "README.md")

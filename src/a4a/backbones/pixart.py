@@ -8,7 +8,7 @@ import torch
 from diffusers import PixArtSigmaPAGPipeline, PixArtSigmaPipeline
 from torch import Tensor, nn
 
-from a4a.backbones.backbone import Backbone, Text
+from a4a.backbones.base import Backbone, Text
 from a4a.features import Site
 
 

@@ -36,8 +36,6 @@ PIXART = {
     "patch_size": 2,
 }
 
-_SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
-
 
 @dataclass(frozen=True)
 class Published:
@@ -56,9 +54,3 @@ MODELS = {
     ),
     "PixArt-alpha/PixArt-XL-2-1024-MS": Published("PixArtTransformer2DModel", PIXART, {"text_encoder": _T5_XXL, "vae": _VAE}),
 }
-IMAGE_ENCODERS = {"h94/IP-Adapter/models/image_encoder": (1024, 632_076_800), "h94/IP-Adapter/sdxl_models/image_encoder": (1280, 1_844_907_776)}
-"""Width of the embeddings, and parameters."""
-SOURCES = {
-    "h94/IP-Adapter/models/ip-adapter_sd15.safetensors": {"widths": _SD15_WIDTHS, "embed": 1024, "text_width": 768, "tokens": 4},
-}
-"""IP-Adapters: width of every site in the file's order."""

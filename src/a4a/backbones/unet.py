@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from a4a.backbones.backbone import Backbone, Text
+from a4a.backbones.base import Backbone, Text
 from a4a.features import Site
 
 

@@ -3,8 +3,8 @@
 A4A needs the base model never; these need it for every picture. `base_calls` and `parameters` say how much of it.
 """
 
+from a4a.baselines.base import TwoModelPipeline
 from a4a.baselines.delta_sampling import DeltaSamplingPipeline
-from a4a.baselines.two_models import TwoModelPipeline
 from a4a.baselines.x_adapter import XAdapter, XAdapterPipeline
 from a4a.baselines.x_adapter_training import XAdapterMapping, train_x_adapter
 

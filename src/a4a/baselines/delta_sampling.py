@@ -4,15 +4,21 @@ No training. Both models must share their latent space, and the base model runs 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from PIL import Image
+from torch import Generator, Tensor, nn
 
 from a4a.backbones import Backbone, Text
-from a4a.baselines.two_models import TwoModelPipeline, call_of, removing
+from a4a.baselines.base import TwoModelPipeline, _TwoModels, call_of, removing
 from a4a.errors import InputError
+from a4a.evaluation.generation import paint
+from a4a.evaluation.methods import Cost, loaded
+from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale, attach
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
 
@@ -130,3 +136,18 @@ def _latents(backbone: Backbone) -> tuple[int, float, int]:
 def _said(latents: tuple[int, float, int]) -> str:
     channels, factor, side = latents
     return f"{channels} channels of {side} x {side}, scaled by {factor:g},"
+
+
+@dataclass
+class DeltaSampled(_TwoModels):
+    """Delta Sampling: what the adapter changes in the base model's prediction, added to the upgraded model's. No training."""
+
+    @cached_property
+    def pipe(self) -> DeltaSamplingPipeline:
+        return DeltaSamplingPipeline(self.with_adapter(), loaded(self.model))
+
+    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return paint(self.pipe, task, pictures, noise, self.sampling, self.scale)
+
+    def cost(self) -> Cost:
+        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe)))

@@ -9,6 +9,7 @@ half precision, 21 MB a step and picture with guidance.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import log2
 from typing import Any
 
@@ -17,13 +18,19 @@ import torch.nn.functional as F
 from diffusers import AutoPipelineForImage2Image, ConfigMixin, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
-from torch import Tensor, nn
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Generator, Tensor, nn
 
 from a4a.backbones import denoiser_of
-from a4a.baselines.two_models import TwoModelPipeline, call_of, removing
-from a4a.errors import InputError
+from a4a.baselines.base import TwoModelPipeline, _TwoModels, call_of, removing
+from a4a.errors import InputError, first_line
+from a4a.evaluation.generation import paint
+from a4a.evaluation.methods import Cost, loaded
+from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.utils.hub import resolve
 
 Size = Sequence[int]
 """Height and width of a feature map."""
@@ -271,3 +278,32 @@ def _maps(unet: nn.Module, which: str, least: int) -> list[tuple[int, float]]:
 
 def _sides(size: Size) -> str:
     return " x ".join(str(s) for s in size)
+
+
+def load_mapper(folder: str) -> XAdapter:
+    try:
+        return XAdapter.from_pretrained(resolve(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise InputError(f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter.") from error
+
+
+@dataclass
+class XAdapted(_TwoModels):
+    """X-Adapter: the base model's decoder steers the upgraded U-Net through a trained mapper."""
+
+    trained = ("adapter", "mapper")
+
+    mapper: str = ""
+    """Folder of the trained mapper."""
+    start: float = 0.8
+    """Share of the steps that the second stage does."""
+
+    @cached_property
+    def pipe(self) -> XAdapterPipeline:
+        return XAdapterPipeline(self.with_adapter(), loaded(self.model), load_mapper(self.mapper))
+
+    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return paint(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)
+
+    def cost(self) -> Cost:
+        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe), self.start))

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
-from a4a.baselines.two_models import check_pair
+from a4a.baselines.base import check_pair
 from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
-from a4a.data.encoded import encode
-from a4a.data.pictures import Pictures
-from a4a.files import replacing
-from a4a.training.loop import Batch, Objective, Table, TrainingConfig, train
+from a4a.data.base import Pictures
+from a4a.data.cached import encode
+from a4a.training.base import Batch, Objective, Table
+from a4a.training.config import TrainingConfig
+from a4a.training.trainer import train
+from a4a.utils.files import replacing
 
 
 class Joined:

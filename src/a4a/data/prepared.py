@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a4a.data import shards
-from a4a.data.origin import origin
-from a4a.data.pictures import Data, pairs_of, spread_over
+from a4a.data.base import Data, pairs_of, spread_over
 from a4a.errors import InputError, first_line
+from a4a.utils.fingerprint import origin
 
 FORMAT = 1
 """Of the folder; raise it when what is written changes."""

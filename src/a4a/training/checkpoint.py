@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from a4a.errors import InputError
-from a4a.files import replacing, save_torch
+from a4a.utils.files import replacing, save_torch
 
 
 def save(folder: Path, samples: int, step: int, weights: dict[str, Tensor], optimizer: dict, ema: dict[str, Tensor] | None, keep: int) -> Path:

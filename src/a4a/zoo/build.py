@@ -14,28 +14,29 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
 
-from a4a.adapters import checkpoint
-from a4a.adapters.adapter import ImagePromptAdapter
-from a4a.adapters.encoders import CLIPImageEncoder
+from a4a.adapters import formats as checkpoint
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones import Backbone, backbone_for, load_pipeline
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.unet import UNet
-from a4a.data.encoded import encode
+from a4a.data.cached import encode
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.evaluation import estimates, gallery, measure
-from a4a.files import replacing
-from a4a.injection import Injection
-from a4a.painters import Photographed
-from a4a.training.loop import TrainingConfig, train
-from a4a.training.objective import Denoising, Dropping, ObjectiveConfig, Rates
-from a4a.transfer import Method, transfer
-from a4a.zoo import denoisers, language, perception
-from a4a.zoo.judging import WorldEvaluation
-from a4a.zoo.pictures import WorldPictures
-from a4a.zoo.world import Subjects
+from a4a.evaluation.methods import Photographed
+from a4a.evaluation.scoring import estimates, gallery, measure
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.training.trainer import train
+from a4a.transfer.run import Method, transfer
+from a4a.utils.files import replacing
+from a4a.zoo import clip as perception
+from a4a.zoo import denoisers
+from a4a.zoo import t5 as language
+from a4a.zoo.dataset import WorldPictures
+from a4a.zoo.denoisers import Told
+from a4a.zoo.evaluation import WorldEvaluation
 
 
 @dataclass
@@ -178,32 +179,6 @@ def judges(shop: Workshop, target: Path) -> None:
     ask = shop.test
     drawn = gallery(ask.task, Photographed().paint(ask.task, range(len(ask.task)), []))
     card(target, {name: asdict(estimate) for name, estimate in estimates(measure(ask.metrics, drawn)).items()})
-
-
-class Told(Denoising):
-    """A denoiser that is told three times in four which creature to draw, by an adapter on its exact traits.
-
-    Captions of the world never speak of traits, so without this a denoiser knows no way to be told of them, and what an
-    adapter can make a frozen one draw stays poor. A real text-to-image model has learned it from captions.
-    """
-
-    silent = 0.25
-    """Steps without the adapter, which is thrown away in the end."""
-
-    def __init__(self, backbone: Backbone, rates: Rates):
-        text = backbone.text_projections()
-        adapter = IPAdapter.fresh(backbone.sites, text, Subjects.sample(1, "train").numbers().shape[1])
-        super().__init__(backbone, adapter, ObjectiveConfig(rates=rates))
-        self.denoiser.train().requires_grad_(True)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [*super().parameter_groups(), {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
-
-    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
-        if torch.rand(()) < self.silent:
-            injection.clear()
-        else:
-            super().show(injection, adapter, embeds)
 
 
 def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, told: dict, compile: bool = False) -> None:

@@ -4,6 +4,7 @@
 # (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -15,7 +16,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from a4a.adapters.base import ImagePromptAdapter
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import Backbone
+from a4a.injection import Injection
+from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
+from a4a.zoo.world import Subjects
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
@@ -116,3 +125,29 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
         transformer=transformer,
         scheduler=scheduler(),
     )
+
+
+class Told(Denoising):
+    """A denoiser that is told three times in four which creature to draw, by an adapter on its exact traits.
+
+    Captions of the world never speak of traits, so without this a denoiser knows no way to be told of them, and what an
+    adapter can make a frozen one draw stays poor. A real text-to-image model has learned it from captions.
+    """
+
+    silent = 0.25
+    """Steps without the adapter, which is thrown away in the end."""
+
+    def __init__(self, backbone: Backbone, rates: Rates):
+        text = backbone.text_projections()
+        adapter = IPAdapter.fresh(backbone.sites, text, Subjects.sample(1, "train").numbers().shape[1])
+        super().__init__(backbone, adapter, ObjectiveConfig(rates=rates))
+        self.denoiser.train().requires_grad_(True)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [*super().parameter_groups(), {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
+
+    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+        if torch.rand(()) < self.silent:
+            injection.clear()
+        else:
+            super().show(injection, adapter, embeds)

@@ -1,0 +1,101 @@
+"""A base model with its image prompt, beside the upgraded model that it steers."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from a4a.backbones import Backbone, backbone_for
+from a4a.errors import InputError
+from a4a.evaluation.generation import Sampling
+from a4a.evaluation.methods import Painter, Prompted
+from a4a.pipeline import ImagePrompt, ImagePromptPipeline, check_guidance
+
+
+class TwoModelPipeline(ABC):
+    """Called as an `ImagePromptPipeline`, with whatever else the upgraded model's pipeline takes.
+
+    Args:
+        base: the base model's pipeline with the adapter that was made for it.
+        pipe: of the upgraded model.
+
+    Raises InputError where `pipe` guides in another way than by negatives.
+    """
+
+    def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline):
+        check_guidance(pipe)
+        if isinstance(pipe, PAGMixin):
+            raise InputError(f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; give that model's plain pipeline.")
+        self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
+        check_pair(base.backbone, self.backbone)
+
+    def embed(self, image_prompt: ImagePrompt) -> Tensor:
+        """Image embeddings [references, embed], which can be kept and given again as `image_prompt`."""
+        return self.base.embed(image_prompt)
+
+    @abstractmethod
+    def base_calls(self, steps: int) -> int:
+        """Calls of the base model's denoiser for a picture of so many denoising steps."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Parameters that are loaded besides the upgraded model and the image encoder."""
+
+    def _beside(self, *modules: Any) -> int:
+        """Parameters of modules, without those that the upgraded pipeline holds itself."""
+        held = {id(p) for m in self.pipe.components.values() if isinstance(m, nn.Module) for p in m.parameters()}
+        found = {id(p): p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
+        return sum(count for name, count in found.items() if name not in held)
+
+
+def check_pair(base: Backbone, upgraded: Backbone) -> None:
+    """InputError where one model's time step means nothing to the other."""
+    if base.denoiser is upgraded.denoiser:
+        raise InputError(f"The base and the upgraded model are the same {type(base.denoiser).__name__}; load two models.")
+    found, expected = (b.training_scheduler.config["num_train_timesteps"] for b in (base, upgraded))
+    if found != expected:
+        raise InputError(
+            f"The base model has {found} time steps of training and the upgraded model {expected}; choose two models with as many (their num_train_timesteps)."
+        )
+
+
+@contextmanager
+def removing(*handles: RemovableHandle) -> Iterator[None]:
+    """Takes hooks off again, whatever happens while they are on."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def call_of(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Noisy latents and time step(s) of a denoiser's call: some pipelines name them, some do not."""
+    call = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
+    return next(iter(call.values())), call["timestep"]
+
+
+@dataclass
+class _TwoModels(Painter):
+    trained = ("adapter",)
+
+    base: str
+    adapter: str
+    model: str
+    image_encoder: str | None = None
+    scale: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def with_adapter(self) -> ImagePromptPipeline:
+        return Prompted(self.base, self.adapter, self.image_encoder).pipe
+
+    def steps(self, pipe: DiffusionPipeline) -> int:
+        return self.sampling.steps or inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default

@@ -1,0 +1,51 @@
+"""Measures of what came out: a metric a file."""
+
+import importlib
+import pkgutil
+
+from a4a.encoders.arcface import ArcFace
+from a4a.encoders.base import PictureEncoder
+from a4a.encoders.clip import CLIP
+from a4a.encoders.dino import DINO
+from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.clip import CLIPImageScore, CLIPTextScore
+from a4a.evaluation.metrics.dino import DINOScore
+from a4a.evaluation.metrics.diversity import Diversity
+from a4a.evaluation.metrics.ida import IDA
+from a4a.evaluation.metrics.kid import KID
+from a4a.evaluation.metrics.retrieval import Retrieval
+from a4a.evaluation.metrics.similarity import Similarity
+from a4a.evaluation.statistics import Estimate, over_seeds, over_subjects, paired
+
+__all__ = [
+    "CLIP",
+    "DINO",
+    "IDA",
+    "KID",
+    "ArcFace",
+    "CLIPImageScore",
+    "CLIPTextScore",
+    "DINOScore",
+    "Diversity",
+    "Estimate",
+    "Gallery",
+    "Metric",
+    "PictureEncoder",
+    "Retrieval",
+    "Scores",
+    "Similarity",
+    "metrics",
+    "over_seeds",
+    "over_subjects",
+    "paired",
+]
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """Every metric of this folder by its name: a new one needs a file here and nothing else."""
+    found: dict[str, type[Metric]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Metric) and value is not Metric:
+                found[value.__name__] = value
+    return found

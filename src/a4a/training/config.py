@@ -1,0 +1,42 @@
+"""Settings of a training run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from a4a.errors import InputError
+from a4a.training.optimizers import Kind
+
+
+@dataclass
+class TrainingConfig:
+    samples: int = 240_000
+    """Samples to process in all (SC in the paper: steps x batch x processes)."""
+    batch_size: int = 4
+    """Samples per process and forward pass."""
+    gradient_accumulation: int = 1
+    """Forward passes per optimiser step."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Course of the learning rates after the warm-up."""
+    warmup: int = 0
+    """Optimiser steps over which the learning rates rise from zero."""
+    optimizer: Kind = "adamw"
+    """`adamw`, fused on a GPU; `adamw_8bit` keeps its state in a quarter of the memory (pip install a4a[quant])."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights that is saved and scored in place of them; none by default."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpoint_every: int = 20_000
+    """Samples between two checkpoints."""
+    keep_checkpoints: int = 2
+    evaluate_every: int | None = None
+    """Samples between two evaluations; only at the end by default."""
+    tensorboard: bool = True
+    """Log to TensorBoard besides the CSV file."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"training.{name} is {value}; give a number of at least 1, or leave it out for its default.")

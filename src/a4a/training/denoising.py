@@ -1,0 +1,147 @@
+"""Eq. 14: the upgraded model's own loss, with what an adapter adds to it."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
+from torch import Tensor
+
+from a4a.adapters.a4a import A4A
+from a4a.adapters.base import ImagePromptAdapter
+from a4a.backbones import Backbone, Text
+from a4a.injection import Injection
+from a4a.training.base import Batch, Objective
+
+
+@dataclass
+class Rates:
+    """Learning rates by kind of parameter (the paper's asynchronous training)."""
+
+    projection: float = 1e-5
+    """Coupling space projection and alignment."""
+    mapping: float = 1e-4
+    """All else in A4A."""
+    adapter: float = 1e-6
+    """The source adapter where it is fine-tuned; a whole IP-Adapter that is trained from scratch."""
+    denoiser: float = 1e-4
+    """The denoiser itself, where no adapter is trained."""
+
+
+@dataclass
+class Dropping:
+    """How often a condition is left out in training, so that guidance has something to guide away from."""
+
+    image: float = 0.05
+    text: float = 0.05
+    both: float = 0.05
+
+
+@dataclass
+class ObjectiveConfig:
+    rates: Rates = field(default_factory=Rates)
+    dropping: Dropping = field(default_factory=Dropping)
+    train_source: bool = False
+    """Fine-tune the source adapter too (A4A only)."""
+    weighting: Literal["none", "min_snr"] = "none"
+    """Weights of the time steps: none as the paper, or min(SNR, gamma) / SNR, which favours noisy steps."""
+    gamma: float = 5.0
+    """Of the min-SNR weighting."""
+    timesteps: Literal["uniform", "logit_normal", "mode"] = "uniform"
+    """How time steps are drawn: uniform as the paper, or by the densities of SD3 (arXiv 2403.03206, sec. 3.1), where 1 is all noise."""
+    logit_mean: float = 0.0
+    """Of `logit_normal`: above zero favours noisy steps."""
+    logit_std: float = 1.0
+    mode_scale: float = 1.29
+    """Of `mode`: above zero favours the middle, -1 the ends."""
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile the denoiser's repeated blocks: a minute at the start, faster steps after it."""
+
+
+class Denoising(Objective):
+    """The denoising loss of a backbone, of which an adapter is trained, or the denoiser itself where there is none."""
+
+    def __init__(self, backbone: Backbone, adapter: ImagePromptAdapter | None, config: ObjectiveConfig, no_text: Text | None = None):
+        super().__init__()
+        self.config, self.adapter = config, adapter
+        self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
+        self._backbone = backbone
+        self.scheduler = backbone.training_scheduler
+        self._no_text = backbone.no_text() if no_text is None else no_text  # given where the text encoders are not there
+        self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
+        if adapter is not None:
+            adapter.train().requires_grad_(True)
+            if isinstance(adapter, A4A):
+                adapter.train_source(config.train_source)
+        if config.gradient_checkpointing:
+            own = {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)} if adapter is not None else {}  # pyright: ignore[reportOptionalMemberAccess]
+            self.denoiser.enable_gradient_checkpointing(**own)
+        if config.compile:
+            self.denoiser._repeated_blocks = [backbone.block]  # diffusers names none for PixArt
+            self.denoiser.compile_repeated_blocks()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.adapter is None:
+            return [{"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
+        trained = {name: [p for p in group if p.requires_grad] for name, group in self.adapter.groups().items()}
+        return [{"name": name, "params": group, "lr": getattr(self.config.rates, name)} for name, group in trained.items() if group]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, embed]."""
+        latents = batch["latents"].float()
+        count, device = len(latents), latents.device
+        draw = torch.rand(count, device=device)
+        drop = self.config.dropping
+        without_image = draw < drop.image + drop.both
+        without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
+
+        noise = torch.randn_like(latents)
+        timesteps = self._timesteps(count, device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        target = self._backbone.target(self.scheduler, latents, noise, timesteps)
+
+        if self.injection is not None and self.adapter is not None:
+            embeds = batch["embeds"].float()
+            self.show(self.injection, self.adapter, torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds))
+        kind = self.denoiser.dtype
+        # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
+        plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
+        with torch.autocast(device.type, enabled=False) if plain else nullcontext():
+            prediction = self._backbone.predict(noisy.to(kind), timesteps, self._text(batch, without_text))
+        loss = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        if self.config.weighting == "min_snr":
+            snr = compute_snr(self.scheduler, timesteps)
+            velocity = self.scheduler.config.prediction_type == "v_prediction"  # pyright: ignore[reportAttributeAccessIssue]
+            loss = loss * snr.clamp(max=self.config.gamma) / (snr + 1 if velocity else snr)
+        return loss.mean()
+
+    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+        """What a batch sees of its references."""
+        injection.set(adapter(embeds))
+
+    def _timesteps(self, count: int, device: torch.device) -> Tensor:
+        steps = self.scheduler.config.num_train_timesteps  # pyright: ignore[reportAttributeAccessIssue]
+        how = self.config
+        if how.timesteps == "uniform":
+            return torch.randint(0, steps, (count,), device=device)
+        density = compute_density_for_timestep_sampling(how.timesteps, count, how.logit_mean, how.logit_std, how.mode_scale, device)
+        return (density * steps).long().clamp(0, steps - 1)
+
+    def _text(self, batch: Batch, without: Tensor) -> Text:
+        text = {name.removeprefix("text."): t for name, t in batch.items() if name.startswith("text.")}
+        for name, t in text.items():
+            empty = self._no_text[name].to(t.device, t.dtype)
+            text[name] = torch.where(without.view(-1, *[1] * (t.ndim - 1)), empty, t)
+        return text
+
+    def pause(self) -> None:
+        """Takes the features' sites off the denoiser, for as long as others attach theirs."""
+        if self.injection is not None:
+            self.injection.detach()
+
+    def go_on(self) -> None:
+        if self.adapter is not None:
+            self.injection = Injection(self.denoiser, self._backbone.sites)
+            self.adapter.train()

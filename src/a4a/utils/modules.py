@@ -1,0 +1,20 @@
+"""Small helpers for torch modules: device, parameter counts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def size_of(*modules: nn.Module) -> int:
+    return sum(p.numel() for m in modules for p in m.parameters())
+
+
+def _count(make: Callable[[Any], nn.Module], config: Any) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in make(config).parameters())

@@ -1,0 +1,19 @@
+"""Where the zoo's models lie: inside the package, so that everything works at once after an install."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from a4a.errors import InputError
+from a4a.utils.hub import ZOO
+
+MODELS = ZOO
+RECIPE = Path(__file__).parent / "recipe.yaml"
+
+
+def figures(name: str, models: Path = MODELS) -> dict[str, Any]:
+    """The held-out figures that a model of the zoo was shipped with."""
+    file = models / name / "figures.json"
+    if not file.is_file():
+        raise InputError(f"The zoo in {models} has no finished {name}; run `a4a zoo build` to make it.")
+    return json.loads(file.read_text())
