@@ -5,7 +5,7 @@ from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
 from a4a import A4A, IPAdapter
 from a4a.adapters.base import sites_to_config
-from a4a.adapters.meta import source_shell
+from a4a.adapters.meta import load_meta_adapter
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.published import PIXART, SDXL
 from a4a.backbones.unet import UNet
@@ -22,7 +22,7 @@ def upgraded() -> dict:
 
 def base() -> dict:
     """Configuration of the published SD1.5 IP-Adapter."""
-    source = source_shell("h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
+    source = load_meta_adapter("h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
     return {name: value for name, value in source.config.items() if not name.startswith("_")}
 
 

@@ -3,7 +3,7 @@
 from a4a.zoo.registry import MODELS, figures
 
 ROWS = {
-    "judges": "a fresh drawing (the ceiling)",
+    "ceiling": "a fresh drawing (the ceiling)",
     "sd15-mini": "sd15-mini, text only (the floor)",
     "ip-adapter-sd15-mini": "PTA on sd15-mini",
     "pixart-mini": "pixart-mini, text only",

@@ -18,25 +18,25 @@ torch.set_num_threads(1)
 settings.register_profile("a4a", deadline=None, max_examples=25)
 settings.load_profile("a4a")
 
-import tiny
+import tiny_models
 
 
 @pytest.fixture(scope="session")
 def sd15():
-    return tiny.sd15()
+    return tiny_models.sd15()
 
 
 @pytest.fixture(scope="session")
 def sdxl():
-    return tiny.sdxl()
+    return tiny_models.sdxl()
 
 
 @pytest.fixture(scope="session")
 def pixart():
-    return tiny.pixart()
+    return tiny_models.pixart()
 
 
-@pytest.fixture(params=list(tiny.PIPELINES))
+@pytest.fixture(params=list(tiny_models.PIPELINES))
 def pipe(request):
     """Each of the three pipelines."""
     return request.getfixturevalue(request.param)

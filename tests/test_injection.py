@@ -11,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch._dynamo.testing import CompileCounter
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
@@ -27,7 +27,7 @@ def backbone(pipe):
 @pytest.fixture
 def own(pipe):
     """A backbone whose denoiser the test may change."""
-    return backbone_for(tiny.with_own_denoiser(pipe))
+    return backbone_for(tiny_models.with_own_denoiser(pipe))
 
 
 def features(backbone, rows=1, seed=0, tokens=4):
@@ -40,7 +40,7 @@ def features(backbone, rows=1, seed=0, tokens=4):
 
 
 def run(backbone, rows=1, seed=0):
-    return backbone.predict(*tiny.inputs(backbone, rows, seed))
+    return backbone.predict(*tiny_models.inputs(backbone, rows, seed))
 
 
 def injected(backbone, *args, rows=1, **kwargs):
@@ -161,7 +161,7 @@ def row(value, i):
 
 
 def test_references_in_a_batch_are_never_mixed(backbone):
-    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     given = features(backbone, 3)
     with attach(backbone.denoiser, backbone.sites, given):
         together = backbone.predict(noisy, timesteps, text)
@@ -173,7 +173,7 @@ def test_references_in_a_batch_are_never_mixed(backbone):
 
 def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
     positive, negative = features(backbone, 2, seed=1), features(backbone, 2, seed=2)
-    half = tiny.inputs(backbone, 2)
+    half = tiny_models.inputs(backbone, 2)
     double = (torch.cat([half[0]] * 2), torch.cat([half[1]] * 2), {name: torch.cat([t] * 2) for name, t in half[2].items()})
     with attach(backbone.denoiser, backbone.sites, positive, 0.8, negative):
         both = backbone.predict(*double)
@@ -271,7 +271,7 @@ def test_a_lora_added_while_attached(pipe, own):
         add_lora(own.denoiser)
         during = run(own)
     before = injected(own, given)
-    reference = backbone_for(tiny.with_own_denoiser(pipe))
+    reference = backbone_for(tiny_models.with_own_denoiser(pipe))
     add_lora(reference.denoiser)
     merged(reference.denoiser)
     expected = injected(reference, given)
@@ -282,7 +282,7 @@ def test_a_lora_added_while_attached(pipe, own):
 
 def test_compiled_as_one_graph_that_new_features_do_not_recompile(own):
     torch._dynamo.reset()
-    inputs = tiny.inputs(own)
+    inputs = tiny_models.inputs(own)
     given, other = features(own, seed=1), features(own, seed=2)
     expected = [injected(own, f) for f in (given, other)]
     counter = CompileCounter()
@@ -321,7 +321,7 @@ def test_half_precision_runs_and_stays_close(own):
     given = features(own)
     exact = injected(own, given)
     own.denoiser.to(torch.bfloat16)
-    noisy, timesteps, text = tiny.inputs(own)
+    noisy, timesteps, text = tiny_models.inputs(own)
     with attach(own.denoiser, own.sites, given):
         half = own.predict(noisy.bfloat16(), timesteps, text)
     assert half.dtype == torch.bfloat16
@@ -329,7 +329,7 @@ def test_half_precision_runs_and_stays_close(own):
 
 
 def test_features_follow_the_denoiser_to_its_device(own):
-    given, inputs = features(own), tiny.inputs(own)
+    given, inputs = features(own), tiny_models.inputs(own)
     own.denoiser.to("meta")
     noisy, timesteps, text = inputs
     with attach(own.denoiser, own.sites, given):

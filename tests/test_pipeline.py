@@ -12,7 +12,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
@@ -27,7 +27,7 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(s) for s in seeds]
 
 
-def vision(width=tiny.EMBED):
+def vision(width=tiny_models.EMBED):
     torch.manual_seed(9)
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=width
@@ -44,7 +44,7 @@ def picture(colour, size=(20, 30)):
 
 @pytest.fixture(params=["ip", "a4a"])
 def ours(request, pipe, sd15):
-    adapter = tiny.ip_adapter(pipe) if request.param == "ip" else tiny.shaken(tiny.a4a(tiny.ip_adapter(sd15), pipe), 0.1)
+    adapter = tiny_models.ip_adapter(pipe) if request.param == "ip" else tiny_models.shaken(tiny_models.a4a(tiny_models.ip_adapter(sd15), pipe), 0.1)
     yield ImagePromptPipeline(pipe, adapter, vision())
     assert not is_attached(backbone_for(pipe).denoiser)
 
@@ -52,7 +52,13 @@ def ours(request, pipe, sd15):
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
     plain = getattr(ours, "pipe", ours)
     own = {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
-    options = {"num_inference_steps": 2, "height": 2 * tiny.SIDE, "width": 2 * tiny.SIDE, "output_type": "latent", "guidance_scale": 3.0}
+    options = {
+        "num_inference_steps": 2,
+        "height": 2 * tiny_models.SIDE,
+        "width": 2 * tiny_models.SIDE,
+        "output_type": "latent",
+        "guidance_scale": 3.0,
+    }
     return ours(prompt, generator=generators(*seeds), **{**options, **own, **kwargs}).images
 
 
@@ -67,34 +73,34 @@ def differ(a, b):
 def test_without_a_reference_or_at_scale_zero_it_is_the_plain_pipeline(ours):
     plain = call(ours.pipe)
     assert torch.equal(call(ours), plain)
-    assert torch.equal(call(ours, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
-    assert differ(call(ours, image_prompt=tiny.embeds()), plain)
+    assert torch.equal(call(ours, image_prompt=tiny_models.embeds(), image_prompt_scale=0.0), plain)
+    assert differ(call(ours, image_prompt=tiny_models.embeds()), plain)
     assert torch.equal(call(ours.pipe), plain)
 
 
 def test_sigma_reads_long_prompts_to_the_end_as_its_pipeline_does():
-    pipe, prompt = tiny.sigma(), " ".join(["a red dog and a blue cat"] * 40)
-    ours, plain = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), call(pipe, prompt)
+    pipe, prompt = tiny_models.sigma(), " ".join(["a red dog and a blue cat"] * 40)
+    ours, plain = ImagePromptPipeline(pipe, tiny_models.ip_adapter(pipe)), call(pipe, prompt)
     assert torch.equal(call(ours, prompt), plain)
-    assert torch.equal(call(ours, prompt, image_prompt=tiny.embeds(), image_prompt_scale=0.0), plain)
-    assert differ(call(ours, prompt, image_prompt=tiny.embeds()), plain)
+    assert torch.equal(call(ours, prompt, image_prompt=tiny_models.embeds(), image_prompt_scale=0.0), plain)
+    assert differ(call(ours, prompt, image_prompt=tiny_models.embeds()), plain)
     assert ours.backbone.encode_text([prompt])["mask"].sum() > 120  # alpha reads no further
 
 
 def test_the_same_seed_gives_the_same_picture(ours):
-    one, two = (call(ours, image_prompt=tiny.embeds()) for _ in range(2))
+    one, two = (call(ours, image_prompt=tiny_models.embeds()) for _ in range(2))
     assert torch.equal(one, two)
 
 
 def test_one_reference_serves_all_prompts(ours):
-    reference = tiny.embeds()
+    reference = tiny_models.embeds()
     together = call(ours, PROMPTS, (1, 2), image_prompt=reference)
     for i in range(2):
         close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=reference))
 
 
 def test_one_reference_for_each_prompt_is_never_mixed(ours):
-    references = tiny.embeds(2)
+    references = tiny_models.embeds(2)
     together = call(ours, PROMPTS, (1, 2), image_prompt=references)
     for i in range(2):
         close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
@@ -102,28 +108,28 @@ def test_one_reference_for_each_prompt_is_never_mixed(ours):
 
 
 def test_several_pictures_for_each_prompt_and_reference(ours):
-    references = tiny.embeds(2)
+    references = tiny_models.embeds(2)
     together = call(ours, PROMPTS, (1, 2, 3, 4), image_prompt=references, num_images_per_prompt=2)
     for i in range(4):
         close(together[i : i + 1], call(ours, PROMPTS[i // 2], (i + 1,), image_prompt=references[i // 2 : i // 2 + 1]))
 
 
 def test_several_pictures_of_one_reference(ours):
-    together = call(ours, PROMPTS, (1, 2, 3, 4), image_prompt=tiny.embeds(), num_images_per_prompt=2)
+    together = call(ours, PROMPTS, (1, 2, 3, 4), image_prompt=tiny_models.embeds(), num_images_per_prompt=2)
     for i in range(4):
-        close(together[i : i + 1], call(ours, PROMPTS[i // 2], (i + 1,), image_prompt=tiny.embeds()))
+        close(together[i : i + 1], call(ours, PROMPTS[i // 2], (i + 1,), image_prompt=tiny_models.embeds()))
 
 
 def test_without_guidance(ours):
-    found = call(ours, image_prompt=tiny.embeds(), guidance_scale=1.0)
+    found = call(ours, image_prompt=tiny_models.embeds(), guidance_scale=1.0)
     assert differ(found, call(ours, guidance_scale=1.0))
 
 
 def test_guidance_sees_no_image_where_it_sees_no_text(ours):
     """Guidance of 0 would be the unconditional picture; pipelines skip it there, so it is solved from two others."""
-    steps = {"num_inference_steps": 1, "image_prompt": tiny.embeds()}
+    steps = {"num_inference_steps": 1, "image_prompt": tiny_models.embeds()}
     two, three = (call(ours, guidance_scale=g, **steps) for g in (2.0, 3.0))
-    other = {"num_inference_steps": 1, "image_prompt": tiny.embeds(seed=1)}
+    other = {"num_inference_steps": 1, "image_prompt": tiny_models.embeds(seed=1)}
     two_other, three_other = (call(ours, guidance_scale=g, **other) for g in (2.0, 3.0))
     close(3 * two - 2 * three, 3 * two_other - 2 * three_other)
     assert differ(two, two_other)
@@ -131,33 +137,33 @@ def test_guidance_sees_no_image_where_it_sees_no_text(ours):
 
 def test_a_scale_per_site(ours):
     sites = len(ours.backbone.sites)
-    same = call(ours, image_prompt=tiny.embeds(), image_prompt_scale=[0.5] * sites)
-    assert torch.equal(same, call(ours, image_prompt=tiny.embeds(), image_prompt_scale=0.5))
-    first = call(ours, image_prompt=tiny.embeds(), image_prompt_scale=[1.0] + [0.0] * (sites - 1))
-    assert differ(first, call(ours, image_prompt=tiny.embeds()))
+    same = call(ours, image_prompt=tiny_models.embeds(), image_prompt_scale=[0.5] * sites)
+    assert torch.equal(same, call(ours, image_prompt=tiny_models.embeds(), image_prompt_scale=0.5))
+    first = call(ours, image_prompt=tiny_models.embeds(), image_prompt_scale=[1.0] + [0.0] * (sites - 1))
+    assert differ(first, call(ours, image_prompt=tiny_models.embeds()))
 
 
 def test_pictures_are_prompts_too(ours):
     red, blue = picture("red"), picture("blue")
     embeds = ours.embed([red, blue])
-    assert embeds.shape == (2, tiny.EMBED)
+    assert embeds.shape == (2, tiny_models.EMBED)
     close(ours.embed(blue), embeds[1:])
     close(call(ours, PROMPTS, (1, 2), image_prompt=[red, blue]), call(ours, PROMPTS, (1, 2), image_prompt=embeds))
     close(call(ours, image_prompt=red), call(ours, image_prompt=embeds[:1]))
 
 
 def test_prompts_as_embeddings(sd15):
-    ours = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15))
+    ours = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15))
     yes, no = sd15.encode_prompt(PROMPTS, "cpu", 1, True)
-    found = call(ours, None, (1, 2), image_prompt=tiny.embeds(2), prompt_embeds=yes, negative_prompt_embeds=no)
-    close(found, call(ours, PROMPTS, (1, 2), image_prompt=tiny.embeds(2)))
+    found = call(ours, None, (1, 2), image_prompt=tiny_models.embeds(2), prompt_embeds=yes, negative_prompt_embeds=no)
+    close(found, call(ours, PROMPTS, (1, 2), image_prompt=tiny_models.embeds(2)))
 
 
 def test_positional_arguments_are_the_pipelines_own(sd15):
     """Image-to-image takes the picture after the prompt."""
     pipe = StableDiffusionImg2ImgPipeline(**sd15.components, requires_safety_checker=False)
-    ours, options = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15)), {"num_inference_steps": 2, "output_type": "latent"}
-    image, embeds = picture("red", (16, 16)), tiny.embeds()
+    ours, options = ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15)), {"num_inference_steps": 2, "output_type": "latent"}
+    image, embeds = picture("red", (16, 16)), tiny_models.embeds()
     found = ours(PROMPTS[0], image, generator=generators(0), image_prompt=embeds, **options).images
     named = ours(image=image, prompt=PROMPTS[0], generator=generators(0), image_prompt=embeds, **options).images
     plain = pipe(PROMPTS[0], image, generator=generators(0), **options).images
@@ -173,44 +179,44 @@ def test_an_interrupted_generation_leaves_the_plain_model(ours):
 
     name = "callback" if "PixArt" in type(ours.pipe).__name__ else "callback_on_step_end"
     with pytest.raises(KeyboardInterrupt):
-        call(ours, image_prompt=tiny.embeds(), **{name: stop})
+        call(ours, image_prompt=tiny_models.embeds(), **{name: stop})
     assert torch.equal(call(ours.pipe), plain)
 
 
 @pytest.mark.parametrize("references", [2, 4])
 def test_another_number_of_references_than_prompts(ours, references):
     with pytest.raises(InputError, match=f"There are {references} references for 3 prompts; give one for all or one for each"):
-        call(ours, [*PROMPTS, "c"], (1, 2, 3), image_prompt=tiny.embeds(references))
+        call(ours, [*PROMPTS, "c"], (1, 2, 3), image_prompt=tiny_models.embeds(references))
 
 
 def test_embeddings_of_another_shape(ours):
-    for shape in ((1, tiny.EMBED + 1), (tiny.EMBED,), (1, 1, tiny.EMBED)):
-        with pytest.raises(InputError, match=rf"have shape \({shape[0]},.*expected \[references, {tiny.EMBED}\]"):
+    for shape in ((1, tiny_models.EMBED + 1), (tiny_models.EMBED,), (1, 1, tiny_models.EMBED)):
+        with pytest.raises(InputError, match=rf"have shape \({shape[0]},.*expected \[references, {tiny_models.EMBED}\]"):
             call(ours, image_prompt=torch.zeros(shape))
 
 
 def test_a_missing_prompt(ours):
     with pytest.raises(InputError, match="prompt is missing"):
-        call(ours, None, image_prompt=tiny.embeds())
+        call(ours, None, image_prompt=tiny_models.embeds())
 
 
 def test_a_picture_without_an_image_encoder(sd15):
     with pytest.raises(InputError, match="without an image encoder"):
-        call(ImagePromptPipeline(sd15, tiny.ip_adapter(sd15)), image_prompt=picture("red"))
+        call(ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15)), image_prompt=picture("red"))
 
 
 def test_the_wrong_image_encoder_is_refused_with_both_widths(sd15, sdxl):
-    for adapter in (tiny.ip_adapter(sdxl), tiny.a4a(tiny.ip_adapter(sd15), sdxl)):
-        with pytest.raises(InputError, match=f"takes image embeddings of width {tiny.EMBED} but this image encoder gives 32"):
+    for adapter in (tiny_models.ip_adapter(sdxl), tiny_models.a4a(tiny_models.ip_adapter(sd15), sdxl)):
+        with pytest.raises(InputError, match=f"takes image embeddings of width {tiny_models.EMBED} but this image encoder gives 32"):
             ImagePromptPipeline(sdxl, adapter, vision(32))
 
 
 def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor(sd15, tmp_path):
     encoder, image = vision(), picture("green")
     encoder.model.save_pretrained(tmp_path)
-    bare = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path)
+    bare = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path)
     encoder.processor.save_pretrained(tmp_path)
-    whole = ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), str(tmp_path))
+    whole = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), str(tmp_path))
     close(bare.embed(image), encoder([image]))
     close(whole.embed(image), encoder([image]))
 
@@ -224,19 +230,19 @@ def test_pictures_as_tensors_are_the_same_pictures(size):
 
 def test_what_is_no_image_encoder(sd15, tmp_path):
     with pytest.raises(InputError, match="no image encoder folder"):
-        ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path / "none")
+        ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path / "none")
     with pytest.raises(InputError, match="could not be loaded as a CLIP vision model"):
-        ImagePromptPipeline(sd15, tiny.ip_adapter(sd15), tmp_path)
+        ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path)
 
 
 def test_half_precision(pipe):
-    own = tiny.with_own_denoiser(pipe)
-    exact = call(ImagePromptPipeline(own, tiny.ip_adapter(pipe)), image_prompt=tiny.embeds())
+    own = tiny_models.with_own_denoiser(pipe)
+    exact = call(ImagePromptPipeline(own, tiny_models.ip_adapter(pipe)), image_prompt=tiny_models.embeds())
     for part in own.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(torch.bfloat16)
     try:
-        half = call(ImagePromptPipeline(own, tiny.ip_adapter(pipe).to(torch.bfloat16)), image_prompt=tiny.embeds())
+        half = call(ImagePromptPipeline(own, tiny_models.ip_adapter(pipe).to(torch.bfloat16)), image_prompt=tiny_models.embeds())
     finally:
         for part in own.components.values():
             if isinstance(part, torch.nn.Module):
@@ -246,9 +252,9 @@ def test_half_precision(pipe):
 
 
 def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pixart):
-    own, adapter = tiny.with_own_denoiser(pixart), tiny.ip_adapter(pixart)
+    own, adapter = tiny_models.with_own_denoiser(pixart), tiny_models.ip_adapter(pixart)
     own.transformer = torch.compile(own.transformer, backend="eager")
-    references = [None, tiny.embeds(seed=1), tiny.embeds(seed=2), None]
+    references = [None, tiny_models.embeds(seed=1), tiny_models.embeds(seed=2), None]
     compiled, eager = ([call(ImagePromptPipeline(p, adapter), image_prompt=r) for r in references] for p in (own, pixart))
     torch._dynamo.reset()
     for found, expected in zip(compiled, eager, strict=True):
@@ -261,7 +267,7 @@ def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pi
 
 def with_other_guidance(kind, pipe):
     """Another pipeline around the same parts and a copy of the denoiser."""
-    own = tiny.with_own_denoiser(pipe)
+    own = tiny_models.with_own_denoiser(pipe)
     other = kind(**{k: v for k, v in own.components.items() if k in inspect.signature(kind).parameters}, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other
@@ -269,8 +275,8 @@ def with_other_guidance(kind, pipe):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(sd15, guidance):
-    pipe, reference, seen = with_other_guidance(StableDiffusionPAGPipeline, sd15), tiny.embeds(2), []
-    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(sd15))
+    pipe, reference, seen = with_other_guidance(StableDiffusionPAGPipeline, sd15), tiny_models.embeds(2), []
+    ours = ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15))
     hook = pipe.unet.register_forward_hook(lambda _module, args, kwargs, output: seen.append((args, kwargs, output[0])), with_kwargs=True)
     call(ours, PROMPTS, (1, 2), image_prompt=reference, guidance_scale=guidance, pag_scale=2.0, num_inference_steps=1)
     hook.remove()
@@ -283,37 +289,37 @@ def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(
 
 
 def test_perturbed_attention_guidance_that_is_off_is_the_plain_pipeline(sd15):
-    ours = [ImagePromptPipeline(p, tiny.ip_adapter(sd15)) for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))]
-    plain, off = (call(p, image_prompt=tiny.embeds(), **options) for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True))
+    ours = [ImagePromptPipeline(p, tiny_models.ip_adapter(sd15)) for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))]
+    plain, off = (call(p, image_prompt=tiny_models.embeds(), **options) for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True))
     assert torch.equal(off, plain)
-    assert differ(call(ours[1], image_prompt=tiny.embeds()), plain)
+    assert differ(call(ours[1], image_prompt=tiny_models.embeds()), plain)
 
 
 @pytest.mark.parametrize("kind", [StableDiffusionSAGPipeline, StableDiffusionInstructPix2PixPipeline])
 def test_guidance_whose_rows_are_not_known_is_refused(sd15, kind):
     with pytest.raises(InputError, match=f"{kind.__name__} runs the denoiser on other rows than prompts and negatives"):
-        ImagePromptPipeline(with_other_guidance(kind, sd15), tiny.ip_adapter(sd15))
+        ImagePromptPipeline(with_other_guidance(kind, sd15), tiny_models.ip_adapter(sd15))
 
 
 # --- where it computes ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(tiny.PIPELINES))
+@pytest.mark.parametrize("name", list(tiny_models.PIPELINES))
 def test_sequential_offload_leaves_the_picture_and_the_adapters_weights(name):
-    pipe = tiny.PIPELINES[name]()
-    expected = call(ImagePromptPipeline(pipe, tiny.ip_adapter(pipe)), image_prompt=tiny.embeds())
+    pipe = tiny_models.PIPELINES[name]()
+    expected = call(ImagePromptPipeline(pipe, tiny_models.ip_adapter(pipe)), image_prompt=tiny_models.embeds())
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
-    ours = ImagePromptPipeline(pipe, tiny.ip_adapter(pipe))
+    ours = ImagePromptPipeline(pipe, tiny_models.ip_adapter(pipe))
     assert ours.backbone.denoiser.device.type == "meta" and ours.backbone.device.type == "cpu"
-    assert torch.equal(call(ours, image_prompt=tiny.embeds()), expected)
+    assert torch.equal(call(ours, image_prompt=tiny_models.embeds()), expected)
     assert ours.adapter.device.type == "cpu"
     assert ours.backbone.encode_text(PROMPTS)["states"].shape[0] == 2
 
 
 def test_the_pipeline_may_move_after_it_was_wrapped():
-    ours = ImagePromptPipeline(tiny.sd15(), tiny.ip_adapter(tiny.sd15()))
+    ours = ImagePromptPipeline(tiny_models.sd15(), tiny_models.ip_adapter(tiny_models.sd15()))
     ours.pipe.to("meta")
-    positive, negative = ours.features(tiny.embeds())
+    positive, negative = ours.features(tiny_models.embeds())
     assert {t.device.type for f in (positive, negative) for t in f.keys + f.values} == {"meta"}

@@ -55,19 +55,19 @@ class Injection:
         for site, module in zip(sites, self.modules, strict=True):
             if isinstance(module, _Injected):
                 raise InputError(f"Features are already attached at {site.name}; detach them before attaching others.")
-        self._slots = [_Slot(site.name) for site in self.sites]
-        for module, slot in zip(self.modules, self._slots, strict=True):
-            module.__dict__["_injection"] = slot
+        self._contexts = [_SiteContext(site.name) for site in self.sites]
+        for module, context in zip(self.modules, self._contexts, strict=True):
+            module.__dict__["_injection"] = context
             module.__class__ = _injected(type(module))
 
     @property
     def state(self) -> list["_SiteState | None"]:
-        return [slot.state for slot in self._slots]
+        return [context.state for context in self._contexts]
 
     @state.setter
     def state(self, state: Sequence["_SiteState | None"]) -> None:
-        for slot, own in zip(self._slots, state, strict=True):
-            slot.state = own  # pyright: ignore[reportAttributeAccessIssue]
+        for context, own in zip(self._contexts, state, strict=True):
+            context.state = own  # pyright: ignore[reportAttributeAccessIssue]
 
     def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
@@ -106,7 +106,7 @@ class Injection:
         self.detach()
 
     @contextmanager
-    def holding(self, state: list["_SiteState | None"]) -> Iterator[None]:
+    def using_state(self, state: list["_SiteState | None"]) -> Iterator[None]:
         """For a while, the features of another moment."""
         before, self.state = self.state, state
         try:
@@ -121,7 +121,7 @@ class Injection:
         second forward pass comes in between. Give this one to `enable_gradient_checkpointing`.
         """
         state = self.state
-        return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.holding(state)))
+        return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.using_state(state)))
 
 
 class _SiteState:
@@ -132,19 +132,19 @@ class _SiteState:
     def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int):
         self.key, self.value, self.scale, self.rows = key, value, scale, rows
 
-    def for_batch(self, batch: int, slot: "_Slot") -> tuple[Tensor, Tensor]:
+    def for_batch(self, batch: int, context: "_SiteContext") -> tuple[Tensor, Tensor]:
         if batch == self.key.shape[0]:
             return self.key, self.value
         if batch == self.rows:  # no guidance at this step: the conditional rows alone
             return self.key[-self.rows :], self.value[-self.rows :]
         raise InputError(
-            f"The denoiser runs on {batch} rows at {slot.name} but features are attached for {self.rows}"
+            f"The denoiser runs on {batch} rows at {context.name} but features are attached for {self.rows}"
             f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for each prompt, "
             f"to a pipeline whose guidance has no rows but prompts and negatives."
         )
 
 
-class _Slot:
+class _SiteContext:
     """What a module knows of the injection: nothing that differs between sites but tensors, so that compiled blocks share their code."""
 
     __slots__ = ("name", "state")
@@ -162,19 +162,19 @@ def _injected(stock: type[nn.Module]) -> type:
     plain = stock.forward  # looked up here, since torch.compile cannot follow a look-up in the class
 
     def forward(self, *args, **kwargs):
-        slot = self.__dict__["_injection"]
-        if slot.state is None:
+        context = self.__dict__["_injection"]
+        if context.state is None:
             return plain(self, *args, **kwargs)
-        return plain(_StandIn(self, slot), *args, **kwargs)  # pyright: ignore[reportArgumentType]
+        return plain(_AttentionProxy(self, context), *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     return type(stock.__name__, (_Injected, stock), {"forward": forward, "__module__": stock.__module__})
 
 
-class _StandIn:
+class _AttentionProxy:
     """An attention module as its processor sees it, but for `to_q` and `to_out`."""
 
-    def __init__(self, attention: Attention, slot: _Slot):
-        self._attention, self._slot = attention, slot
+    def __init__(self, attention: Attention, context: _SiteContext):
+        self._attention, self._context = attention, context
 
     @property
     def to_out(self) -> tuple[Callable, ...]:
@@ -190,8 +190,8 @@ class _StandIn:
 
     def _out(self, hidden: Tensor, *args) -> Tensor:
         attention = self._attention
-        state: _SiteState = self._slot.state  # pyright: ignore[reportAssignmentType]
-        key, value = state.for_batch(self._query.shape[0], self._slot)
+        state: _SiteState = self._context.state  # pyright: ignore[reportAssignmentType]
+        key, value = state.for_batch(self._query.shape[0], self._context)
 
         def heads(t: Tensor) -> Tensor:
             return t.to(hidden).unflatten(-1, (attention.heads, -1)).transpose(1, 2)

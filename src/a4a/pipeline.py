@@ -46,13 +46,15 @@ class ImagePromptPipeline:
         self.adapter = adapter.eval()
         self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
         if self.image_encoder is not None:
-            self.image_encoder.check(adapter.embed, type(adapter).__name__)
+            self.image_encoder.check(adapter.image_embed_dim, type(adapter).__name__)
 
     def embed(self, image_prompt: ImagePrompt) -> Tensor:
-        """Image embeddings [references, embed], which can be kept and given again as `image_prompt`."""
+        """Image embeddings [references, image_embed_dim], which can be kept and given again as `image_prompt`."""
         if isinstance(image_prompt, Tensor):
-            if image_prompt.ndim != 2 or image_prompt.shape[1] != self.adapter.embed:
-                raise InputError(f"image_prompt embeddings have shape {tuple(image_prompt.shape)}; expected [references, {self.adapter.embed}].")
+            if image_prompt.ndim != 2 or image_prompt.shape[1] != self.adapter.image_embed_dim:
+                raise InputError(
+                    f"image_prompt embeddings have shape {tuple(image_prompt.shape)}; expected [references, {self.adapter.image_embed_dim}]."
+                )
             return image_prompt
         if self.image_encoder is None:
             raise InputError("This pipeline was made without an image encoder; pass one, or give image_prompt as embeddings.")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-import tiny
+import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
@@ -17,7 +17,7 @@ from a4a.transfer.config import Method
 
 @pytest.fixture
 def source(sd15):
-    return tiny.ip_adapter(sd15)
+    return tiny_models.ip_adapter(sd15)
 
 
 def same(a, b):
@@ -28,7 +28,7 @@ def same(a, b):
 
 
 def test_ip_adapter_is_equations_4_to_6(source):
-    state, y = {k: t.double() for k, t in source.state_dict().items()}, tiny.embeds(2)
+    state, y = {k: t.double() for k, t in source.state_dict().items()}, tiny_models.embeds(2)
     for i in range(2):
         c = (state["image_proj.proj.weight"] @ y[i].double() + state["image_proj.proj.bias"]).reshape(source.tokens, -1)
         c = (c - c.mean(1, keepdim=True)) / (c.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
@@ -41,33 +41,33 @@ def test_ip_adapter_is_equations_4_to_6(source):
 
 def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
     backbone = backbone_for(pipe)
-    adapter = IPAdapter.fresh(backbone.sites, backbone.text_projections(), tiny.EMBED, 3)
+    adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), tiny_models.EMBED, 3)
     for i, site in enumerate(backbone.sites):
         module = backbone.denoiser.get_submodule(site.name)
         assert torch.equal(adapter.to_k[i].weight, module.to_k.weight)
         assert torch.equal(adapter.to_v[i].weight, module.to_v.weight)
-    assert adapter(tiny.embeds(2)).tokens == 3
+    assert adapter(tiny_models.embeds(2)).tokens == 3
 
 
 def test_no_image_is_an_embedding_of_zeros(source):
-    assert torch.equal(source.unconditional(tiny.embeds(2)), torch.zeros(2, tiny.EMBED))
+    assert torch.equal(source.unconditional(tiny_models.embeds(2)), torch.zeros(2, tiny_models.EMBED))
 
 
 # --- A4A -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_transfer_maps_the_sources_features(source, pipe):
-    adapter = tiny.shaken(tiny.a4a(source, pipe))
+    adapter = tiny_models.shaken(tiny_models.a4a(source, pipe))
     for a, b in zip(adapter.source.parameters(), source.parameters(), strict=True):
         a.data.copy_(b)
-    embeds = tiny.embeds(2)
+    embeds = tiny_models.embeds(2)
     assert same(adapter(embeds), adapter.mapping(source(embeds)))
     adapter(embeds).check(backbone_for(pipe).sites, "the model")
     assert torch.equal(adapter.unconditional(embeds), source.unconditional(embeds))
 
 
 def test_wrapping_copies_the_source(source, sdxl):
-    adapter = tiny.a4a(source, sdxl)
+    adapter = tiny_models.a4a(source, sdxl)
     assert {k: t.tolist() for k, t in adapter.source.state_dict().items()} == {k: t.tolist() for k, t in source.state_dict().items()}
     with torch.no_grad():
         adapter.source.image_proj.proj.weight.zero_()
@@ -76,32 +76,32 @@ def test_wrapping_copies_the_source(source, sdxl):
 
 @pytest.mark.parametrize("options", [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}])
 def test_saved_and_loaded_it_is_the_same(source, pipe, tmp_path, options):
-    adapter = tiny.shaken(tiny.a4a(source, pipe, **options))
+    adapter = tiny_models.shaken(tiny_models.a4a(source, pipe, **options))
     adapter.save_pretrained(tmp_path)
     again = A4A.from_pretrained(tmp_path)
-    assert same(again(tiny.embeds(2)), adapter(tiny.embeds(2)))
+    assert same(again(tiny_models.embeds(2)), adapter(tiny_models.embeds(2)))
     assert again.sites == adapter.sites == backbone_for(pipe).sites
-    assert (again.embed, again.tokens) == (adapter.embed, adapter.tokens)
+    assert (again.image_embed_dim, again.tokens) == (adapter.image_embed_dim, adapter.tokens)
     mine, theirs = (json.loads(json.dumps({k: v for k, v in a.config.items() if not k.startswith("_")})) for a in (adapter, again))
     assert mine == theirs
 
 
 def test_the_configuration_does_not_tell_where_the_source_came_from(source, sdxl, tmp_path):
     source.save_pretrained(tmp_path / "secret")
-    tiny.a4a(IPAdapter.from_pretrained(tmp_path / "secret"), sdxl).save_pretrained(tmp_path / "a4a")
+    tiny_models.a4a(IPAdapter.from_pretrained(tmp_path / "secret"), sdxl).save_pretrained(tmp_path / "a4a")
     assert "secret" not in (tmp_path / "a4a" / "config.json").read_text()
 
 
 def test_a_saved_ip_adapter_is_the_same(source, tmp_path):
     source.save_pretrained(tmp_path)
     again = IPAdapter.from_pretrained(tmp_path)
-    assert same(again(tiny.embeds(2)), source(tiny.embeds(2)))
+    assert same(again(tiny_models.embeds(2)), source(tiny_models.embeds(2)))
     assert again.sites == source.sites
 
 
 def test_with_text_every_sites_feature_is_its_text_projection_of_one_shared_token(source, pipe):
     text = backbone_for(pipe).text_projections()
-    adapter = tiny.a4a(source, pipe, text=text)
+    adapter = tiny_models.a4a(source, pipe, text=text)
     for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
         mapped = torch.randn(2, len(adapter.sites), 4, alignment.text.in_features)
         tokens = alignment.text(mapped)
@@ -111,9 +111,9 @@ def test_with_text_every_sites_feature_is_its_text_projection_of_one_shared_toke
 
 
 def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
-    adapter = tiny.a4a(source, pipe, text=backbone_for(pipe).text_projections())
-    references = torch.randn(300, tiny.EMBED)
-    adapter.couple(references)
+    adapter = tiny_models.a4a(source, pipe, text=backbone_for(pipe).text_projections())
+    references = torch.randn(300, tiny_models.EMBED)
+    adapter.init_projection(references)
     features = source(references)
     for projection, rows, makers in zip(adapter.mapping.projections, (features.keys, features.values), (source.to_k, source.to_v), strict=True):
         coupled = projection(rows).detach()
@@ -127,12 +127,12 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
 
 
 def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe):
-    adapter = tiny.a4a(source, pipe)
-    adapter.couple(torch.randn(300, tiny.EMBED))
+    adapter = tiny_models.a4a(source, pipe)
+    adapter.init_projection(torch.randn(300, tiny_models.EMBED))
     coupled = []
     for projection in adapter.mapping.projections:
         projection.register_forward_hook(lambda *args: coupled.append(args[-1]))
-    embeds = tiny.embeds(4).bfloat16()
+    embeds = tiny_models.embeds(4).bfloat16()
     exact = adapter(embeds.float())
     with torch.autocast("cpu", torch.bfloat16):
         rounded = adapter(embeds)
@@ -145,39 +145,39 @@ def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"sharing": "width", "text_start": True}, "text_start needs a layer per site"),
-        ({"sharing": "width"}, "white_start needs a layer per site"),
-        ({"coupling": False}, "white_start needs the source's features"),
+        ({"sharing": "width", "text_init": True}, "text_init needs a layer per site"),
+        ({"sharing": "width"}, "whiten_init needs a layer per site"),
+        ({"coupling": False}, "whiten_init needs the source's features"),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
     with pytest.raises(InputError, match=said):
-        Method(**options).build(backbone_for(pixart), source, tiny.EMBED)
+        Method(**options).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
 def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source, pixart):
     with pytest.raises(InputError, match="7 heads but its attention is 96 wide"):
-        Method(heads=7).build(backbone_for(pixart), source, tiny.EMBED)
+        Method(heads=7).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
     source_width = source.text_width
-    adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny.EMBED)
+    adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny_models.EMBED)
     assert torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight) and adapter.text_width == source_width
-    assert [f.shape[-1] for f in adapter(tiny.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
+    assert [f.shape[-1] for f in adapter(tiny_models.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
 
 
 def test_from_scratch_begins_as_the_models_own_text_projections_or_at_random(pipe):
     known = backbone_for(pipe)
-    own, chance = (Method(kind="ip_adapter", random_start=r).build(known, None, tiny.EMBED) for r in (False, True))
+    own, chance = (Method(kind="ip_adapter", random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True))
     for mine, other, text in zip(own.to_k, chance.to_k, known.text_projections()[0], strict=True):
         assert torch.equal(mine.weight, text.weight) and not torch.equal(other.weight, text.weight)
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])
 def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
-    adapter = tiny.a4a(source, pipe, sharing=sharing)
-    groups = adapter.groups()
+    adapter = tiny_models.a4a(source, pipe, sharing=sharing)
+    groups = adapter.parameter_groups()
     assert list(groups) == ["projection", "mapping", "adapter"]
     found = [id(p) for group in groups.values() for p in group]
     assert sorted(found) == sorted(id(p) for p in adapter.parameters())
@@ -187,14 +187,14 @@ def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
 
 
 def test_an_ip_adapter_is_one_group(source):
-    assert [id(p) for p in source.groups()["adapter"]] == [id(p) for p in source.parameters()]
+    assert [id(p) for p in source.parameter_groups()["adapter"]] == [id(p) for p in source.parameters()]
 
 
 # --- onto the wrong model ------------------------------------------------------------------------------------------
 
 
 def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixart):
-    adapter, sites = tiny.a4a(source, sdxl), backbone_for(sdxl).sites
+    adapter, sites = tiny_models.a4a(source, sdxl), backbone_for(sdxl).sites
     other = backbone_for(pixart).sites
     with pytest.raises(InputError) as caught:
         ImagePromptPipeline(pixart, adapter)
@@ -203,13 +203,13 @@ def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixa
 
 
 def test_a_model_with_one_site_more_is_refused(source, sd15):
-    short = A4A.wrap(source, backbone_for(sd15).sites[:-1], rounds=0)
+    short = A4A.from_source(source, backbone_for(sd15).sites[:-1], rounds=0)
     with pytest.raises(InputError, match=r"site 15, mid_block.*attn2 of width 48, is missing"):
         ImagePromptPipeline(sd15, short)
 
 
 def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
-    unnamed = IPAdapter([[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny.EMBED, tiny.TEXT)
+    unnamed = IPAdapter([[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny_models.EMBED, tiny_models.TEXT)
     ImagePromptPipeline(sd15, unnamed)
     with pytest.raises(InputError, match=r"site 0 is 1 of width 16 where down_blocks.*of width 32"):
         ImagePromptPipeline(sdxl, unnamed)
@@ -218,40 +218,40 @@ def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
 def test_features_of_another_width_do_not_load(source, tmp_path):
     source.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["embed"] = 7
+    config["image_embed_dim"] = 7
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(Exception, match=r"(?i)size|shape"):
         IPAdapter.from_pretrained(tmp_path)
 
 
 def test_shapes_are_enforced_while_tests_run(source):
-    with pytest.raises(Exception, match=r"(?s)embeds.*batch embed"):
-        source(torch.zeros(tiny.EMBED))
-    assert isinstance(source(torch.zeros(1, tiny.EMBED)), SiteFeatures)
+    with pytest.raises(Exception, match=r"(?s)embeds.*batch image_embed_dim"):
+        source(torch.zeros(tiny_models.EMBED))
+    assert isinstance(source(torch.zeros(1, tiny_models.EMBED)), SiteFeatures)
     assert isinstance(source.to_k, nn.ModuleList)
     assert sites_to_config(source.sites)[0] == [source.sites[0].name, source.sites[0].width, source.sites[0].depth]
 
 
 def test_only_the_chosen_base_sites_are_used(pixart, sd15):
-    source = tiny.ip_adapter(sd15)
-    adapter = tiny.shaken(A4A.wrap(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1)
-    before = adapter(tiny.embeds(2)).keys[0]
+    source = tiny_models.ip_adapter(sd15)
+    adapter = tiny_models.shaken(A4A.from_source(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1)
+    before = adapter(tiny_models.embeds(2)).keys[0]
     unused = next(i for i in range(len(source.sites)) if i not in adapter.used)
     with torch.no_grad():
         adapter.source.to_k[unused].weight.add_(1.0)
-        assert torch.equal(before, adapter(tiny.embeds(2)).keys[0])
+        assert torch.equal(before, adapter(tiny_models.embeds(2)).keys[0])
         adapter.source.to_k[adapter.used[0]].weight.add_(1.0)
-    assert len(adapter.used) == 2 and not torch.equal(before, adapter(tiny.embeds(2)).keys[0])
+    assert len(adapter.used) == 2 and not torch.equal(before, adapter(tiny_models.embeds(2)).keys[0])
     with pytest.raises(InputError, match="base_sites is 99"):
-        A4A.wrap(source, backbone_for(pixart).sites, base_sites=99)
+        A4A.from_source(source, backbone_for(pixart).sites, base_sites=99)
 
 
 def test_without_coupling_the_attention_layers_of_the_source_do_not_matter(pixart, sd15):
-    adapter = tiny.shaken(A4A.wrap(tiny.ip_adapter(sd15), backbone_for(pixart).sites, coupling=False, rounds=1, heads=2), 0.1)
-    before = adapter(tiny.embeds(2)).values[0]
+    adapter = tiny_models.shaken(A4A.from_source(tiny_models.ip_adapter(sd15), backbone_for(pixart).sites, coupling=False, rounds=1, heads=2), 0.1)
+    before = adapter(tiny_models.embeds(2)).values[0]
     with torch.no_grad():
         for layer in (*adapter.source.to_k, *adapter.source.to_v):
             layer.weight.add_(1.0)
-        assert torch.equal(before, adapter(tiny.embeds(2)).values[0])
+        assert torch.equal(before, adapter(tiny_models.embeds(2)).values[0])
         adapter.source.image_proj.proj.weight.add_(torch.randn_like(adapter.source.image_proj.proj.weight))
-    assert not torch.equal(before, adapter(tiny.embeds(2)).values[0])
+    assert not torch.equal(before, adapter(tiny_models.embeds(2)).values[0])

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-import tiny
-from a4a.adapters import formats as checkpoint
+import tiny_models
+from a4a.adapters import formats
 from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import load_adapter
 from a4a.cli.inspect import describe
@@ -15,7 +15,7 @@ from a4a.errors import InputError
 
 @pytest.fixture
 def adapter(sd15, pixart):
-    return tiny.a4a(tiny.ip_adapter(sd15), pixart)
+    return tiny_models.a4a(tiny_models.ip_adapter(sd15), pixart)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_adapter_on_the_hub_is_loaded_and_inspected_by_its_name(adapter, publ
 
 
 def test_a_published_checkpoint_on_the_hub_is_still_one(sd15, publish, tmp_path):
-    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "models" / "a.safetensors")
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "models" / "a.safetensors")
     publish(tmp_path / "models", "me/repo", "models")
     assert load_adapter("me/repo/models/a.safetensors").tokens == 4
     assert describe("me/repo/models/a.safetensors")["kind"] == "IP-Adapter, base family"
@@ -90,7 +90,7 @@ def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):
 
 
 def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
-    adapter.name_image_encoder("h94/IP-Adapter/models/image_encoder")
+    adapter.set_image_encoder("h94/IP-Adapter/models/image_encoder")
     adapter.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "library_name: a4a" in card and "transferred from an IP-Adapter by A4A" in card
@@ -100,8 +100,8 @@ def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
 
 
 def test_an_adapter_that_knows_no_more_than_the_kind_of_its_encoder_names_no_place(sd15, tmp_path):
-    adapter = tiny.ip_adapter(sd15)
-    adapter.name_image_encoder("CLIP ViT-H/14")
+    adapter = tiny_models.ip_adapter(sd15)
+    adapter.set_image_encoder("CLIP ViT-H/14")
     adapter.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "| image encoder | `CLIP ViT-H/14`" in card and 'CLIPImageEncoder.load("its/image/encoder")' in card

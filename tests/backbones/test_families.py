@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for, families, load_pipeline
 from a4a.errors import InputError
 
@@ -22,7 +22,7 @@ class Recorded:
 
 def recorded(pipe, **kwargs):
     record = Recorded(backbone_for(pipe).denoiser)
-    tiny.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
+    tiny_models.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
     record.hook.remove()
     (args, kwargs, out), *_ = record.calls
     noisy = args[0]
@@ -33,15 +33,15 @@ def recorded(pipe, **kwargs):
 @pytest.fixture(scope="session")
 def pixart_1024():
     """A PixArt that is told resolution and aspect ratio, as the 1024-pixel ones are."""
-    return tiny.pixart(sample_size=128)
+    return tiny_models.pixart(sample_size=128)
 
 
 @pytest.fixture(scope="session")
 def sigma():
-    return tiny.sigma()
+    return tiny_models.sigma()
 
 
-@pytest.fixture(params=[*tiny.PIPELINES, "pixart_1024", "sigma"])
+@pytest.fixture(params=[*tiny_models.PIPELINES, "pixart_1024", "sigma"])
 def model(request):
     return request.getfixturevalue(request.param)
 
@@ -66,9 +66,9 @@ def test_predict_is_what_the_pipeline_computes_with_guidance(model):
 def test_resolution_and_aspect_ratio_matter_to_the_model_that_is_told_them(pixart_1024):
     backbone = backbone_for(pixart_1024)
     assert backbone.denoiser.use_additional_conditions
-    noisy, timesteps, text = tiny.inputs(backbone)
+    noisy, timesteps, text = tiny_models.inputs(backbone)
     square = backbone.predict(noisy, timesteps, text)
-    assert not torch.allclose(backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny.SIDE], square, atol=1e-3)
+    assert not torch.allclose(backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny_models.SIDE], square, atol=1e-3)
 
 
 def test_text_has_a_row_for_each_prompt(model):
@@ -93,7 +93,7 @@ def test_sites_are_in_the_order_of_the_attention_processors(model):
 def test_depths_are_the_order_of_execution(model):
     backbone, ran = backbone_for(model), []
     hooks = [backbone.denoiser.get_submodule(s.name).register_forward_hook(lambda *_, s=s: ran.append(s)) for s in backbone.sites]
-    backbone.predict(*tiny.inputs(backbone))
+    backbone.predict(*tiny_models.inputs(backbone))
     for hook in hooks:
         hook.remove()
     assert [s.depth for s in ran] == pytest.approx([i / (len(ran) - 1) for i in range(len(ran))])
@@ -106,26 +106,26 @@ def test_widths_are_those_of_keys_and_values(model):
         assert site.width == k.out_features == v.out_features
 
 
-@pytest.mark.parametrize("make", [tiny.pixart, tiny.sigma])
+@pytest.mark.parametrize("make", [tiny_models.pixart, tiny_models.sigma])
 def test_bins_of_resolutions_are_used_where_the_pipeline_has_them(make):
     binned = [backbone_for(make(sample_size=side)).call_options()["use_resolution_binning"] for side in (8, 64, 256)]
-    assert binned == [False, True, make is tiny.sigma]
+    assert binned == [False, True, make is tiny_models.sigma]
 
 
 def test_learned_variance_is_dropped(pixart):
     backbone = backbone_for(pixart)
     assert backbone.denoiser.config.out_channels == 2 * backbone.denoiser.config.in_channels
-    assert backbone.predict(*tiny.inputs(backbone, 2)).shape == (2, 4, tiny.SIDE, tiny.SIDE)
+    assert backbone.predict(*tiny_models.inputs(backbone, 2)).shape == (2, 4, tiny_models.SIDE, tiny_models.SIDE)
 
 
 def test_pixels_become_latents_as_the_denoiser_sees_them(model):
     backbone = backbone_for(model)
-    pixels = torch.rand(2, 3, 2 * tiny.SIDE, 2 * tiny.SIDE) * 2 - 1
+    pixels = torch.rand(2, 3, 2 * tiny_models.SIDE, 2 * tiny_models.SIDE) * 2 - 1
     torch.manual_seed(0)
     found = backbone.encode_pixels(pixels)
     torch.manual_seed(0)
     expected = model.vae.encode(pixels).latent_dist.sample() * model.vae.config.scaling_factor
-    assert found.shape == (2, 4, tiny.SIDE, tiny.SIDE)
+    assert found.shape == (2, 4, tiny_models.SIDE, tiny_models.SIDE)
     torch.testing.assert_close(found, expected)
 
 
@@ -170,7 +170,7 @@ def test_a_denoiser_that_inherits_a_supported_one_is_supported(sd15):
     class Mine(type(sd15.unet)):
         pass
 
-    own = tiny.with_own_denoiser(sd15)
+    own = tiny_models.with_own_denoiser(sd15)
     own.unet.__class__ = Mine
     assert backbone_for(own).sites == backbone_for(sd15).sites
 
@@ -178,7 +178,7 @@ def test_a_denoiser_that_inherits_a_supported_one_is_supported(sd15):
 def test_a_pipeline_folder_is_loaded(pixart, tmp_path):
     pixart.save_pretrained(tmp_path)
     again = load_pipeline(tmp_path)
-    assert torch.equal(tiny.call(again), tiny.call(pixart))
+    assert torch.equal(tiny_models.call(again), tiny_models.call(pixart))
 
 
 def test_what_is_no_pipeline_is_an_input_error(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPAGPipeline, StableDiffusionSAGPipeline
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.baselines import DeltaSamplingPipeline
 from a4a.baselines.delta_sampling import converting
@@ -21,12 +21,12 @@ def generators(*seeds):
 
 @pytest.fixture(scope="module")
 def prompted(sd15):
-    return ImagePromptPipeline(sd15, tiny.ip_adapter(sd15))
+    return ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15))
 
 
 @pytest.fixture(params=["sdxl", "pixart", "sd15"])
 def upgraded(request):
-    return tiny.with_own_denoiser(request.getfixturevalue(request.param))
+    return tiny_models.with_own_denoiser(request.getfixturevalue(request.param))
 
 
 @pytest.fixture
@@ -39,9 +39,15 @@ def ours(prompted, upgraded):
 
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
     plain = getattr(ours, "pipe", ours)
-    own = {"image_prompt": tiny.embeds()} if plain is not ours else {}
+    own = {"image_prompt": tiny_models.embeds()} if plain is not ours else {}
     own |= {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
-    options = {"num_inference_steps": 3, "height": 2 * tiny.SIDE, "width": 2 * tiny.SIDE, "output_type": "latent", "guidance_scale": 3.0}
+    options = {
+        "num_inference_steps": 3,
+        "height": 2 * tiny_models.SIDE,
+        "width": 2 * tiny_models.SIDE,
+        "output_type": "latent",
+        "guidance_scale": 3.0,
+    }
     return ours(prompt, generator=generators(*seeds), **{**options, **own, **kwargs}).images
 
 
@@ -64,7 +70,7 @@ def test_at_scale_zero_it_is_the_plain_model(ours):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_model_upgraded_to_itself_is_the_base_model_with_the_image_prompt(prompted, guidance):
     """base + (base with - base) = base with: for every step, text and noise."""
-    same = DeltaSamplingPipeline(prompted, tiny.with_own_denoiser(prompted.pipe))
+    same = DeltaSamplingPipeline(prompted, tiny_models.with_own_denoiser(prompted.pipe))
     for options in ({}, {"negative_prompt": "blue"}, {"num_images_per_prompt": 2, "seeds": (1, 2)}, {"image_prompt_scale": 0.5}):
         options = {"guidance_scale": guidance, **options}
         close(call(same, **options), call(prompted, **options))
@@ -74,7 +80,7 @@ def test_a_model_upgraded_to_itself_is_the_base_model_with_the_image_prompt(prom
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
 def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, scheduler):
     """The same U-Net told in velocities, `v = (eps - sigma x) / alpha`: the picture is that of the base model with the image prompt."""
-    pipe = tiny.with_own_denoiser(prompted.pipe)
+    pipe = tiny_models.with_own_denoiser(prompted.pipe)
     alphas = prompted.backbone.training_scheduler.alphas_cumprod
 
     def velocity(_, args, output):
@@ -84,7 +90,7 @@ def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, schedu
     spacing = {"timestep_spacing": "leading"}
     handle = pipe.unet.register_forward_hook(velocity)
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction", **spacing)
-    base = ImagePromptPipeline(tiny.with_own_denoiser(prompted.pipe), prompted.adapter)
+    base = ImagePromptPipeline(tiny_models.with_own_denoiser(prompted.pipe), prompted.adapter)
     base.pipe.scheduler = scheduler.from_config(base.pipe.scheduler.config, **spacing)
     found, expected = call(DeltaSamplingPipeline(base, pipe)), call(base)
     handle.remove()
@@ -108,7 +114,7 @@ def test_differences_are_converted(kind, other):
 
 
 def test_a_batch_is_its_rows(ours):
-    references = tiny.embeds(3)
+    references = tiny_models.embeds(3)
     together = call(ours, PROMPTS, (1, 2, 3), image_prompt=references)
     for i in range(3):
         close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
@@ -116,7 +122,7 @@ def test_a_batch_is_its_rows(ours):
 
 
 def test_learned_variances_stay_what_they_were(prompted, pixart):
-    ours = DeltaSamplingPipeline(prompted, tiny.with_own_denoiser(pixart))
+    ours = DeltaSamplingPipeline(prompted, tiny_models.with_own_denoiser(pixart))
     seen = []
     handle = ours.backbone.denoiser.register_forward_hook(lambda *given: seen.append(given[-1][0].clone()))
     call(ours, num_inference_steps=1, guidance_scale=1.0)
@@ -146,7 +152,7 @@ def test_the_base_model_runs_twice_a_step(ours, prompted):
 
 
 def test_another_schedule_is_met_at_the_same_noise(prompted, sdxl):
-    pipe = tiny.with_own_denoiser(sdxl)
+    pipe = tiny_models.with_own_denoiser(sdxl)
     pipe.scheduler = DDIMScheduler(clip_sample=False)  # linear from 0.0001 to 0.02, as PixArt-alpha's
     ours = DeltaSamplingPipeline(prompted, pipe)
     assert int(ours._same_noise(torch.tensor(999))[0]) == 999  # noisier than any step of the base model: its last
@@ -180,12 +186,12 @@ def test_an_interrupted_generation_leaves_the_plain_model(ours):
 
 
 def test_other_latents_are_refused(prompted, sdxl):
-    large = tiny.with_own_denoiser(sdxl)
-    large.unet.register_to_config(sample_size=2 * tiny.SIDE)
+    large = tiny_models.with_own_denoiser(sdxl)
+    large.unet.register_to_config(sample_size=2 * tiny_models.SIDE)
     with pytest.raises(InputError, match=r"upgraded model has 4 channels of 16 x 16, scaled by 0.18215, and the base model 4 channels of 8 x 8"):
         DeltaSamplingPipeline(prompted, large)
-    scaled = tiny.with_own_denoiser(sdxl)
-    scaled.vae = tiny.vae()
+    scaled = tiny_models.with_own_denoiser(sdxl)
+    scaled.vae = tiny_models.vae()
     scaled.vae.register_to_config(scaling_factor=0.13025)
     with pytest.raises(InputError, match=r"scaled by 0\.13025"):
         DeltaSamplingPipeline(prompted, scaled)
@@ -198,13 +204,13 @@ def test_one_denoiser_for_both_is_refused(prompted):
 
 @pytest.mark.parametrize(("kind", "words"), [(StableDiffusionPAGPipeline, "perturbs the attention"), (StableDiffusionSAGPipeline, "other rows")])
 def test_guidance_by_other_rows_is_refused(prompted, kind, words):
-    parts = {n: p for n, p in tiny.with_own_denoiser(prompted.pipe).components.items() if n in inspect.signature(kind).parameters}
+    parts = {n: p for n, p in tiny_models.with_own_denoiser(prompted.pipe).components.items() if n in inspect.signature(kind).parameters}
     with pytest.raises(InputError, match=f"{kind.__name__} .*{words}"):
         DeltaSamplingPipeline(prompted, kind(**parts, requires_safety_checker=False))
 
 
 def test_another_kind_of_prediction_is_refused(prompted, sdxl):
-    pipe = tiny.with_own_denoiser(sdxl)
+    pipe = tiny_models.with_own_denoiser(sdxl)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="flow_prediction")
     with pytest.raises(InputError, match="predicts 'flow_prediction'; Delta Sampling needs epsilon"):
         DeltaSamplingPipeline(prompted, pipe)
@@ -214,4 +220,4 @@ def test_a_missing_prompt_and_too_many_references(ours):
     with pytest.raises(InputError, match="prompt is missing"):
         call(ours, None)
     with pytest.raises(InputError, match="There are 2 references for 3 prompts"):
-        call(ours, PROMPTS, (1, 2, 3), image_prompt=tiny.embeds(2))
+        call(ours, PROMPTS, (1, 2, 3), image_prompt=tiny_models.embeds(2))

@@ -3,13 +3,13 @@ import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.backbones.published import SD15, SDXL
 from a4a.baselines import XAdapter, XAdapterMapping, XAdapterPipeline, train_x_adapter
 from a4a.baselines.x_adapter import image_to_image
 from a4a.baselines.x_adapter_training import Joined, Resized
-from a4a.data.image_folder import PictureFolder
+from a4a.data.image_folder import ImageFolderDataset
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
 from a4a.training.config import TrainingConfig
@@ -25,29 +25,29 @@ def generators(*seeds):
 
 def twice(pipe):
     """The same model for latents of twice the side, as SDXL's are to SD1.5's."""
-    pipe = tiny.with_own_denoiser(pipe)
-    pipe.unet.register_to_config(sample_size=2 * tiny.SIDE)
+    pipe = tiny_models.with_own_denoiser(pipe)
+    pipe.unet.register_to_config(sample_size=2 * tiny_models.SIDE)
     return pipe
 
 
 @pytest.fixture(scope="module")
 def prompted(sd15):
-    return ImagePromptPipeline(sd15, tiny.ip_adapter(sd15))
+    return ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15))
 
 
 @pytest.fixture(scope="module", params=["as large", "twice as large"])
 def upgraded(request, sdxl):
-    return tiny.with_own_denoiser(sdxl) if request.param == "as large" else twice(sdxl)
+    return tiny_models.with_own_denoiser(sdxl) if request.param == "as large" else twice(sdxl)
 
 
 def mapper_for(prompted, pipe, size=0.0):
     torch.manual_seed(0)
     mapper = XAdapter.between(prompted.backbone.denoiser, pipe.unet)
-    return tiny.shaken(mapper, size).requires_grad_(False)
+    return tiny_models.shaken(mapper, size).requires_grad_(False)
 
 
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
-    options = {"num_inference_steps": STEPS, "start": 0.5, "output_type": "latent", "guidance_scale": 3.0, "image_prompt": tiny.embeds()}
+    options = {"num_inference_steps": STEPS, "start": 0.5, "output_type": "latent", "guidance_scale": 3.0, "image_prompt": tiny_models.embeds()}
     return ours(prompt, generator=generators(*seeds), **{**options, **kwargs}).images
 
 
@@ -63,7 +63,7 @@ def close(a, b, tolerance=1e-4):
 def test_a_new_mapper_is_plain_image_to_image(prompted, upgraded, start):
     found = call(XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded)), start=start)
     options = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "generator": generators(0)}
-    prompt = {"prompt": PROMPTS[0], "image_prompt": tiny.embeds()}
+    prompt = {"prompt": PROMPTS[0], "image_prompt": tiny_models.embeds()}
     pictures = prompted(**prompt, **options, output_type="pt").images
     second = {**options, "strength": start, "output_type": "latent"}
     ImagePromptPipeline(image_to_image(prompted.pipe), prompted.adapter)(**prompt, image=pictures, **second)  # takes its noise
@@ -77,12 +77,12 @@ def test_a_trained_mapper_carries_the_image_prompt(prompted, upgraded):
     plain = call(blind, start=1.0)
     assert differ(call(seeing, start=1.0), plain)
     assert torch.equal(call(seeing, start=1.0, mapper_scale=0.0), plain)
-    assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt=tiny.embeds(seed=1)))
+    assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt=tiny_models.embeds(seed=1)))
     assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt_scale=0.0))
 
 
 def test_a_batch_is_its_rows(prompted, upgraded):
-    ours, references = XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded, 0.1)), tiny.embeds(3)
+    ours, references = XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded, 0.1)), tiny_models.embeds(3)
     together = call(ours, PROMPTS, (1, 2, 3), image_prompt=references)
     for i in range(3):
         close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
@@ -98,7 +98,7 @@ def test_one_reference_and_several_pictures_of_each_prompt(prompted, sdxl):
 
 def test_without_guidance(prompted, sdxl):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl, 0.1))
-    assert differ(call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt=tiny.embeds(seed=1)))
+    assert differ(call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt=tiny_models.embeds(seed=1)))
 
 
 @pytest.mark.parametrize("start", [0.25, 0.6, 1.0])
@@ -119,14 +119,14 @@ def test_the_base_model_runs_as_often_as_is_said(prompted, sdxl, start):
 
 @pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler])
 def test_any_scheduler_of_the_upgraded_model(prompted, sdxl, scheduler):
-    pipe = tiny.with_own_denoiser(sdxl)
+    pipe = tiny_models.with_own_denoiser(sdxl)
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     assert call(XAdapterPipeline(prompted, pipe, mapper_for(prompted, pipe, 0.1))).isfinite().all()
 
 
 def test_afterwards_both_models_are_what_they_were(prompted, sdxl):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl, 0.1))
-    before = tiny.call(sdxl), tiny.call(prompted.pipe)
+    before = tiny_models.call(sdxl), tiny_models.call(prompted.pipe)
     first = call(ours)
 
     def stop(*_):
@@ -139,7 +139,7 @@ def test_afterwards_both_models_are_what_they_were(prompted, sdxl):
         handle.remove()
     with pytest.raises(KeyboardInterrupt):
         call(ours, callback_on_step_end=stop)
-    assert torch.equal(tiny.call(sdxl), before[0]) and torch.equal(tiny.call(prompted.pipe), before[1])
+    assert torch.equal(tiny_models.call(sdxl), before[0]) and torch.equal(tiny_models.call(prompted.pipe), before[1])
     assert torch.equal(call(ours), first)
     for unet in (sdxl.unet, prompted.pipe.unet):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet.modules())
@@ -166,7 +166,7 @@ def test_what_it_costs(prompted, sdxl):
     parts = [prompted.pipe.unet, prompted.pipe.vae, prompted.pipe.text_encoder, prompted.adapter, mapper]
     expected = sum(p.numel() for part in parts for p in part.parameters())
     assert XAdapterPipeline(prompted, sdxl, mapper).parameters == expected
-    sharing = tiny.with_own_denoiser(sdxl)
+    sharing = tiny_models.with_own_denoiser(sdxl)
     sharing.vae = prompted.pipe.vae
     assert XAdapterPipeline(prompted, sharing, mapper).parameters == expected - sum(p.numel() for p in sharing.vae.parameters())
 
@@ -195,21 +195,21 @@ def test_a_mapper_of_other_models_is_refused(prompted, sdxl):
 
 
 def test_sizes_that_are_no_power_of_two_apart_are_refused(prompted, sdxl):
-    odd = tiny.with_own_denoiser(sdxl)
+    odd = tiny_models.with_own_denoiser(sdxl)
     odd.unet.register_to_config(sample_size=12)
     with pytest.raises(InputError, match="differs by a power of two"):
         XAdapter.between(prompted.pipe.unet, odd.unet)
 
 
 def test_other_numbers_of_training_steps_are_refused(prompted, sdxl):
-    pipe = tiny.with_own_denoiser(sdxl)
+    pipe = tiny_models.with_own_denoiser(sdxl)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, num_train_timesteps=500)
     with pytest.raises(InputError, match="base model has 1000 time steps of training and the upgraded model 500"):
         XAdapterPipeline(prompted, pipe, mapper_for(prompted, pipe))
 
 
 def test_time_steps_that_differ_are_refused(prompted, sdxl):
-    pipe = tiny.with_own_denoiser(sdxl)
+    pipe = tiny_models.with_own_denoiser(sdxl)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(InputError, match=r"upgraded model is at time step 900.* and the base model at"):
         call(XAdapterPipeline(prompted, pipe, mapper_for(prompted, pipe)), timesteps=[900, 600, 300, 1], start=1.0)
@@ -229,7 +229,7 @@ class Rows:
 
     def __init__(self, base, upgraded, count=4):
         generator = torch.Generator().manual_seed(0)
-        sides = {"base": tiny.SIDE, "upgraded": upgraded.denoiser.config.sample_size}
+        sides = {"base": tiny_models.SIDE, "upgraded": upgraded.denoiser.config.sample_size}
         self.tensors = {f"{n}.latents": torch.randn(count, 4, s, s, generator=generator) for n, s in sides.items()}
         self.tensors |= {f"base.text.{n}": t for n, t in base.encode_text(["a cat", "a dog", "a bird", "a fish"][:count]).items()}
 
@@ -308,7 +308,7 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
         Image.new("RGB", (32, 32), (80 * i, 100, 200)).save(tmp_path / "data" / f"{i}.png")
     lines = [f'{{"file_name": "{i}.png", "text": "picture {i}"}}' for i in range(3)]
     (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines))
-    config, pictures = TrainingConfig(samples=4, batch_size=2, tensorboard=False), PictureFolder(tmp_path / "data", size=32)
+    config, pictures = TrainingConfig(samples=4, batch_size=2, tensorboard=False), ImageFolderDataset(tmp_path / "data", size=32)
     mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "run", training=config)
     assert equal(weights(XAdapter.from_pretrained(tmp_path / "run" / "x_adapter")), weights(mapper))
 
@@ -316,7 +316,7 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
 def test_smaller_pictures_have_a_key_of_their_own(tmp_path):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}')
-    whole = PictureFolder(tmp_path, size=32)
+    whole = ImageFolderDataset(tmp_path, size=32)
     half = Resized(whole, 0.5)
     assert half.pixels(torch.tensor([0])).shape == (1, 3, 16, 16)
     assert half.key != whole.key and half.captions == whole.captions and len(half) == 1

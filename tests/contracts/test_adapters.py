@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import a4a.adapters
-import tiny
+import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
 from a4a.features import SiteFeatures
 from a4a.injection import attach
-from a4a.training.denoising import Rates
+from a4a.training.denoising import LearningRates
 
 MAKERS = {
-    IPAdapter: lambda pipe, base: tiny.ip_adapter(pipe),
-    A4A: lambda pipe, base: tiny.shaken(tiny.a4a(tiny.ip_adapter(base), pipe), 0.1),
+    IPAdapter: lambda pipe, base: tiny_models.ip_adapter(pipe),
+    A4A: lambda pipe, base: tiny_models.shaken(tiny_models.a4a(tiny_models.ip_adapter(base), pipe), 0.1),
 }
 
 
@@ -46,7 +46,7 @@ def adapter(request, pipe, sd15):
 def test_features_fit_the_sites(adapter, pipe):
     backbone = backbone_for(pipe)
     assert adapter.sites == backbone.sites
-    features = adapter(tiny.embeds(3))
+    features = adapter(tiny_models.embeds(3))
     assert isinstance(features, SiteFeatures)
     features.check(adapter.sites, "its own sites")
     assert (features.batch, features.tokens) == (3, adapter.tokens)
@@ -54,7 +54,7 @@ def test_features_fit_the_sites(adapter, pipe):
 
 
 def test_one_row_does_not_know_of_the_others(adapter):
-    embeds = tiny.embeds(3)
+    embeds = tiny_models.embeds(3)
     whole = adapter(embeds)
     for i in range(3):
         alone = adapter(embeds[i : i + 1])
@@ -63,37 +63,42 @@ def test_one_row_does_not_know_of_the_others(adapter):
 
 
 def test_references_make_a_difference_at_every_site(adapter):
-    features = adapter(tiny.embeds(2))
+    features = adapter(tiny_models.embeds(2))
     assert all((t[0] - t[1]).abs().max() > 1e-4 for t in features.keys + features.values)
 
 
 def test_no_image_is_an_embedding_that_does_not_depend_on_the_image(adapter):
-    nothing = adapter.unconditional(tiny.embeds(3))
-    assert nothing.shape == (3, adapter.embed)
-    assert torch.equal(nothing, adapter.unconditional(tiny.embeds(3, seed=1)))
-    assert not same(adapter(nothing[:1]), adapter(tiny.embeds(1)))
+    nothing = adapter.unconditional(tiny_models.embeds(3))
+    assert nothing.shape == (3, adapter.image_embed_dim)
+    assert torch.equal(nothing, adapter.unconditional(tiny_models.embeds(3, seed=1)))
+    assert not same(adapter(nothing[:1]), adapter(tiny_models.embeds(1)))
 
 
 def test_saved_and_loaded_it_is_the_same(adapter, tmp_path):
     adapter.save_pretrained(tmp_path)
     again = type(adapter).from_pretrained(tmp_path).eval()
-    assert same(again(tiny.embeds(2)), adapter(tiny.embeds(2)))
-    assert (again.sites, again.tokens, again.embed, again.image_encoder) == (adapter.sites, adapter.tokens, adapter.embed, adapter.image_encoder)
+    assert same(again(tiny_models.embeds(2)), adapter(tiny_models.embeds(2)))
+    assert (again.sites, again.tokens, again.image_embed_dim, again.image_encoder) == (
+        adapter.sites,
+        adapter.tokens,
+        adapter.image_embed_dim,
+        adapter.image_encoder,
+    )
 
 
 def test_every_parameter_has_a_rate_and_gets_a_gradient(adapter, pipe):
-    groups = adapter.groups()
-    assert all(hasattr(Rates(), name) for name in groups)
+    groups = adapter.parameter_groups()
+    assert all(hasattr(LearningRates(), name) for name in groups)
     grouped = [p for group in groups.values() for p in group]
     assert sorted(map(id, grouped)) == sorted(map(id, adapter.parameters()))
     backbone = backbone_for(pipe)
-    with attach(backbone.denoiser, backbone.sites, adapter(tiny.embeds(2))):
-        backbone.predict(*tiny.inputs(backbone, 2)).square().mean().backward()
+    with attach(backbone.denoiser, backbone.sites, adapter(tiny_models.embeds(2))):
+        backbone.predict(*tiny_models.inputs(backbone, 2)).square().mean().backward()
     without = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.abs().max() > 0 or not p.grad.isfinite().all()]
     assert without == []
 
 
 def test_half_precision_runs(adapter):
-    features = adapter.to(torch.bfloat16)(tiny.embeds(2).bfloat16())
+    features = adapter.to(torch.bfloat16)(tiny_models.embeds(2).bfloat16())
     assert {t.dtype for t in features.keys + features.values} == {torch.bfloat16}
     assert all(t.isfinite().all() for t in features.keys + features.values)

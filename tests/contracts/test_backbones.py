@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import tiny
+import tiny_models
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone, backbone_for, families
 from a4a.injection import attach, is_attached
 from a4a.training.config import TrainingConfig
-from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
+from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
 from a4a.training.trainer import train
 
 PIPES = {"UNet2DConditionModel": ["sd15", "sdxl"], "PixArtTransformer2DModel": ["pixart"]}
@@ -18,7 +18,7 @@ PIPES = {"UNet2DConditionModel": ["sd15", "sdxl"], "PixArtTransformer2DModel": [
 def backbone(request):
     family, name = request.param
     assert name is not None, f"tests/contracts/test_backbones.py does not know a pipeline with a {family}"
-    found = backbone_for(tiny.with_own_denoiser(request.getfixturevalue(name)))
+    found = backbone_for(tiny_models.with_own_denoiser(request.getfixturevalue(name)))
     assert type(found.denoiser).__name__ == family
     assert isinstance(found, Backbone)
     return found
@@ -37,14 +37,14 @@ def test_sites_are_attention_modules_with_distinct_names(backbone):
 
 
 def test_a_prediction_has_the_shape_of_the_latents(backbone):
-    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     found = backbone.predict(noisy, timesteps, text)
     assert found.shape == noisy.shape
     assert found.isfinite().all()
 
 
 def test_one_row_does_not_know_of_the_others(backbone):
-    noisy, timesteps, text = tiny.inputs(backbone, 3)
+    noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     whole = backbone.predict(noisy, timesteps, text)
     for i in range(3):
         alone = backbone.predict(noisy[i : i + 1], timesteps[i : i + 1], {name: t[i : i + 1] for name, t in text.items()})
@@ -52,7 +52,7 @@ def test_one_row_does_not_know_of_the_others(backbone):
 
 
 def test_time_and_text_matter(backbone):
-    noisy, timesteps, text = tiny.inputs(backbone, 2)
+    noisy, timesteps, text = tiny_models.inputs(backbone, 2)
     found = backbone.predict(noisy, timesteps, text)
     assert not torch.allclose(backbone.predict(noisy, timesteps.flip(0), text), found, atol=1e-4)
     empty = {name: t.expand_as(text[name]) for name, t in backbone.no_text().items()}
@@ -60,10 +60,10 @@ def test_time_and_text_matter(backbone):
 
 
 def test_features_at_any_one_site_reach_the_prediction(backbone):
-    adapter = tiny.ip_adapter(backbone.pipe)
-    inputs = tiny.inputs(backbone)
+    adapter = tiny_models.ip_adapter(backbone.pipe)
+    inputs = tiny_models.inputs(backbone)
     plain = backbone.predict(*inputs)
-    features = adapter(tiny.embeds())
+    features = adapter(tiny_models.embeds())
     for i in range(len(backbone.sites)):
         scales = [float(j == i) for j in range(len(backbone.sites))]
         with attach(backbone.denoiser, backbone.sites, features, scales):
@@ -75,10 +75,10 @@ def test_features_at_any_one_site_reach_the_prediction(backbone):
 def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, weighting):
     before = {name: t.clone() for name, t in backbone.denoiser.state_dict().items()}
     torch.manual_seed(0)
-    adapter = IPAdapter.fresh(backbone.sites, backbone.text_projections(), tiny.EMBED)
+    adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), tiny_models.EMBED)
     begin = {name: p.detach().clone() for name, p in adapter.named_parameters()}
-    objective = Denoising(backbone, adapter, ObjectiveConfig(rates=Rates(adapter=1e-3), weighting=weighting))
-    rows = train(objective, tiny.Samples(backbone, 4), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
+    objective = Denoising(backbone, adapter, ObjectiveConfig(rates=LearningRates(adapter=1e-3), weighting=weighting))
+    rows = train(objective, tiny_models.Samples(backbone, 4), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
     assert all(torch.tensor(r["loss"]).isfinite() for r in rows)
     for name, p in adapter.named_parameters():
         assert p.isfinite().all()
@@ -89,9 +89,9 @@ def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, we
 
 def test_one_batch_can_be_learned(backbone):
     torch.manual_seed(0)
-    objective = Denoising(backbone, tiny.ip_adapter(backbone.pipe), ObjectiveConfig())
+    objective = Denoising(backbone, tiny_models.ip_adapter(backbone.pipe), ObjectiveConfig())
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-2)
-    batch, losses = tiny.Samples(backbone, 4).batch(torch.arange(4)), []
+    batch, losses = tiny_models.Samples(backbone, 4).batch(torch.arange(4)), []
     for _ in range(8):
         torch.manual_seed(1)
         loss = objective(batch)
@@ -106,7 +106,7 @@ def test_the_denoiser_itself_can_be_trained(backbone):
     objective = Denoising(backbone, None, ObjectiveConfig())
     assert not is_attached(backbone.denoiser)
     assert [group["name"] for group in objective.parameter_groups()] == ["denoiser"]
-    batch = tiny.Samples(backbone, 4).batch(torch.arange(2))
+    batch = tiny_models.Samples(backbone, 4).batch(torch.arange(2))
     del batch["embeds"]
     objective(batch).backward()
     used = [p.grad is not None for p in backbone.denoiser.parameters()]

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
-import eyes
+import tiny_encoders
 from a4a.errors import InputError
-from a4a.evaluation.metrics import Estimate, Gallery, Metric, metrics, over_subjects
+from a4a.evaluation.metrics import Estimate, GeneratedSet, Metric, bootstrap_mean, metrics
 
 MAKERS = {
     "IDA": lambda see: {"folder": see["faces"]},
     "CLIPImageScore": lambda see: {"model": see["clip"]},
     "CLIPTextScore": lambda see: {"model": see["clip"]},
     "DINOScore": lambda see: {"model": see["dino"]},
-    "Similarity": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.DINO", "init_args": {"model": see["dino"]}}},
-    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.CLIP", "init_args": {"model": see["clip"]}}},
-    "Diversity": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.ArcFace", "init_args": {"folder": see["faces"]}}},
-    "KID": lambda see: {"encoder": {"class_path": "a4a.evaluation.metrics.CLIP", "init_args": {"model": see["clip"]}}},
+    "Similarity": lambda see: {"encoder": {"class_path": "a4a.encoders.DINO", "init_args": {"model": see["dino"]}}},
+    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.encoders.CLIP", "init_args": {"model": see["clip"]}}},
+    "Diversity": lambda see: {"encoder": {"class_path": "a4a.encoders.ArcFace", "init_args": {"folder": see["faces"]}}},
+    "KID": lambda see: {"encoder": {"class_path": "a4a.encoders.CLIP", "init_args": {"model": see["clip"]}}},
 }
 SAME = {
     "ida": 1,
@@ -36,7 +36,11 @@ SAME = {
 @pytest.fixture(scope="module")
 def see(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eyes")
-    return {"faces": str(eyes.faces(folder / "antelopev2")), "clip": eyes.clip(folder / "clip"), "dino": eyes.dino(folder / "dino")}
+    return {
+        "faces": str(tiny_encoders.faces(folder / "antelopev2")),
+        "clip": tiny_encoders.clip(folder / "clip"),
+        "dino": tiny_encoders.dino(folder / "dino"),
+    }
 
 
 def made(kind, see) -> Metric:
@@ -54,11 +58,11 @@ def metric(request, see):
 
 
 def mean(scores):
-    return scores.mean if isinstance(scores, Estimate) else over_subjects(scores).mean
+    return scores.mean if isinstance(scores, Estimate) else bootstrap_mean(scores).mean
 
 
 def test_every_score_is_a_table_or_an_estimate(metric):
-    scores = metric(eyes.gallery(subjects=4, generations=3, of=lambda s, g: eyes.picture(50 + 3 * s + g)))
+    scores = metric(tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.picture(50 + 3 * s + g)))
     assert scores
     assert set(scores) <= set(SAME)
     for name, found in scores.items():
@@ -72,7 +76,7 @@ def test_every_score_is_a_table_or_an_estimate(metric):
 
 
 def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metric):
-    ceiling, floor = metric(eyes.gallery()), metric(eyes.gallery(of=lambda s, g: eyes.noise(2 * s + g)))
+    ceiling, floor = metric(tiny_encoders.generated()), metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.noise(2 * s + g)))
     for name in [n for n in ceiling if SAME[n] is not None]:
         assert mean(ceiling[name]) == pytest.approx(SAME[name], abs=1e-6)
         if name != "face_found":  # the noise has one
@@ -82,9 +86,9 @@ def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metr
 
 
 def test_the_order_of_subjects_does_not_matter(metric):
-    before = eyes.gallery(of=lambda s, g: eyes.picture(s) if g else eyes.noise(s))
+    before = tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s) if g else tiny_encoders.noise(s))
     order = [3, 0, 5, 1, 4, 2]
-    after = Gallery(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.pictures)))
+    after = GeneratedSet(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.pictures)))
     for name, found in metric(after).items():
         expected = metric(before)[name]
         if isinstance(found, Estimate):
@@ -94,30 +98,30 @@ def test_the_order_of_subjects_does_not_matter(metric):
 
 
 def test_the_same_pictures_get_the_same_scores(metric):
-    again = [metric(eyes.gallery(of=lambda s, g: eyes.picture(s + g))) for _ in range(2)]
+    again = [metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s + g))) for _ in range(2)]
     for name, found in again[0].items():
         assert found == again[1][name] if isinstance(found, Estimate) else np.array_equal(found, again[1][name])
 
 
 def test_a_name_belongs_to_one_metric(see):
-    owners = [name for kind in metrics() for name in made(kind, see)(eyes.gallery(subjects=3))]
+    owners = [name for kind in metrics() for name in made(kind, see)(tiny_encoders.generated(subjects=3))]
     assert sorted(owners) == sorted(SAME)
 
 
 def test_pictures_of_other_subjects_are_found_at_chance(see):
     """Over all cyclic shifts of the subjects every picture is its own reference's once."""
     metric = made("Retrieval", see)
-    shifts = [mean(metric(eyes.gallery(of=lambda s, g, by=by: eyes.picture((s + by) % 6)))["retrieval"]) for by in range(6)]
+    shifts = [mean(metric(tiny_encoders.generated(of=lambda s, g, by=by: tiny_encoders.picture((s + by) % 6)))["retrieval"]) for by in range(6)]
     assert shifts[0] == 1
     assert np.mean(shifts) == pytest.approx(1 / 6)
 
 
 def test_a_method_that_returns_the_reference_is_exposed(see):
-    assert (made("Diversity", see)(eyes.gallery())["diversity"] == 0).all()
+    assert (made("Diversity", see)(tiny_encoders.generated())["diversity"] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["CLIPImageScore", "CLIPTextScore", "DINOScore"])
 def test_making_one_loads_nothing_and_using_it_says_what_is_missing(kind):
     metric = metrics()[kind]("nobody/nothing")
     with pytest.raises(InputError, match=r"nobody/nothing could not be loaded as a (CLIP|DINO) model.*give"):
-        metric(eyes.gallery(subjects=2))
+        metric(tiny_encoders.generated(subjects=2))

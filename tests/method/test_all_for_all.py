@@ -271,11 +271,11 @@ def test_equal_depths_take_one_site_each():
 def test_nearest_sees_one_base_site_and_all_sees_every_one(warm):
     """u0 (depth 0) is nearest to b0, u1 (0.4) to b2 (0.5), u2 (1) to b1."""
     own = {0: 0, 1: 2, 2: 1}
-    for reach in ("all", "nearest"):
-        method = build(rounds=2, reach=reach, warm_start=warm)
+    for connectivity in ("all_to_all", "layer_by_layer"):
+        method = build(rounds=2, connectivity=connectivity, warm_start=warm)
         features = draw(requires_grad=True)
         mapped = method(features)
         for u, base in own.items():
             gradients = torch.autograd.grad(mapped.keys[u].square().sum(), features.keys, retain_graph=True, allow_unused=True)
             moved = {i for i, g in enumerate(gradients) if g is not None and g.abs().max() > 0}
-            assert moved == ({base} if reach == "nearest" else set(range(4)))
+            assert moved == ({base} if connectivity == "layer_by_layer" else set(range(4)))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.backbones.quantization import Int8Linear, to_int8
 from a4a.errors import InputError
@@ -17,15 +17,15 @@ from a4a.training.trainer import train
 from a4a.transfer.config import Precision
 
 sys.path.append(str(Path(__file__).parent))
-from runs import Regression, Rows, config
+from toy_runs import Regression, Rows, config
 
 
 def rows(backbone, count=3):
     generator = torch.Generator().manual_seed(0)
     text = backbone.encode_text(["a red cat", "a blue cat", "a cat"][:count])
     return {
-        "latents": torch.randn(count, 4, tiny.SIDE, tiny.SIDE, generator=generator),
-        "embeds": torch.randn(count, tiny.EMBED, generator=generator),
+        "latents": torch.randn(count, 4, tiny_models.SIDE, tiny_models.SIDE, generator=generator),
+        "embeds": torch.randn(count, tiny_models.EMBED, generator=generator),
         **{f"text.{name}": t for name, t in text.items()},
     }
 
@@ -39,8 +39,8 @@ def gradients(objective, batch):
 
 
 def denoising(pipe, source, **options):
-    own = backbone_for(tiny.with_own_denoiser(pipe))
-    return Denoising(own, tiny.a4a(tiny.ip_adapter(source), pipe), ObjectiveConfig(**options)), own
+    own = backbone_for(tiny_models.with_own_denoiser(pipe))
+    return Denoising(own, tiny_models.a4a(tiny_models.ip_adapter(source), pipe), ObjectiveConfig(**options)), own
 
 
 # --- 8 bits ------------------------------------------------------------------------------------------------------------
@@ -81,21 +81,21 @@ def test_a_denoiser_in_int8_is_half_and_nearly_the_same(pipe, sd15):
 
 
 def test_spread_and_int8_do_not_go_together():
-    with pytest.raises(InputError, match=r"precision.spread and precision.frozen int8 do not go together"):
-        Precision("int8", spread=True)
+    with pytest.raises(InputError, match=r"precision.shard and precision.frozen int8 do not go together"):
+        Precision("int8", shard=True)
 
 
 def test_one_process_has_nobody_to_spread_over(sd15):
     with pytest.raises(InputError, match="there is one process; start several with torchrun"):
-        Precision(spread=True).apply(backbone_for(sd15))
+        Precision(shard=True).apply(backbone_for(sd15))
 
 
-@pytest.mark.parametrize("options", [{}, {"base_sites": 2}, {"coupling": False}, {"reach": "nearest"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"base_sites": 2}, {"coupling": False}, {"connectivity": "layer_by_layer"}], ids=str)
 def test_no_parameter_is_trained_that_the_method_does_not_use(sd15, pixart, options):
     """With several processes one without a gradient would end the training."""
-    backbone = backbone_for(tiny.with_own_denoiser(pixart))
-    source = tiny.ip_adapter(sd15)
-    adapter = tiny.a4a(source, pixart, **options)
+    backbone = backbone_for(tiny_models.with_own_denoiser(pixart))
+    source = tiny_models.ip_adapter(sd15)
+    adapter = tiny_models.a4a(source, pixart, **options)
     objective = Denoising(backbone, adapter, ObjectiveConfig(train_source=True))
     _, found = gradients(objective, rows(backbone))
     assert len(found) == sum(len(group["params"]) for group in objective.parameter_groups())

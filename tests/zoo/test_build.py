@@ -10,9 +10,9 @@ import yaml
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.errors import InputError
-from a4a.training.denoising import Rates
+from a4a.training.denoising import LearningRates
 from a4a.zoo.build import build
-from a4a.zoo.denoisers import Told
+from a4a.zoo.denoisers import TraitConditioned
 from a4a.zoo.registry import RECIPE
 
 
@@ -68,8 +68,8 @@ def test_a_stage_that_is_not_in_the_recipe_is_named(tmp_path):
 
 
 def test_a_denoiser_is_told_of_traits_in_some_steps_and_not_in_others(built):
-    lessons = Told(backbone_for(load_pipeline(built / "models" / "sd15-mini")), Rates())
-    batch = {"latents": torch.randn(2, 8, 8, 8), "embeds": torch.randn(2, lessons.adapter.embed)}
+    lessons = TraitConditioned(backbone_for(load_pipeline(built / "models" / "sd15-mini")), LearningRates())
+    batch = {"latents": torch.randn(2, 8, 8, 8), "embeds": torch.randn(2, lessons.adapter.image_embed_dim)}
     batch |= {f"text.{name}": t.expand(2, *t.shape[1:]) for name, t in lessons._no_text.items()}
     told = []
     for step in range(12):

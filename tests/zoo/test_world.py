@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from a4a.errors import InputError
-from a4a.zoo.dataset import WorldPictures
+from a4a.zoo.dataset import WorldImages
 from a4a.zoo.drawing import draw
 from a4a.zoo.world import EARS, HATS, HUES, PLACES, SCENES, SHAPES, SIZES, Subjects, Views, caption, describe
 
@@ -63,7 +63,7 @@ def test_every_trait_changes_the_picture():
 
 
 def test_reference_and_target_are_two_drawings_of_one_subject():
-    pictures = WorldPictures("train", 6, views=3)
+    pictures = WorldImages("train", 6, views=3)
     assert len(pictures.pairs) == 6 * 3
     reference, target = pictures.pairs.unbind(1)
     assert (reference != target).all()

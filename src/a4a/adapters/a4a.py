@@ -16,7 +16,7 @@ from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
 from a4a.method.coupling import unrounded
 from a4a.method.linears import Sharing
-from a4a.method.mapping import Reach
+from a4a.method.mapping import Connectivity
 
 
 class A4A(ImagePromptAdapter):
@@ -45,7 +45,7 @@ class A4A(ImagePromptAdapter):
         residual: bool = True,
         sharing: Sharing = "site",
         warm_start: bool = True,
-        reach: Reach = "all",
+        connectivity: Connectivity = "all_to_all",
         coupling: bool = True,
         base_sites: int | None = None,
         text_width: int | None = None,
@@ -53,7 +53,7 @@ class A4A(ImagePromptAdapter):
         super().__init__()
         self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
         self.sites = sites_from_config(sites)
-        self.embed, self.tokens, self.image_encoder = self.source.embed, self.source.tokens, self.source.image_encoder
+        self.image_embed_dim, self.tokens, self.image_encoder = self.source.image_embed_dim, self.source.tokens, self.source.image_encoder
         self.coupling, self.used = coupling, _evenly(self.source.sites, base_sites)
         self.mapping = AllForAll(
             [self.source.sites[i] for i in self.used] if coupling else [Site("condition", self.source.text_width, 0.5)],
@@ -66,12 +66,12 @@ class A4A(ImagePromptAdapter):
             residual=residual,
             sharing=sharing,
             warm_start=warm_start,
-            reach=reach,
+            connectivity=connectivity,
             text_width=text_width,
         )
 
     @classmethod
-    def wrap(
+    def from_source(
         cls,
         source: IPAdapter,
         sites: Sequence[Site],
@@ -91,11 +91,11 @@ class A4A(ImagePromptAdapter):
             d_scm = adapter.mapping.alignments[0].text.in_features
             vocabulary = torch.randn(text_width, d_scm) / d_scm**0.5  # pyright: ignore[reportOperatorIssue, reportArgumentType, reportCallIssue]
             for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
-                alignment.start_as_text(projections, vocabulary)
+                alignment.init_from_text(projections, vocabulary)
         return adapter
 
     @torch.no_grad()
-    def couple(self, embeds: Float[Tensor, "references embed"]) -> None:
+    def init_projection(self, embeds: Float[Tensor, "references image_embed_dim"]) -> None:
         """Begin the projection with what a few thousand references say: the condition of each, whitened over them all.
 
         A trained condition spends most of its variance on a few directions; what else it knows of a reference is then
@@ -110,14 +110,14 @@ class A4A(ImagePromptAdapter):
         turned = nn.init.orthogonal_(torch.empty(int(d_scm), len(variance)), generator=torch.Generator().manual_seed(0))  # pyright: ignore[reportArgumentType]
         space = turned.to(embeds.device) @ loud.T
         for projection, makers in zip(self.mapping.projections, (self.source.to_k, self.source.to_v), strict=True):
-            projection.start_as_condition([makers[i] for i in self.used], space, condition.mean(0))  # pyright: ignore[reportArgumentType]
+            projection.init_from_source([makers[i] for i in self.used], space, condition.mean(0))  # pyright: ignore[reportArgumentType]
 
-    def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+    def forward(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> SiteFeatures:
         with unrounded(embeds.device):  # what the projection undoes
             features = self._of_the_source(embeds.to(self.dtype))
         return self.mapping(features)
 
-    def _of_the_source(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+    def _of_the_source(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> SiteFeatures:
         """What is mapped: the features of the sites that are used, or the condition itself."""
         if not self.coupling:
             condition = self.source.image_proj(embeds)
@@ -125,11 +125,11 @@ class A4A(ImagePromptAdapter):
         features = self.source(embeds)
         return SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used))
 
-    def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+    def unconditional(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> Float[Tensor, "batch image_embed_dim"]:
         return self.source.unconditional(embeds)
 
-    def name_image_encoder(self, name: str) -> None:
-        self.source.name_image_encoder(name)
+    def set_image_encoder(self, name: str) -> None:
+        self.source.set_image_encoder(name)
         self.image_encoder = name
         self.register_to_config(base={**self.config["base"], "image_encoder": name})
 
@@ -140,7 +140,7 @@ class A4A(ImagePromptAdapter):
         for module in (self.source.image_proj, *used):
             module.requires_grad_(mode)
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}
         return {
             "projection": [p for p in self.mapping.parameters() if id(p) not in mapping],

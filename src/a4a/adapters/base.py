@@ -16,29 +16,29 @@ from a4a.features import Site, SiteFeatures
 class ImagePromptAdapter(ModelMixin, ConfigMixin):
     """An adapter, saved and loaded as any diffusers model.
 
-    `sites` are the cross-attention layers that it makes features for, `tokens` the image tokens N at each, `embed` the
+    `sites` are the cross-attention layers that it makes features for, `tokens` the image tokens N at each, `image_embed_dim` the
     width of the image embeddings that it takes and `image_encoder` the name or folder of the encoder that gives them.
     """
 
     sites: tuple[Site, ...]
     tokens: int
-    embed: int
+    image_embed_dim: int
     image_encoder: str
 
     @abstractmethod
-    def forward(self, embeds: Float[Tensor, "batch embed"]) -> SiteFeatures:
+    def forward(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> SiteFeatures:
         """Features of one reference per row."""
 
-    def unconditional(self, embeds: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+    def unconditional(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> Float[Tensor, "batch image_embed_dim"]:
         """The embeddings that stand for "no image"; zeros, as the base family of IP-Adapter was trained."""
         return torch.zeros_like(embeds)
 
     @abstractmethod
-    def name_image_encoder(self, name: str) -> None:
+    def set_image_encoder(self, name: str) -> None:
         """Records which image encoder the adapter needs; published files do not say."""
 
     @property
-    def encoder_place(self) -> str | None:
+    def image_encoder_path(self) -> str | None:
         """Where the image encoder is; None where no more than its kind is known, as of published files."""
         kind_alone = not self.image_encoder or self.image_encoder.startswith(("CLIP ", "an image encoder"))
         return None if kind_alone else self.image_encoder
@@ -53,7 +53,7 @@ class ImagePromptAdapter(ModelMixin, ConfigMixin):
             card(self, {}).save(place)
 
     @abstractmethod
-    def groups(self) -> dict[str, list[nn.Parameter]]:
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the kind of learning rate they take: `projection`, `mapping`, `adapter`."""
 
 

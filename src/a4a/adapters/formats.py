@@ -19,8 +19,8 @@ from torch import Tensor
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError, first_line
 from a4a.features import Site
-from a4a.utils.files import replacing, save_torch
-from a4a.utils.hub import resolve
+from a4a.utils.files import atomic_write, save_torch
+from a4a.utils.hub import resolve_zoo
 
 Tensors = dict[str, Tensor]
 
@@ -42,13 +42,13 @@ class Description:
 
     variant: str
     tokens: int | None
-    embed: int | None
+    image_embed_dim: int | None
     text_width: int
     sites: tuple[Site, ...]
 
     @property
     def encoder(self) -> str:
-        return ENCODERS.get(self.embed or 0, f"an image encoder with embeddings of width {self.embed}")
+        return ENCODERS.get(self.image_embed_dim or 0, f"an image encoder with embeddings of width {self.image_embed_dim}")
 
 
 def read(path: str | Path) -> IPAdapter:
@@ -63,7 +63,7 @@ def read(path: str | Path) -> IPAdapter:
             f"{path} is an IP-Adapter of the {description.variant} family; only the base family (proj.weight, norm.weight) can be transferred so far."
         )
     sites = [[s.name, s.width, s.depth] for s in description.sites]
-    adapter = IPAdapter(sites, description.embed, description.text_width, description.tokens, description.encoder)  # pyright: ignore[reportArgumentType]
+    adapter = IPAdapter(sites, description.image_embed_dim, description.text_width, description.tokens, description.encoder)  # pyright: ignore[reportArgumentType]
     state = {f"image_proj.{name}": t for name, t in image_proj.items()}
     for i, site in enumerate(description.sites):
         for kind in ("k", "v"):
@@ -85,7 +85,7 @@ def write(adapter: IPAdapter, path: str | Path, dtype: torch.dtype = torch.float
     for i in range(len(adapter.sites)):
         for kind in ("k", "v"):
             layers[f"{2 * i + 1}.to_{kind}_ip.weight"] = tensors[f"to_{kind}.{i}.weight"]
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         if path.suffix == ".bin":
             save_torch({"image_proj": image_proj, "ip_adapter": layers}, beside)
         else:
@@ -108,17 +108,17 @@ def describe(image_proj: Tensors, layers: Tensors, path: str | Path) -> Descript
         raise InputError(f"{path} is incomplete: it has {numbers[0]}.to_k_ip.weight but lacks {missing[0]}; download it again.")
     text_width = keys[numbers[0]].shape[1]
     widths = [keys[n].shape[0] for n in numbers]
-    tokens, embed = None, None
+    tokens, image_embed_dim = None, None
     if variant == "base":
-        rows, embed = image_proj["proj.weight"].shape
+        rows, image_embed_dim = image_proj["proj.weight"].shape
         tokens = rows // text_width
     elif variant == "plus":
         tokens = image_proj["latents"].shape[1]
     elif variant == "FaceID":
-        tokens, embed = image_proj["proj.2.weight"].shape[0] // text_width, image_proj["proj.0.weight"].shape[1]
+        tokens, image_embed_dim = image_proj["proj.2.weight"].shape[0] // text_width, image_proj["proj.0.weight"].shape[1]
     depths = execution_depths(widths)
     sites = tuple(Site(str(n), w, d) for n, w, d in zip(numbers, widths, depths, strict=True))
-    return Description(variant, tokens, embed, text_width, sites)
+    return Description(variant, tokens, image_embed_dim, text_width, sites)
 
 
 def execution_depths(widths: Sequence[int]) -> list[float]:
@@ -171,7 +171,7 @@ def load(path: str | Path) -> tuple[Tensors, Tensors]:
 
 def find(path: str | Path) -> Path:
     """The checkpoint file that a path, a folder or a hub name stands for."""
-    path = resolve(path)
+    path = resolve_zoo(path)
     local = Path(path)
     if local.is_dir():
         files = sorted([*local.glob("*.safetensors"), *local.glob("*.bin")])

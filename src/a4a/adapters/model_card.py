@@ -32,12 +32,12 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 | kind | {kind}, {count / 1e6:.2f}M parameters |
 | for | {len(adapter.sites)} cross-attention layers, widths {_runs([s.width for s in adapter.sites])} |
 | image tokens | {adapter.tokens} |
-| image encoder | {f"`{adapter.image_encoder}`" if adapter.image_encoder else "not recorded"}, embeddings of width {adapter.embed} |{samples}
+| image encoder | {f"`{adapter.image_encoder}`" if adapter.image_encoder else "not recorded"}, embeddings of width {adapter.image_embed_dim} |{samples}
 
 ```python
 from a4a import {kind}, CLIPImageEncoder, ImagePromptPipeline
 
-pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.load("{adapter.encoder_place or "its/image/encoder"}"))
+pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.load("{adapter.image_encoder_path or "its/image/encoder"}"))
 pipe("a prompt", image_prompt=picture).images
 ```
 """

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 
 from a4a.errors import InputError, first_line
-from a4a.utils.hub import resolve
+from a4a.utils.hub import resolve_zoo
 
 
 def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all") -> DiffusionPipeline:
@@ -18,7 +18,7 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: L
     `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
     training on data that are encoded.
     """
-    path = resolve(path)
+    path = resolve_zoo(path)
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
     try:
@@ -43,5 +43,5 @@ def _instead(path: str, parts: str) -> dict[str, Any]:
     hollow = denoiser if parts == "encoders" else "vae"
     kind = getattr(diffusers, named[hollow][1])
     with init_empty_weights():
-        shell = {hollow: kind.from_config(kind.load_config(path, subfolder=hollow))}
-    return shell if parts == "encoders" else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **shell}
+        meta_model = {hollow: kind.from_config(kind.load_config(path, subfolder=hollow))}
+    return meta_model if parts == "encoders" else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **meta_model}

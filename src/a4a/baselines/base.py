@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from a4a.backbones import Backbone, backbone_for
 from a4a.errors import InputError
 from a4a.evaluation.generation import Sampling
-from a4a.evaluation.methods import Painter, Prompted
+from a4a.evaluation.methods import ImagePromptMethod, Method
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline, check_guidance
 
 
@@ -37,7 +37,7 @@ class TwoModelPipeline(ABC):
         check_pair(base.backbone, self.backbone)
 
     def embed(self, image_prompt: ImagePrompt) -> Tensor:
-        """Image embeddings [references, embed], which can be kept and given again as `image_prompt`."""
+        """Image embeddings [references, image_embed_dim], which can be kept and given again as `image_prompt`."""
         return self.base.embed(image_prompt)
 
     @abstractmethod
@@ -84,7 +84,7 @@ def call_of(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[T
 
 
 @dataclass
-class _TwoModels(Painter):
+class TwoModelMethod(Method):
     trained = ("adapter",)
 
     base: str
@@ -95,7 +95,7 @@ class _TwoModels(Painter):
     sampling: Sampling = field(default_factory=Sampling)
 
     def with_adapter(self) -> ImagePromptPipeline:
-        return Prompted(self.base, self.adapter, self.image_encoder).pipe
+        return ImagePromptMethod(self.base, self.adapter, self.image_encoder).pipe
 
     def steps(self, pipe: DiffusionPipeline) -> int:
         return self.sampling.steps or inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default

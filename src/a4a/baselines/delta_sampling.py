@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from a4a.backbones import Backbone, Text
-from a4a.baselines.base import TwoModelPipeline, _TwoModels, call_of, removing
+from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
 from a4a.errors import InputError
-from a4a.evaluation.generation import paint
+from a4a.evaluation.generation import generate_images
 from a4a.evaluation.methods import Cost, loaded
 from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale, attach
@@ -139,15 +139,15 @@ def _said(latents: tuple[int, float, int]) -> str:
 
 
 @dataclass
-class DeltaSampled(_TwoModels):
+class DeltaSamplingMethod(TwoModelMethod):
     """Delta Sampling: what the adapter changes in the base model's prediction, added to the upgraded model's. No training."""
 
     @cached_property
     def pipe(self) -> DeltaSamplingPipeline:
         return DeltaSamplingPipeline(self.with_adapter(), loaded(self.model))
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return paint(self.pipe, task, pictures, noise, self.sampling, self.scale)
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale)
 
     def cost(self) -> Cost:
         return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe)))

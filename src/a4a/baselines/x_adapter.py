@@ -23,14 +23,14 @@ from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
 
 from a4a.backbones import denoiser_of
-from a4a.baselines.base import TwoModelPipeline, _TwoModels, call_of, removing
+from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
 from a4a.errors import InputError, first_line
-from a4a.evaluation.generation import paint
+from a4a.evaluation.generation import generate_images
 from a4a.evaluation.methods import Cost, loaded
 from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
-from a4a.utils.hub import resolve
+from a4a.utils.hub import resolve_zoo
 
 Size = Sequence[int]
 """Height and width of a feature map."""
@@ -282,13 +282,13 @@ def _sides(size: Size) -> str:
 
 def load_mapper(folder: str) -> XAdapter:
     try:
-        return XAdapter.from_pretrained(resolve(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
+        return XAdapter.from_pretrained(resolve_zoo(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter.") from error
 
 
 @dataclass
-class XAdapted(_TwoModels):
+class XAdapterMethod(TwoModelMethod):
     """X-Adapter: the base model's decoder steers the upgraded U-Net through a trained mapper."""
 
     trained = ("adapter", "mapper")
@@ -302,8 +302,8 @@ class XAdapted(_TwoModels):
     def pipe(self) -> XAdapterPipeline:
         return XAdapterPipeline(self.with_adapter(), loaded(self.model), load_mapper(self.mapper))
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return paint(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)
 
     def cost(self) -> Cost:
         return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe), self.start))

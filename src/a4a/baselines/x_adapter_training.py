@@ -10,18 +10,18 @@ from torch import Tensor
 from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
 from a4a.baselines.base import check_pair
 from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
-from a4a.data.base import Pictures
+from a4a.data.base import TrainingImages
 from a4a.data.cached import encode
-from a4a.training.base import Batch, Objective, Table
+from a4a.training.base import Batch, Dataset, Objective
 from a4a.training.config import TrainingConfig
 from a4a.training.trainer import train
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 
 
 class Joined:
     """Tables of the same samples as one: what `name` holds as `key` is `name.key`."""
 
-    def __init__(self, tables: Mapping[str, Table]):
+    def __init__(self, tables: Mapping[str, Dataset]):
         self.tables = tables
 
     def __len__(self) -> int:
@@ -31,10 +31,10 @@ class Joined:
         return {f"{name}.{key}": value for name, table in self.tables.items() for key, value in table.batch(indices).items()}
 
 
-class Resized(Pictures):
+class Resized(TrainingImages):
     """The same pictures, `factor` times as high and wide."""
 
-    def __init__(self, pictures: Pictures, factor: float):
+    def __init__(self, pictures: TrainingImages, factor: float):
         self._pictures, self._factor = pictures, factor
         self.captions, self.pairs, self.key = pictures.captions, pictures.pairs, f"{pictures.key} x {factor}"
 
@@ -87,7 +87,7 @@ class XAdapterMapping(Objective):
 def train_x_adapter(
     base: Path,
     model: Path,
-    data: Pictures,
+    data: TrainingImages,
     output: Path,
     learning_rate: float = 1e-5,
     training: TrainingConfig = TrainingConfig(),
@@ -99,7 +99,7 @@ def train_x_adapter(
     Args:
         base: The base model: a diffusers pipeline folder or hub name.
         model: The upgraded model: a diffusers pipeline folder or hub name.
-        data: Training pictures at the upgraded model's size, for example class_path PictureFolder with path and size.
+        data: Training pictures at the upgraded model's size, for example class_path ImageFolderDataset with path and size.
         output: Folder for the mapper (output/x_adapter), log.csv and checkpoints.
         learning_rate: Of the mapper.
         training: Samples, batch, schedule, checkpoints.
@@ -119,6 +119,6 @@ def train_x_adapter(
 
     train(loss, table, training, output, resume=resume, description=output.name)
     mapper.eval()
-    with replacing(output / "x_adapter") as beside:
+    with atomic_write(output / "x_adapter") as beside:
         mapper.save_pretrained(beside)
     return mapper

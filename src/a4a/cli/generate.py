@@ -9,7 +9,7 @@ from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
 
 
@@ -59,7 +59,7 @@ def generate(
     optional = {"num_inference_steps": steps, "guidance_scale": guidance, **size}
     arguments = {name: value for name, value in optional.items() if value is not None}
     rows, files = [], []
-    with replacing(Path(output) / "grid.png") as beside:  # fails before the work where the folder cannot be written
+    with atomic_write(Path(output) / "grid.png") as beside:  # fails before the work where the folder cannot be written
         Path(output).mkdir(parents=True, exist_ok=True)
         beside.touch()
         for r, reference in enumerate(references):
@@ -69,13 +69,13 @@ def generate(
                 pictures = prompted([text] * count, image_prompt=reference, image_prompt_scale=scale, generator=noise, **arguments).images
                 for i, picture in enumerate(pictures):
                     file = Path(output) / f"reference{r:02d}-prompt{p:02d}-seed{seed + i}.png"
-                    with replacing(file) as own:
+                    with atomic_write(file) as own:
                         picture.save(own, format="PNG")
                     files.append({"file": file.name, "reference": str(image[r]), "prompt": text, "seed": seed + i, "scale": scale})
                     row.append(picture)
             rows.append(row)
         grid(rows).save(beside, format="PNG")
-    with replacing(Path(output) / "pictures.json") as own:
+    with atomic_write(Path(output) / "pictures.json") as own:
         own.write_text(json.dumps({"adapter": adapter, "model": model, "pictures": files}, indent=1))
     print(f"{len(files)} pictures and grid.png are in {output}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from a4a.adapters import formats as checkpoint
+from a4a.adapters import formats
 from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import described, load_adapter
 from a4a.backbones import families
@@ -31,17 +31,17 @@ def describe(path: str) -> dict[str, Any]:
     index = described(path, "model_index.json", "config.json")
     if index is not None:
         return {"path": path, **(_saved(path) if index.name == "config.json" else _model(path, index))}
-    file = checkpoint.find(path)
-    image_proj, layers = checkpoint.load(file)
-    found = checkpoint.describe(image_proj, layers, file)
+    file = formats.find(path)
+    image_proj, layers = formats.load(file)
+    found = formats.describe(image_proj, layers, file)
     count = sum(t.numel() for t in (*image_proj.values(), *layers.values()))
     return {
         "path": path,
         "kind": f"IP-Adapter, {found.variant} family",
         "transferable": found.variant == "base",
         "tokens": found.tokens,
-        "image encoder": found.encoder if found.embed else "see the variant's publication",
-        "embedding width": found.embed,
+        "image encoder": found.encoder if found.image_embed_dim else "see the variant's publication",
+        "embedding width": found.image_embed_dim,
         "text width": found.text_width,
         "parameters": count,
         **_sites(found.sites),
@@ -54,7 +54,7 @@ def _saved(path: str) -> dict[str, Any]:
         "kind": "A4A, a transferred adapter" if isinstance(adapter, A4A) else "IP-Adapter",
         "tokens": adapter.tokens,
         "image encoder": adapter.image_encoder,
-        "embedding width": adapter.embed,
+        "embedding width": adapter.image_embed_dim,
         "parameters": sum(p.numel() for p in adapter.parameters()),
         **_sites(adapter.sites),
     }

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import diffusers.utils.logging
     import transformers.utils.logging
 
-    from a4a.training.distributed import part
+    from a4a.training.distributed import shutdown
 
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading weights; a run has its own
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table, values = miniature, chosen["zoo"]
         name = values["subcommand"]
         table[name].function(**{key: value for key, value in values[name].items() if key != "config"})
-        part()
+        shutdown()
     except InputError as error:
         print(f"a4a: {error}", file=sys.stderr)
         return 2

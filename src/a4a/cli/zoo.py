@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from a4a.backbones import load_pipeline
-from a4a.errors import InputError, first_line
-from a4a.utils.files import replacing
+from a4a.errors import InputError
+from a4a.utils.files import atomic_write
 from a4a.utils.images import grid
 from a4a.zoo.build import build as build_stages
-from a4a.zoo.evaluation import WorldEvaluation
+from a4a.zoo.build import read_recipe
+from a4a.zoo.evaluation import WorldValidator
 from a4a.zoo.registry import MODELS, RECIPE, figures
 
 
@@ -23,13 +23,7 @@ def build(stages: list[str] | None = None, recipe: Path = RECIPE, models: Path =
         models: Folder for the finished models.
         runs: Folder for unfinished runs and cached encodings.
     """
-    try:
-        content = yaml.safe_load(Path(recipe).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"There is no recipe {recipe}; give a YAML file with a stage a key.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{recipe} is not valid YAML ({first_line(error)}).") from error
-    build_stages(content, Path(models), Path(runs), stages)
+    build_stages(read_recipe(recipe), Path(models), Path(runs), stages)
 
 
 def list_(models: Path = MODELS) -> None:
@@ -62,9 +56,9 @@ def show(model: str, output: Path = Path("zoo.png"), count: int = 24, models: Pa
     if count < 1:
         raise InputError(f"--count is {count}; give at least 1.")
     figures(model, Path(models))
-    ask = WorldEvaluation("test", count, models=Path(models))
+    ask = WorldValidator("test", count, models=Path(models))
     pictures = ask.draw(load_pipeline(Path(models) / model), None, None)
-    with replacing(Path(output)) as beside:
+    with atomic_write(Path(output)) as beside:
         grid(_in_rows(pictures, 8)).save(beside, format="PNG")
     print(f"{count} samples of {model} are in {output}, eight a row:")
     print("\n".join(ask.task.prompts))

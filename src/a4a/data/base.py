@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 
-class Data:
+class TrainingData:
     """What an adapter is trained on: pictures that are yet to be encoded, or what `a4a prepare` made of some."""
 
 
-class Pictures(Data, ABC):
+class TrainingImages(TrainingData, ABC):
     """Pictures of one size, their captions, and which two make a training sample."""
 
     captions: Sequence[str]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from a4a.backbones import Backbone
-from a4a.data.base import Pictures, spread_over
+from a4a.data.base import TrainingImages, spread_over
 from a4a.encoders.clip import CLIPImageEncoder
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 from a4a.utils.fingerprint import fingerprint
 
 BATCH = 64
@@ -34,7 +34,7 @@ class Encoded:
         return len(self.pairs)
 
     def references(self, count: int) -> Tensor:
-        """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
+        """Embeddings of so many references at most, evenly over the table: [count, image_embed_dim], float32."""
         assert self.embeds is not None
         return self.embeds[self.pairs[spread_over(len(self), count), 0]].float()
 
@@ -48,7 +48,7 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path) -> Encoded:
+def encode(pictures: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path) -> Encoded:
     """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
     vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
     (references, reference), (targets, target) = (column.unique(return_inverse=True) for column in pictures.pairs.unbind(1))
@@ -87,7 +87,7 @@ def encode(pictures: Pictures, backbone: Backbone, image_encoder: CLIPImageEncod
 def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     if not path.exists():
         tensors = make()
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             save_file(tensors, beside)
     return load_file(path)
 

@@ -9,14 +9,14 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from a4a.data.base import Pictures, pairs_of
+from a4a.data.base import TrainingImages, pairs_of
 from a4a.errors import InputError
 from a4a.utils.images import open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class PictureFolder(Pictures):
+class ImageFolderDataset(TrainingImages):
     """A folder with `metadata.jsonl` (a line a picture: `file_name`, `text`, and `subject` where it is known).
 
     Each picture is scaled to cover `size` x `size` and cropped to its middle. Reference and target are the same picture

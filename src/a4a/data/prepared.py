@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a4a.data import shards
-from a4a.data.base import Data, pairs_of, spread_over
+from a4a.data.base import TrainingData, pairs_of, spread_over
 from a4a.errors import InputError, first_line
-from a4a.utils.fingerprint import origin
+from a4a.utils.fingerprint import file_fingerprint
 
 FORMAT = 1
 """Of the folder; raise it when what is written changes."""
 SUBJECTS = "prepare the data again with a source that tells them, such as SubjectFolders, or ImageFolder with subject in its metadata.jsonl"
 
 
-class Prepared(Data):
+class Prepared(TrainingData):
     """Training samples from a folder that `a4a prepare` made. Every view of a picture (crops, mirror images) is the target of one.
 
     Args:
@@ -37,7 +37,7 @@ class Prepared(Data):
         samples: [samples, 4]: row and view of the reference, row and view of the target.
         buckets: [samples], the target's bucket, where latents have several shapes; a batch must be of one.
         size: side of the pictures in pixels; with buckets, of the square that has as many.
-        embed: width of the embeddings, 0 where there are none.
+        image_embed_dim: width of the embeddings, 0 where there are none.
         no_text: one row, what guidance uses where there is no negative prompt.
     """
 
@@ -55,7 +55,7 @@ class Prepared(Data):
                 f"{path} was prepared without encode, so there is nothing to train on; choose another output folder and set encode.model."
             )
         self.embeds = self._choose(image_encoder)
-        self.embed: int = self.manifest["embeds"][self.embeds] if self.embeds is not None else 0
+        self.image_embed_dim: int = self.manifest["embeds"][self.embeds] if self.embeds is not None else 0
         self.no_text = load_file(self.path / "no_text.safetensors")
         self.size: int = self.manifest["settings"]["crop.size"]
         self.views = self.manifest["views"] * (1 + self.manifest["flips"])
@@ -82,7 +82,7 @@ class Prepared(Data):
             )
         for option, name in asked.items():
             made = self.manifest["settings"].get(option)
-            if made is not None and made["origin"] != (now := origin(name)):
+            if made is not None and made["origin"] != (now := file_fingerprint(name)):
                 raise InputError(
                     f"{self.path} was prepared with {option} = {made['name']} ({made['origin']}), not {name} ({now}); prepare the data again for it."
                 )
@@ -96,13 +96,13 @@ class Prepared(Data):
         for name, (kind, shape) in self.manifest["text"].items():
             batch[f"text.{name}"] = self._read("text", name, target, np.dtype(kind), tuple(shape))
         if self.embeds is not None:
-            batch["embeds"] = self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.embed,), reference_view)
+            batch["embeds"] = self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.image_embed_dim,), reference_view)
         return batch
 
     def references(self, count: int) -> Tensor:
-        """Embeddings of so many references at most, evenly over the table: [count, embed], float32."""
+        """Embeddings of so many references at most, evenly over the table: [count, image_embed_dim], float32."""
         reference, view = self.samples[spread_over(len(self), count), :2].numpy().T
-        return self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.embed,), view).float()
+        return self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.image_embed_dim,), view).float()
 
     def words(self, name: Literal["id", "text", "subject"]) -> list[str | None]:
         """Of every row of this split: what it is called, what is said of it, who is on it."""

@@ -9,17 +9,17 @@ from torch import Tensor
 from a4a.errors import InputError
 
 
-def check_width(given: int, embed: int, what: str) -> None:
-    """Raises InputError where embeddings of width `given` reach an adapter, called `what`, that takes `embed`."""
-    if embed != given:
+def check_width(given: int, image_embed_dim: int, what: str) -> None:
+    """Raises InputError where embeddings of width `given` reach an adapter, called `what`, that takes `image_embed_dim`."""
+    if image_embed_dim != given:
         raise InputError(
-            f"{what} takes image embeddings of width {embed} but this image encoder gives {given}; "
+            f"{what} takes image embeddings of width {image_embed_dim} but this image encoder gives {given}; "
             f"give the encoder that the adapter was trained with (1024: CLIP ViT-H/14, 1280: CLIP ViT-bigG/14)."
         )
 
 
 @runtime_checkable
-class PictureEncoder(Protocol):
+class ImageEncoder(Protocol):
     """A frozen model that turns pictures into vectors."""
 
     key: str

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcess
 
 from a4a.encoders.base import check_width
 from a4a.errors import InputError, first_line
-from a4a.utils.hub import model_place
+from a4a.utils.hub import resolve_model
 from a4a.utils.images import to_pil
 
 
@@ -26,7 +26,7 @@ def clip_processor(name: str, folder: dict[str, Any], side: Any) -> CLIPImagePro
 
 
 class CLIPImageEncoder:
-    """A frozen CLIP vision tower and its preprocessing; pictures to projected embeddings [batch, embed]."""
+    """A frozen CLIP vision tower and its preprocessing; pictures to projected embeddings [batch, image_embed_dim]."""
 
     def __init__(self, model: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil):
         self.model = model.eval().requires_grad_(False)
@@ -35,7 +35,7 @@ class CLIPImageEncoder:
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPImageEncoder":
         """From a folder or a hub name (`h94/IP-Adapter` keeps ViT-H under `models/image_encoder`: `owner/repo/folder`)."""
-        name, folder = model_place(path, "image encoder")
+        name, folder = resolve_model(path, "image encoder")
         try:
             model = CLIPVisionModelWithProjection.from_pretrained(name, **folder, dtype=dtype)
         except (OSError, ValueError) as error:
@@ -43,7 +43,7 @@ class CLIPImageEncoder:
         return cls(model, clip_processor(name, folder, model.config.image_size))
 
     @property
-    def embed(self) -> int:
+    def image_embed_dim(self) -> int:
         return self.model.config.projection_dim
 
     @torch.no_grad()
@@ -57,9 +57,9 @@ class CLIPImageEncoder:
             pixels = self.processor(images, return_tensors="pt").pixel_values
         return self.model(pixels.to(self.model.device, self.model.dtype)).image_embeds
 
-    def check(self, embed: int, what: str) -> None:
+    def check(self, image_embed_dim: int, what: str) -> None:
         """Raises InputError where an adapter expects embeddings of another width."""
-        check_width(self.embed, embed, what)
+        check_width(self.image_embed_dim, image_embed_dim, what)
 
 
 LARGE = "openai/clip-vit-large-patch14"
@@ -68,7 +68,7 @@ LARGE = "openai/clip-vit-large-patch14"
 @cache
 def _load(model: str, device: str) -> tuple[Any, CLIPImageProcessorPil]:
     """A CLIPModel, or a CLIPVisionModelWithProjection, and its preprocessing."""
-    name, folder = model_place(model, "CLIP model")
+    name, folder = resolve_model(model, "CLIP model")
     try:
         config = AutoConfig.from_pretrained(name, **folder)
         if not isinstance(config, CLIPConfig):
@@ -83,7 +83,7 @@ def _load(model: str, device: str) -> tuple[Any, CLIPImageProcessorPil]:
 
 @cache
 def _tokenizer(model: str, words: int):
-    name, folder = model_place(model, "CLIP model")
+    name, folder = resolve_model(model, "CLIP model")
     if Path(name, "tokenizer").is_dir():
         folder = {"subfolder": "tokenizer"}
     try:
@@ -105,7 +105,7 @@ class CLIP:
     """
 
     def __init__(self, model: str = LARGE, device: str | None = None):
-        model_place(model, "CLIP model")
+        resolve_model(model, "CLIP model")
         self.model, self.device = model, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.key = f"CLIP {model}"
 

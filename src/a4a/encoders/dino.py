@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from a4a.errors import InputError, first_line
-from a4a.utils.hub import model_place
+from a4a.utils.hub import resolve_model
 
 BASE = "facebook/dinov2-base"
 KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
@@ -19,7 +19,7 @@ KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 
 @cache
 def _load(model: str, device: str):
-    name, folder = model_place(model, "DINO model")
+    name, folder = resolve_model(model, "DINO model")
     try:
         config = AutoConfig.from_pretrained(name, **folder)
         if config.model_type not in KINDS:
@@ -43,7 +43,7 @@ class DINO:
     """
 
     def __init__(self, model: str = BASE, device: str | None = None):
-        model_place(model, "DINO model")
+        resolve_model(model, "DINO model")
         self.model, self.device = model, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.key = f"DINO {model}"
 

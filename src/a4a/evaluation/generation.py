@@ -28,7 +28,7 @@ class Sampling:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def paint(
+def generate_images(
     pipe: Any, task: Task, pictures: Sequence[int], noise: Sequence[Generator], sampling: Sampling, scale: float = 1.0, **options: Any
 ) -> list[Image.Image]:
     """Calls anything that is called as an `ImagePromptPipeline`; each reference is embedded once."""
@@ -39,7 +39,9 @@ def paint(
     return pipe(prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **sampling.options(), **options).images
 
 
-def paint_plain(pipe: DiffusionPipeline, task: Task, pictures: Sequence[int], noise: Sequence[Generator], sampling: Sampling) -> list[Image.Image]:
+def generate_text_only(
+    pipe: DiffusionPipeline, task: Task, pictures: Sequence[int], noise: Sequence[Generator], sampling: Sampling
+) -> list[Image.Image]:
     """From the prompts alone."""
     call = backbone_for(pipe).call_options() | sampling.options()
     return pipe(prompt=[task.prompts[i] for i in pictures], generator=list(noise), **call).images  # pyright: ignore[reportCallIssue]

@@ -13,11 +13,11 @@ from torch import Generator
 
 from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import load_pipeline
-from a4a.evaluation.generation import Sampling, paint, paint_plain
+from a4a.evaluation.generation import Sampling, generate_images, generate_text_only
 from a4a.evaluation.tasks.base import Task
 from a4a.pipeline import ImagePromptPipeline
-from a4a.utils.fingerprint import origin
-from a4a.utils.modules import device, size_of
+from a4a.utils.fingerprint import file_fingerprint
+from a4a.utils.modules import default_device, parameter_count
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Cost:
     """Calls of the base model's denoiser for one picture."""
 
 
-class Painter(ABC):
-    """A method. Its constructor loads nothing; what it loads to paint is its `pipe`."""
+class Method(ABC):
+    """A method. Its constructor loads nothing; what it loads to generate_images is its `pipe`."""
 
     trained: ClassVar[tuple[str, ...]] = ()
     """Fields with places of weights that a run may have written anew."""
 
     @abstractmethod
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
         """The pictures of these numbers; their noise comes from the generators alone, so that no method or batch size changes it."""
 
     def cost(self) -> Cost:
@@ -46,7 +46,7 @@ class Painter(ABC):
     @property
     def key(self) -> str:
         """What it is, for telling one configuration, and one training of it, from another."""
-        return " ".join([repr(self), *(origin(getattr(self, name)) for name in self.trained)])
+        return " ".join([repr(self), *(file_fingerprint(getattr(self, name)) for name in self.trained)])
 
     def release(self) -> None:
         """Lets go of what was loaded."""
@@ -55,11 +55,11 @@ class Painter(ABC):
 
 def loaded(model: str) -> DiffusionPipeline:
     pipe = load_pipeline(model, dtype=torch.float16 if torch.cuda.is_available() else torch.float32)
-    return pipe.to(device())
+    return pipe.to(default_device())
 
 
 @dataclass
-class TextOnly(Painter):
+class TextOnly(Method):
     """The model without any reference: the floor."""
 
     model: str
@@ -69,12 +69,12 @@ class TextOnly(Painter):
     def pipe(self) -> DiffusionPipeline:
         return loaded(self.model)
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return paint_plain(self.pipe, task, pictures, noise, self.sampling)
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_text_only(self.pipe, task, pictures, noise, self.sampling)
 
 
 @dataclass
-class Prompted(Painter):
+class ImagePromptMethod(Method):
     """An adapter on a model: A4A, IP-Adapter*, PTA-UM, or the PTA on its own base."""
 
     trained = ("adapter",)
@@ -89,27 +89,27 @@ class Prompted(Painter):
     def pipe(self) -> ImagePromptPipeline:
         adapter = load_adapter(self.adapter)
         encoder = encoder_of(adapter, self.adapter, self.image_encoder)
-        encoder.model.to(device())  # pyright: ignore[reportArgumentType]
+        encoder.model.to(default_device())  # pyright: ignore[reportArgumentType]
         return ImagePromptPipeline(loaded(self.model), adapter, encoder)
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return paint(self.pipe, task, pictures, noise, self.sampling, self.scale)
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale)
 
     def cost(self) -> Cost:
-        return Cost(size_of(self.pipe.adapter), 0)
+        return Cost(parameter_count(self.pipe.adapter), 0)
 
 
 @dataclass
-class Copied(Painter):
+class CopyReference(Method):
     """The reference unchanged: perfect likeness, no obedience, no diversity. Exposes scores that reward copying."""
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
         return [task.references[task.subject(i)] for i in pictures]
 
 
 @dataclass
-class Photographed(Painter):
+class HeldOutPhoto(Method):
     """Another photo of the subject: the ceiling."""
 
-    def paint(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
         return [task.photos(i) for i in pictures]

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
-from a4a.evaluation.statistics import Estimate, over_subjects
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
+from a4a.evaluation.statistics import Estimate, bootstrap_mean
 from a4a.evaluation.tasks.base import Task
 from a4a.utils.images import grid
 
@@ -17,11 +17,11 @@ def noise(picture: int, seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + picture)
 
 
-def gallery(task: Task, pictures: Sequence[Image.Image]) -> Gallery:
-    return Gallery(task.references, task.rows(task.prompts), task.rows(pictures))
+def generated(task: Task, pictures: Sequence[Image.Image]) -> GeneratedSet:
+    return GeneratedSet(task.references, task.rows(task.prompts), task.rows(pictures))
 
 
-def measure(metrics: Sequence[Metric], shown: Gallery) -> Scores:
+def measure(metrics: Sequence[Metric], shown: GeneratedSet) -> Scores:
     scores: Scores = {}
     for metric in metrics:
         scores |= metric(shown)
@@ -29,7 +29,7 @@ def measure(metrics: Sequence[Metric], shown: Gallery) -> Scores:
 
 
 def estimates(scores: Scores) -> dict[str, Estimate]:
-    return {name: value if isinstance(value, Estimate) else over_subjects(value) for name, value in scores.items()}
+    return {name: value if isinstance(value, Estimate) else bootstrap_mean(value) for name, value in scores.items()}
 
 
 def picture_grid(task: Task, pictures: Sequence[Image.Image], subjects: int) -> Image.Image:

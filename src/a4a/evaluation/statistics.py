@@ -22,7 +22,7 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def over_subjects(scores: np.ndarray, seed: int = 0) -> Estimate:
+def bootstrap_mean(scores: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of scores [subjects] or [subjects, generations] with a bootstrap interval over subjects.
 
     Values that are NaN are left out; a subject without any value counts neither here nor there.
@@ -41,14 +41,14 @@ def over_subjects(scores: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(mean, float(interval.low), float(interval.high), len(per_subject), pictures)
 
 
-def paired(scores: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
+def paired_difference(scores: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     """How much higher `scores` are than `others`, picture by picture of the same subjects, prompts and noise."""
     if scores.shape != others.shape:
         raise InputError(f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on the same task.")
-    return over_subjects(scores.astype(np.float64) - others.astype(np.float64), seed)
+    return bootstrap_mean(scores.astype(np.float64) - others.astype(np.float64), seed)
 
 
-def over_seeds(scores: np.ndarray) -> Estimate:
+def mean_over_seeds(scores: np.ndarray) -> Estimate:
     """Mean of scores [seeds, subjects] or [seeds, subjects, generations], with an interval over training seeds and subjects together.
 
     Another training seed moves all subjects at once, which an interval over subjects alone does not see: with the spread that seeds have
@@ -59,7 +59,7 @@ def over_seeds(scores: np.ndarray) -> Estimate:
     table = scores.astype(np.float64)
     table = table[..., None] if table.ndim == 2 else table
     if len(table) == 1:
-        return over_subjects(table[0])
+        return bootstrap_mean(table[0])
     sums, counts = _known(table)
     whole = (counts > 0).all(axis=0)
     each = sums[:, whole] / counts[:, whole]

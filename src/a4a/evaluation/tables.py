@@ -8,12 +8,12 @@ import numpy as np
 from a4a.evaluation.metrics.base import Scores
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 
 
 def _write_csv(file: Path, task: Task, values: dict[str, Scores]) -> None:
     """A line for each picture, method and score."""
-    with replacing(file) as beside, beside.open("w", newline="") as stream:
+    with atomic_write(file) as beside, beside.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["method", "score", "subject", "generation", "prompt", "value"])
         for method, scores in values.items():
@@ -38,17 +38,17 @@ def table(results: dict) -> str:
         seconds = method["seconds_per_picture"]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['base_calls']} | {f'{seconds:.2f}' if seconds is not None else ''} |")
     note = f"{task['subjects']} subjects x {task['generations']} pictures, seed {task['seed']}; means with 95 % bootstrap intervals over subjects; {results['machine']}."
-    if results["against"]:
+    if results["baseline"]:
         lines += [
             "",
-            f"Differences to {results['against']}, picture by picture:",
+            f"Differences to {results['baseline']}, picture by picture:",
             "",
             "| | " + " | ".join(names) + " |",
             "|---" * (len(names) + 1) + "|",
         ]
         for name, method in methods.items():
-            if name != results["against"]:
-                cells = [_signed(Estimate(**method["against"][n])) if n in method["against"] else "" for n in names]
+            if name != results["baseline"]:
+                cells = [_signed(Estimate(**method["baseline"][n])) if n in method["baseline"] else "" for n in names]
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", note, ""])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from a4a.evaluation.statistics import Estimate, over_subjects
+from a4a.evaluation.statistics import Estimate, bootstrap_mean
 from a4a.training.log import read_log
 
 Arrays = dict[str, np.ndarray]
@@ -54,7 +54,7 @@ def _estimate(method: Method, score: str) -> Estimate:
     """Over subjects: all seeds' pictures of a subject count as its own."""
     if score in method.alone:
         return method.alone[score]
-    return over_subjects(np.concatenate([s.reshape(len(s), -1) for s in method.scores[score]], axis=1))
+    return bootstrap_mean(np.concatenate([s.reshape(len(s), -1) for s in method.scores[score]], axis=1))
 
 
 # --- curves and claims ------------------------------------------------------------------------------------------------

@@ -9,15 +9,15 @@ from typing import Any
 from a4a.errors import InputError
 from a4a.evaluation.evaluate import evaluate
 from a4a.evaluation.generation import Sampling
-from a4a.evaluation.methods import Painter, Prompted
+from a4a.evaluation.methods import ImagePromptMethod, Method
 from a4a.evaluation.metrics.base import Metric
 from a4a.evaluation.tasks.base import Task
-from a4a.evaluation.validation import Evaluation
+from a4a.evaluation.validation import Validator
 from a4a.experiments.claims import Claim
-from a4a.training import distributed as processes
+from a4a.training import distributed
 from a4a.transfer.recipe import checked, flat, merged
 from a4a.transfer.run import transfer
-from a4a.utils.files import replacing, slug
+from a4a.utils.files import atomic_write, slug
 
 ARGUMENTS = "arguments.json"
 """Of `a4a transfer`, in the folder of a run that is finished."""
@@ -31,7 +31,7 @@ class Final:
     metrics: list[Metric]
     sampling: Sampling = field(default_factory=Sampling)
     batch: int = 8
-    others: dict[str, Painter] = field(default_factory=dict)
+    extra_methods: dict[str, Method] = field(default_factory=dict)
     """Methods that are not trained here: the floor, the ceiling, the adapter on its own base."""
 
 
@@ -43,7 +43,7 @@ def experiment(
     final: Final | None = None,
     seeds: list[int] = [0],  # noqa: B006
     scores: list[str] = ["identity"],  # noqa: B006
-    says: str = "",
+    description: str = "",
     claims: list[Claim] = [],  # noqa: B006
     only: list[str] | None = None,
 ) -> None:
@@ -65,14 +65,14 @@ def experiment(
     output = Path(output)
     if not variants or not seeds:
         raise InputError(f"The experiment {title!r} has no variants or no seeds; give at least one of each.")
-    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {*variants, *(final.others if final else {})}:
+    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {*variants, *(final.extra_methods if final else {})}:
         raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
     for claim in claims:
         if claim.kind in ("always_above", "reaches") and claim.score not in scores:
             raise InputError(
-                f"The claim {claim.says!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there."
+                f"The claim {claim.description!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there."
             )
-    finished: dict[str, Painter] = {}
+    finished: dict[str, Method] = {}
     for name, change in variants.items():
         for seed in seeds:
             run = output / slug(name) / f"seed{seed}"
@@ -81,25 +81,27 @@ def experiment(
                 continue
             _train(arguments, run, f"{title}: {name}, seed {seed}")
             sampling = final.sampling if final else Sampling()
-            finished[f"{name}, seed {seed}"] = Prompted(arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling)
-    if not processes.state().is_main_process:
+            finished[f"{name}, seed {seed}"] = ImagePromptMethod(
+                arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling
+            )
+    if not distributed.state().is_main_process:
         return
-    description = {
+    manifest = {
         "title": title,
-        "says": says,
+        "description": description,
         "scores": scores,
         "seeds": seeds,
         "variants": {name: slug(name) for name in variants},
         "claims": [asdict(c) for c in claims],
         "samples": recipe.get("training", {}).get("samples"),
     }
-    with replacing(output / "experiment.json") as beside:
-        beside.write_text(json.dumps(description, indent=1))
+    with atomic_write(output / "experiment.json") as beside:
+        beside.write_text(json.dumps(manifest, indent=1))
     if final is not None:
         watched = _evaluation(merged(recipe, {"output": str(output)}))
-        if watched is not None and final.others:
-            evaluate(watched.task, final.others, watched.metrics, output / "validation", batch=watched.batch, seed=watched.seed)
-        evaluate(final.task, {**final.others, **finished}, final.metrics, output / "final", batch=final.batch)
+        if watched is not None and final.extra_methods:
+            evaluate(watched.task, final.extra_methods, watched.metrics, output / "validation", batch=watched.batch, seed=watched.seed)
+        evaluate(final.task, {**final.extra_methods, **finished}, final.metrics, output / "final", batch=final.batch)
 
 
 def _train(arguments: dict[str, Any], run: Path, title: str) -> None:
@@ -118,14 +120,14 @@ def _train(arguments: dict[str, Any], run: Path, title: str) -> None:
     for other in run.parents[2].glob(f"*/*/*/{ARGUMENTS}"):
         if other.read_text() == said and other.parent != run:
             shutil.rmtree(run, ignore_errors=True)
-            with replacing(run) as beside:
+            with atomic_write(run) as beside:
                 shutil.copytree(other.parent, beside)
             return
     transfer(**vars(parser.instantiate_classes(chosen)))
-    with replacing(run / ARGUMENTS) as beside:
+    with atomic_write(run / ARGUMENTS) as beside:
         beside.write_text(said)
 
 
-def _evaluation(arguments: dict[str, Any]) -> Evaluation | None:
+def _evaluation(arguments: dict[str, Any]) -> Validator | None:
     parser, chosen = checked(arguments)
     return vars(parser.instantiate_classes(chosen))["evaluation"]

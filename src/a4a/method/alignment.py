@@ -24,7 +24,7 @@ class Alignment(nn.Module):
         return self.linears(self.text(mapped).unbind(1))
 
     @torch.no_grad()
-    def start_as_text(self, projections: Sequence[nn.Linear], vocabulary: Float[Tensor, "text d_scm"]) -> None:
+    def init_from_text(self, projections: Sequence[nn.Linear], vocabulary: Float[Tensor, "text d_scm"]) -> None:
         """The layer for all becomes `vocabulary`, each site's layer the site's own text projection.
 
         An untrained image token then looks to the model like a text token, and like the same one at every site; what

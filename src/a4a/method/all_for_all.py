@@ -1,6 +1,6 @@
 """Figure 1: features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
 
-The letter of the paper is `residual=False, warm_start=False, sharing="width"`, begun at random (`A4A.wrap` without `text`,
+The letter of the paper is `residual=False, warm_start=False, sharing="width"`, begun at random (`A4A.from_source` without `text`,
 no `A4A.couple`). What the defaults do otherwise, and why, stands beside each argument; the README has figures.
 """
 
@@ -13,7 +13,7 @@ from a4a.features import Site, SiteFeatures
 from a4a.method.alignment import Alignment
 from a4a.method.coupling import CouplingSpaceProjection
 from a4a.method.linears import Sharing
-from a4a.method.mapping import Reach, UpgradedSpaceMapping
+from a4a.method.mapping import Connectivity, UpgradedSpaceMapping
 
 
 class AllForAll(nn.Module):
@@ -46,7 +46,7 @@ class AllForAll(nn.Module):
         residual: bool = True,
         sharing: Sharing = "site",
         warm_start: bool = True,
-        reach: Reach = "all",
+        connectivity: Connectivity = "all_to_all",
         text_width: int | None = None,
     ):
         super().__init__()
@@ -67,7 +67,7 @@ class AllForAll(nn.Module):
                         heads,
                         residual,
                         warm_start,
-                        reach,
+                        connectivity,
                     ),
                     Alignment(d_scm, [s.width for s in upgraded], sharing, text_width),
                 ]

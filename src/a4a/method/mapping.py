@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from a4a.errors import InputError
 
-Reach = Literal["all", "nearest"]
+Connectivity = Literal["all_to_all", "layer_by_layer"]
 """What an upgraded site sees: all base sites (the paper), or the one nearest in depth (layer by layer, its counter-example)."""
 
 
@@ -45,13 +45,15 @@ class UpgradedSpaceMapping(nn.Module):
         heads: int,
         residual: bool,
         warm_start: bool,
-        reach: Reach = "all",
+        connectivity: Connectivity = "all_to_all",
     ):
         super().__init__()
-        start = interpolation(base_depths, upgraded_depths) if reach == "all" else nearest(base_depths, upgraded_depths)
+        start = interpolation(base_depths, upgraded_depths) if connectivity == "all_to_all" else nearest(base_depths, upgraded_depths)
         sites = torch.cat([torch.eye(len(start)), start], dim=1).bool()  # what each upgraded site may attend to: [K^, K]
-        self.register_buffer("seen", None if reach == "all" else start, persistent=False)
-        self.register_buffer("mask", None if reach == "all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1), persistent=False)
+        self.register_buffer("seen", None if connectivity == "all_to_all" else start, persistent=False)
+        self.register_buffer(
+            "mask", None if connectivity == "all_to_all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1), persistent=False
+        )
         self.latents = nn.Parameter(torch.randn(len(upgraded_depths), tokens, width) * (0.02 if warm_start else 1.0))
         self.mixture = nn.Parameter(start.clone()) if warm_start else None
         self.norm = nn.LayerNorm(width) if warm_start else None

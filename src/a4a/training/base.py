@@ -19,7 +19,7 @@ class Objective(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say which parameters it trains.")
 
 
-class Table(Protocol):
+class Dataset(Protocol):
     """Rows that can be fetched a batch at a time. Fetching must not touch torch's global generator.
 
     A table whose rows differ in shape has `buckets`, a tensor with the bucket of each row: a batch is of one bucket.

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from a4a.errors import InputError
-from a4a.utils.files import replacing, save_torch
+from a4a.utils.files import atomic_write, save_torch
 
 
 def save(folder: Path, samples: int, step: int, weights: dict[str, Tensor], optimizer: dict, ema: dict[str, Tensor] | None, keep: int) -> Path:
     """Writes the checkpoint of `samples` into `folder` and removes all but the last `keep`."""
     target = folder / f"{samples:010d}"
-    with replacing(target) as beside:
+    with atomic_write(target) as beside:
         beside.mkdir()
         save_file(_plain(weights), beside / "weights.safetensors")
         if ema is not None:

@@ -16,7 +16,7 @@ from a4a.training.base import Batch, Objective
 
 
 @dataclass
-class Rates:
+class LearningRates:
     """Learning rates by kind of parameter (the paper's asynchronous training)."""
 
     projection: float = 1e-5
@@ -30,7 +30,7 @@ class Rates:
 
 
 @dataclass
-class Dropping:
+class ConditionDropout:
     """How often a condition is left out in training, so that guidance has something to guide away from."""
 
     image: float = 0.05
@@ -40,8 +40,8 @@ class Dropping:
 
 @dataclass
 class ObjectiveConfig:
-    rates: Rates = field(default_factory=Rates)
-    dropping: Dropping = field(default_factory=Dropping)
+    rates: LearningRates = field(default_factory=LearningRates)
+    dropping: ConditionDropout = field(default_factory=ConditionDropout)
     train_source: bool = False
     """Fine-tune the source adapter too (A4A only)."""
     weighting: Literal["none", "min_snr"] = "none"
@@ -85,11 +85,11 @@ class Denoising(Objective):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.adapter is None:
             return [{"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
-        trained = {name: [p for p in group if p.requires_grad] for name, group in self.adapter.groups().items()}
+        trained = {name: [p for p in group if p.requires_grad] for name, group in self.adapter.parameter_groups().items()}
         return [{"name": name, "params": group, "lr": getattr(self.config.rates, name)} for name, group in trained.items() if group]
 
     def forward(self, batch: Batch) -> Tensor:
-        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, embed]."""
+        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, image_embed_dim]."""
         latents = batch["latents"].float()
         count, device = len(latents), latents.device
         draw = torch.rand(count, device=device)
@@ -104,7 +104,7 @@ class Denoising(Objective):
 
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()
-            self.show(self.injection, self.adapter, torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds))
+            self.set_condition(self.injection, self.adapter, torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds))
         kind = self.denoiser.dtype
         # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
         plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
@@ -117,7 +117,7 @@ class Denoising(Objective):
             loss = loss * snr.clamp(max=self.config.gamma) / (snr + 1 if velocity else snr)
         return loss.mean()
 
-    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+    def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
         """What a batch sees of its references."""
         injection.set(adapter(embeds))
 

@@ -15,13 +15,13 @@ from torch.distributed.fsdp import fully_shard
 
 from a4a.errors import InputError
 
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 """How long processes wait for each other; the first alone encodes data and draws. One that died is noticed by its launcher, not by this."""
 
 
 def state() -> PartialState:
     """Who we are, on which device; the first call takes the process's own GPU."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Accelerator:
@@ -30,11 +30,11 @@ def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Acceler
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation, sync_with_dataloader=False),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 
-def agree(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
+def check_consistent(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
     """Raises InputError in all processes where a fact of one is not that of the first."""
     if accelerator.num_processes == 1:
         return
@@ -48,7 +48,7 @@ def agree(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
                 )
 
 
-def sample_of(table: Any) -> str:
+def data_fingerprint(table: Any) -> str:
     """A hash of three rows of a table: another data set has another."""
     digest = hashlib.sha256()
     for i in sorted({0, len(table) // 2, len(table) - 1}):
@@ -58,24 +58,24 @@ def sample_of(table: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def keep_apart(model: nn.Module) -> None:
+def exclude_frozen_from_ddp(model: nn.Module) -> None:
     """What is frozen is the same in all processes already: DDP need not send it around, nor could it where it is spread or 8-bit."""
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     model._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in model.named_buffers()]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
-def spread(model: nn.Module, block: str) -> None:
+def shard(model: nn.Module, block: str) -> None:
     """Gives each process its part of every block of a frozen model; blocks are put together as they run (FSDP 2)."""
     ours = state()
     if ours.num_processes == 1:
-        raise InputError("precision.spread is set but there is one process; start several with torchrun, or set it to false.")
+        raise InputError("precision.shard is set but there is one process; start several with torchrun, or set it to false.")
     mesh = init_device_mesh(ours.device.type, (ours.num_processes,))  # pyright: ignore[reportOptionalMemberAccess]
     for module in model.modules():
         if type(module).__name__ == block:
             fully_shard(module, mesh=mesh)
 
 
-def part() -> None:
+def shutdown() -> None:
     """Ends the group of processes at the end of a command."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         PartialState().destroy_process_group()

@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 
-class _Log:
+class MetricLogger:
     """One row a step, in memory, in `log.csv` and in TensorBoard."""
 
     def __init__(self, output: Path, accelerator: Accelerator, tensorboard: bool, done: int):

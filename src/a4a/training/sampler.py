@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class Order:
+class EpochShuffle:
     """A new random order of all rows in every epoch, by seed alone."""
 
     def __init__(self, rows: int, seed: int):
@@ -16,14 +16,14 @@ class Order:
         while count > 0:
             epoch, offset = divmod(start, self.rows)
             if epoch != self.epoch:
-                generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
                 self.epoch, self.order = epoch, torch.randperm(self.rows, generator=generator)
             parts.append(self.order[offset : offset + count])
             start, count = start + len(parts[-1]), count - len(parts[-1])
         return torch.cat(parts)
 
 
-class Passes:
+class BucketBatchSampler:
     """The rows of every pass over `size` samples (those of all processes together), of one bucket each.
 
     `buckets` [rows] names the bucket of each row; None is one bucket. Each bucket has an order of its own, cut into
@@ -36,7 +36,7 @@ class Passes:
         names = torch.zeros(rows, dtype=torch.long) if buckets is None else buckets
         self.seed, self.size = seed, size
         self.members = [(names == name).nonzero().flatten() for name in names.unique()]
-        self.orders = [Order(len(m), mix(seed, i) if i else seed) for i, m in enumerate(self.members)]
+        self.orders = [EpochShuffle(len(m), mix_seed(seed, i) if i else seed) for i, m in enumerate(self.members)]
         self.counts = torch.tensor([len(m) for m in self.members])
 
     def take(self, number: int) -> Tensor:
@@ -46,7 +46,7 @@ class Passes:
             epoch += 1
         before = self._before(epoch)
         kinds = torch.repeat_interleave(self._before(epoch + 1) - before)
-        kinds = kinds[torch.randperm(len(kinds), generator=torch.Generator().manual_seed(mix(self.seed, epoch, len(kinds))))]
+        kinds = kinds[torch.randperm(len(kinds), generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch, len(kinds))))]
         place = number - int(before.sum())
         bucket = int(kinds[place])
         nth = int(before[bucket] + (kinds[:place] == bucket).sum())
@@ -57,7 +57,7 @@ class Passes:
         return epoch * self.counts // self.size
 
 
-def mix(*numbers: int) -> int:
+def mix_seed(*numbers: int) -> int:
     """One seed from several, so that neighbours share nothing (splitmix64)."""
     mixed = 0
     for n in numbers:

@@ -27,17 +27,17 @@ from tqdm import tqdm
 
 from a4a.errors import InputError
 from a4a.training import checkpoint
-from a4a.training.base import Batch, Objective, Scores, Table
+from a4a.training.base import Batch, Dataset, Objective, Scores
 from a4a.training.config import TrainingConfig
-from a4a.training.distributed import accelerator_for, agree, keep_apart, sample_of
-from a4a.training.log import _Log
+from a4a.training.distributed import accelerator_for, check_consistent, data_fingerprint, exclude_frozen_from_ddp
+from a4a.training.log import MetricLogger
 from a4a.training.optimizers import optimizer_for
-from a4a.training.sampler import Passes, mix
+from a4a.training.sampler import BucketBatchSampler, mix_seed
 
 
 def train(
     objective: Objective,
-    table: Table,
+    table: Dataset,
     config: TrainingConfig,
     output: Path | str,
     *,
@@ -58,7 +58,7 @@ def train(
     accelerator = accelerator or accelerator_for(config.mixed_precision, config.gradient_accumulation)
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise InputError(
-            f"accelerate was configured for {accelerator.distributed_type}; use recipes/accelerate, and precision.spread for a denoiser that fits no GPU."
+            f"accelerate was configured for {accelerator.distributed_type}; use recipes/accelerate, and precision.shard for a denoiser that fits no GPU."
         )
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     groups = objective.parameter_groups()
@@ -98,14 +98,14 @@ def train(
 
     if accelerator.num_processes > 1:
         shapes = sha256(repr([(n, tuple(p.shape)) for n, p in trained.items()]).encode()).hexdigest()[:16]
-        facts = {"training samples": len(table), "training data": sample_of(table), "trained parameters": shapes, "checkpoint of step": first}
-        agree(accelerator, facts)
-        keep_apart(objective)
+        facts = {"training samples": len(table), "training data": data_fingerprint(table), "trained parameters": shapes, "checkpoint of step": first}
+        check_consistent(accelerator, facts)
+        exclude_frozen_from_ddp(objective)
     model, optimizer = accelerator.prepare(objective, optimizer)
     if ema is not None:
         ema.to(accelerator.device)
-    order = Passes(len(table), config.seed, per_pass, getattr(table, "buckets", None))
-    log = _Log(output, accelerator, config.tensorboard, first * per_step)
+    order = BucketBatchSampler(len(table), config.seed, per_pass, getattr(table, "buckets", None))
+    log = MetricLogger(output, accelerator, config.tensorboard, first * per_step)
 
     def rows_of(number: int, process: int) -> Tensor:
         return order.take(number)[process :: accelerator.num_processes]
@@ -157,7 +157,7 @@ def train(
                 batch = upcoming.result() if upcoming is not None else fetch(number)
                 if ahead and number + 1 < steps * passes:
                     upcoming = pool.submit(fetch, number + 1)
-                torch.manual_seed(mix(config.seed, number, accelerator.process_index))
+                torch.manual_seed(mix_seed(config.seed, number, accelerator.process_index))
                 with accelerator.accumulate(model):
                     loss = model(_to(batch, accelerator.device))
                     seen = accelerator.gather(torch.stack([loss.detach().float(), loss.new_tensor(stopped()).float()])[None])

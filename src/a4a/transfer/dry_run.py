@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from a4a.adapters.loading import load_adapter, save_with_card
 from a4a.injection import attach
-from a4a.training import distributed as processes
+from a4a.training import distributed
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
-from a4a.training.distributed import spread
+from a4a.training.distributed import shard
 from a4a.training.trainer import train
 from a4a.transfer.config import Method, Precision
-from a4a.transfer.memory import batch, planned, text
-from a4a.utils.files import replacing, slug
+from a4a.transfer.memory import batch, estimate_memory, text
+from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine
 
 RESULTS = Path("benchmarks/results")
@@ -57,23 +57,23 @@ def dry_run(
     Builds denoiser and adapter as training on prepared data does: without VAE and encoders. `pixels` is the size of
     the pictures, the model's own by default.
     """
-    ours = processes.state()
+    ours = distributed.state()
     device = ours.device
-    plan = planned(model, image_encoder, source, method, replace(objective, compile=False), training, precision, ours.num_processes, pixels)
-    shell, adapter = plan.shell, plan.adapter
-    backbone, side = shell.backbone, shell.side(pixels)
+    plan = estimate_memory(model, image_encoder, source, method, replace(objective, compile=False), training, precision, ours.num_processes, pixels)
+    meta_model, adapter = plan.meta_model, plan.adapter
+    backbone, side = meta_model.backbone, meta_model.side(pixels)
     torch.manual_seed(training.seed)  # the same weights and rows in all processes
-    filled(backbone.denoiser, torch.device("cpu") if precision.spread else device)  # pyright: ignore[reportArgumentType]
+    filled(backbone.denoiser, torch.device("cpu") if precision.shard else device)  # pyright: ignore[reportArgumentType]
     filled(adapter, device)  # pyright: ignore[reportArgumentType]
     if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         torch.cuda.reset_peak_memory_stats()
     before = _peak(device)  # pyright: ignore[reportArgumentType]
-    no_text = text(shell, 1, precision, device)  # pyright: ignore[reportArgumentType]
+    no_text = text(meta_model, 1, precision, device)  # pyright: ignore[reportArgumentType]
     loss = Denoising(backbone, adapter, objective, no_text)
-    if precision.spread:  # int8 weights are there already
-        spread(backbone.denoiser, backbone.block)
+    if precision.shard:  # int8 weights are there already
+        shard(backbone.denoiser, backbone.block)
     per_step = training.batch_size * training.gradient_accumulation * ours.num_processes
-    table = _Random(batch(shell, adapter, per_step, side, precision, "cpu"))
+    table = _Random(batch(meta_model, adapter, per_step, side, precision, "cpu"))
     with TemporaryDirectory() as folder:  # each process has its own: only the first writes of the run, and all save and load the adapter
         config = replace(training, samples=STEPS * per_step, warmup=0, evaluate_every=None, tensorboard=False)
         began = time.perf_counter()
@@ -102,13 +102,13 @@ def dry_run(
         "peak_bytes": peak,
         "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, libraries in it",  # pyright: ignore[reportOptionalMemberAccess]
         "before_training_bytes": before,
-        "planned_bytes": plan.need.peak(training.batch_size),
-        "plan": asdict(plan.need),
+        "planned_bytes": plan.estimate.peak(training.batch_size),
+        "plan": asdict(plan.estimate),
         "latent_step_changed_by_adapter": shift,
     }
     if ours.is_main_process:
         target = results / f"dry-run-{slug(str(model).split('/')[-1].replace(':', '-'))}-{device.type}.json"  # pyright: ignore[reportOptionalMemberAccess]
-        with replacing(target) as beside:
+        with atomic_write(target) as beside:
             beside.write_text(json.dumps(facts, indent=1) + "\n")
         print(json.dumps(facts, indent=1))
     return facts

@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.meta import embed_width, encoder_size, source_shell
-from a4a.backbones.meta import Shell, model_shell
+from a4a.adapters.meta import embed_width, encoder_size, load_meta_adapter
+from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.errors import InputError
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
@@ -44,7 +44,7 @@ MANY = 64
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes of one process."""
 
     denoiser: int
@@ -83,16 +83,16 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Planned:
+class TransferPlan:
     """What a recipe would build, without weights."""
 
-    shell: Shell
+    meta_model: MetaModel
     adapter: ImagePromptAdapter
-    need: Need
+    estimate: MemoryEstimate
     trained: int
 
 
-def planned(
+def estimate_memory(
     model: Any,
     image_encoder: Any,
     source: Any,
@@ -103,29 +103,29 @@ def planned(
     processes: int = 1,
     pixels: int | None = None,
     encoders: bool = False,
-) -> Planned:
+) -> TransferPlan:
     """Runs a step of a recipe on shapes; seconds, and no weights are read but of a source adapter that is no published one.
 
     `encoders`: VAE, text and image encoders stay beside the denoiser.
     """
-    shell, origin = model_shell(model), source_shell(source)
+    meta_model, origin = load_meta_model(model), load_meta_adapter(source)
     with torch.device("meta"):
-        adapter = method.build(shell.backbone, origin, embed_width(image_encoder, origin))
-    nn.Module.to(shell.backbone.denoiser, precision.dtype)  # diffusers' own warns of layers that it would keep, where there are none
-    alone = replace(precision, spread=False)
+        adapter = method.build(meta_model.backbone, origin, embed_width(image_encoder, origin))
+    nn.Module.to(meta_model.backbone.denoiser, precision.dtype)  # diffusers' own warns of layers that it would keep, where there are none
+    alone = replace(precision, shard=False)
     with torch.device("meta"):
-        alone.apply(shell.backbone)
-    loss = Denoising(shell.backbone, adapter, replace(objective, compile=False), no_text=text(shell, 1, precision, "meta"))
-    side = shell.side(pixels)
-    one, many, twice = (working(loss, batch(shell, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY))
+        alone.apply(meta_model.backbone)
+    loss = Denoising(meta_model.backbone, adapter, replace(objective, compile=False), no_text=text(meta_model, 1, precision, "meta"))
+    side = meta_model.side(pixels)
+    one, many, twice = (working(loss, batch(meta_model, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY))
     loss.pause()
-    kept, trained = _bytes(shell.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
-    if precision.spread:
-        blocks = [_bytes(m) for m in shell.backbone.denoiser.modules() if type(m).__name__ == shell.backbone.block]
+    kept, trained = _bytes(meta_model.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    if precision.shard:
+        blocks = [_bytes(m) for m in meta_model.backbone.denoiser.modules() if type(m).__name__ == meta_model.backbone.block]
         kept -= sum(blocks) - sum(blocks) // processes - 2 * max(blocks)  # two are together at a time: one runs, one is fetched
     always = 2 * trained if training.mixed_precision != "no" else 0  # autocast's copies of what is trained
     held = 4 * trained if training.gradient_accumulation > 1 else 0
-    need = Need(
+    estimate = MemoryEstimate(
         denoiser=kept,
         adapter=_bytes(adapter),
         gradients=4 * trained,
@@ -135,38 +135,40 @@ def planned(
         least=always + one,
         fixed=always + held + max(2 * many - twice, 0),
         each=(twice - many) // MANY,
-        encoders=precision.dtype.itemsize * (sum(shell.encoders.values()) + encoder_size(image_encoder)) if encoders else 0,
+        encoders=precision.dtype.itemsize * (sum(meta_model.encoders.values()) + encoder_size(image_encoder)) if encoders else 0,
     )
-    return Planned(shell, adapter, need, trained)
+    return TransferPlan(meta_model, adapter, estimate, trained)
 
 
-def check_fit(need: Need, batch_size: int, gpu: float) -> None:
+def check_fit(estimate: MemoryEstimate, batch_size: int, gpu: float) -> None:
     """InputError where a batch does not fit a device of so many bytes."""
-    if need.peak(batch_size) + RESERVED > gpu:
-        largest = need.largest_batch(gpu)
+    if estimate.peak(batch_size) + RESERVED > gpu:
+        largest = estimate.largest_batch(gpu)
         instead = (
             f"set it to {largest} and training.gradient_accumulation up, or objective.gradient_checkpointing to true"
             if largest
-            else "set objective.gradient_checkpointing to true, precision.frozen to int8 or precision.spread to true, or use a larger GPU"
+            else "set objective.gradient_checkpointing to true, precision.frozen to int8 or precision.shard to true, or use a larger GPU"
         )
-        if need.encoders:
-            instead += f" (the encoders take {need.encoders / 1e9:.1f} GB: none with a4a.data.Prepared and without evaluation)"
+        if estimate.encoders:
+            instead += f" (the encoders take {estimate.encoders / 1e9:.1f} GB: none with a4a.data.Prepared and without evaluation)"
         raise InputError(
-            f"training.batch_size {batch_size} needs about {(need.peak(batch_size) + RESERVED) / 1e9:.1f} GB but the GPU has {gpu / 1e9:.1f} GB; {instead}."
+            f"training.batch_size {batch_size} needs about {(estimate.peak(batch_size) + RESERVED) / 1e9:.1f} GB but the GPU has {gpu / 1e9:.1f} GB; {instead}."
         )
 
 
-def batch(shell: Shell, adapter: ImagePromptAdapter, rows: int, side: int, precision: Precision, device: torch.device | str) -> dict[str, Any]:
+def batch(
+    meta_model: MetaModel, adapter: ImagePromptAdapter, rows: int, side: int, precision: Precision, device: torch.device | str
+) -> dict[str, Any]:
     """Random numbers in the shapes that the training data have."""
     return {
-        "latents": torch.randn(rows, shell.channels, side, side, dtype=torch.float16, device=device),
-        "embeds": torch.randn(rows, adapter.embed, dtype=torch.float16, device=device),
-        **{f"text.{name}": t for name, t in text(shell, rows, precision, device).items()},
+        "latents": torch.randn(rows, meta_model.channels, side, side, dtype=torch.float16, device=device),
+        "embeds": torch.randn(rows, adapter.image_embed_dim, dtype=torch.float16, device=device),
+        **{f"text.{name}": t for name, t in text(meta_model, rows, precision, device).items()},
     }
 
 
-def text(shell: Shell, rows: int, precision: Precision, device: torch.device | str) -> dict[str, Tensor]:
-    shapes = shell.backbone.text_shapes().items()
+def text(meta_model: MetaModel, rows: int, precision: Precision, device: torch.device | str) -> dict[str, Tensor]:
+    shapes = meta_model.backbone.text_shapes().items()
     return {
         name: torch.ones(rows, *shape, dtype=kind, device=device) if kind else torch.randn(rows, *shape, dtype=precision.dtype, device=device)
         for name, (shape, kind) in shapes
@@ -177,14 +179,14 @@ def working(loss: nn.Module, inputs: dict[str, Tensor]) -> int:
     """The most bytes alive at once in a forward and backward pass, but for parameters, buffers and inputs; drops the gradients."""
     with (
         _fused() if inputs["latents"].device.type == "meta" else nullcontext(),
-        Ledger([*loss.parameters(), *loss.buffers(), *inputs.values()]) as ledger,
+        MemoryTracker([*loss.parameters(), *loss.buffers(), *inputs.values()]) as tracker,
     ):
         loss(inputs).backward()
     loss.zero_grad(set_to_none=True)
-    return ledger.peak
+    return tracker.peak
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Adds up the storages that operations make, for as long as they are alive."""
 
     def __init__(self, known: list[Tensor]):

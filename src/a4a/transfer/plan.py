@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError, first_line
-from a4a.transfer.memory import RESERVED, check_fit, planned
+from a4a.transfer.memory import RESERVED, check_fit, estimate_memory
 from a4a.transfer.run import transfer
 
 
@@ -34,7 +34,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
     """The facts, and the error that says that the recipe's batch does not fit, where it does not."""
     chosen, raw = _read(recipe)
     pixels = _find(raw.get("data"), "size")
-    made = planned(
+    made = estimate_memory(
         chosen.model,
         chosen.image_encoder,
         chosen.source,
@@ -46,11 +46,11 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         pixels,
         encoders=_class(raw.get("data")) != "Prepared" or raw.get("evaluation") is not None,
     )
-    need, shell, training = made.need, made.shell, chosen.training
-    side = shell.side(pixels)
+    estimate, meta_model, training = made.estimate, made.meta_model, chosen.training
+    side = meta_model.side(pixels)
     width = {"float32": 4}.get(chosen.precision.frozen, 2)
-    shapes = shell.backbone.text_shapes()
-    row = 2 * shell.channels * side**2 + 2 * made.adapter.embed
+    shapes = meta_model.backbone.text_shapes()
+    row = 2 * meta_model.channels * side**2 + 2 * made.adapter.image_embed_dim
     row += sum(torch.Size(shape).numel() * (kind.itemsize if kind else width) for shape, kind in shapes.values())
     size = training.batch_size
     encoder = IMAGE_ENCODERS.get(str(chosen.image_encoder))
@@ -58,17 +58,17 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         "model": str(chosen.model),
         "adapter, parameters": sum(p.numel() for p in made.adapter.parameters()),
         "adapter, trained": made.trained,
-        "denoiser, parameters": sum(p.numel() for p in shell.backbone.denoiser.parameters()),
-        **{f"{name}, parameters": count for name, count in shell.encoders.items()},
+        "denoiser, parameters": sum(p.numel() for p in meta_model.backbone.denoiser.parameters()),
+        **{f"{name}, parameters": count for name, count in meta_model.encoders.items()},
         **({"image_encoder, parameters": encoder[1]} if encoder else {}),
-        "weights, bytes": need.denoiser + need.adapter,
-        "encoders beside them, bytes": need.encoders,
-        "gradients, bytes": need.gradients + need.buckets,
-        "optimizer, bytes": need.optimizer + need.average,
-        f"activations of a batch of {size}, bytes": need.activations(size),
-        f"peak at batch {size}, bytes": need.peak(size),
+        "weights, bytes": estimate.denoiser + estimate.adapter,
+        "encoders beside them, bytes": estimate.encoders,
+        "gradients, bytes": estimate.gradients + estimate.buckets,
+        "optimizer, bytes": estimate.optimizer + estimate.average,
+        f"activations of a batch of {size}, bytes": estimate.activations(size),
+        f"peak at batch {size}, bytes": estimate.peak(size),
         "kept free (estimated), bytes": int(RESERVED),
-        f"largest batch in {gpu:g} GB": need.largest_batch(gpu * 1e9),
+        f"largest batch in {gpu:g} GB": estimate.largest_batch(gpu * 1e9),
         "encoded data per 100,000 samples, bytes": 100_000 * row,
         "samples": training.samples,
         "optimiser steps": -(-training.samples // (size * processes * training.gradient_accumulation)),
@@ -77,7 +77,7 @@ def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float
         facts["hours"] = training.samples / samples_per_second / 3600
         facts["GPU hours"] = processes * facts["hours"]
     try:
-        check_fit(need, size, gpu * 1e9)
+        check_fit(estimate, size, gpu * 1e9)
     except InputError as error:
         return facts, error
     return facts, None

@@ -14,7 +14,7 @@ from a4a.errors import InputError
 
 
 @contextmanager
-def replacing(target: Path | str) -> Iterator[Path]:
+def atomic_write(target: Path | str) -> Iterator[Path]:
     """Gives a path beside `target` to write a file or a folder to; renames it to `target` when all went well.
 
     Raises InputError where the disk is full or the place cannot be written, and leaves `target` as it was.

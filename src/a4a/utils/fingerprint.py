@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import nn
 
-from a4a.utils.hub import resolve
+from a4a.utils.hub import resolve_zoo
 
 WEIGHTS = (".safetensors", ".bin", ".pth", ".onnx")
 
 
-def origin(name: str | Path) -> str:
+def file_fingerprint(name: str | Path) -> str:
     """A hash of samples of a file or of a folder's weight files wherever they lie, without a pipeline's denoiser; a hub name as it is."""
-    place = Path(resolve(name)).expanduser()
+    place = Path(resolve_zoo(name)).expanduser()
     if not place.exists():
         return str(name)
     folder, found = (place.parent, [place]) if place.is_file() else (place, sorted(f for f in place.rglob("*") if f.suffix in WEIGHTS))

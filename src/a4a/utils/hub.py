@@ -8,7 +8,7 @@ from a4a.errors import InputError
 ZOO = Path(__file__).parent.parent / "zoo" / "models"
 
 
-def resolve(name: str | Path) -> str:
+def resolve_zoo(name: str | Path) -> str:
     """A path or hub name as it is; InputError for `zoo:` and no model of that name."""
     name = str(name)
     if not name.startswith("zoo:"):
@@ -20,14 +20,14 @@ def resolve(name: str | Path) -> str:
     return str(place)
 
 
-def model_place(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
+def resolve_model(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes for `zoo:NAME`, a folder, `owner/repo` or `owner/repo/folder`; InputError for anything else.
 
     Args:
         name: as the user wrote it.
         what: for the error, such as `image encoder`.
     """
-    place = resolve(name)
+    place = resolve_zoo(name)
     if Path(place).expanduser().is_dir():
         return str(Path(place).expanduser()), {}
     owner, _, rest = place.partition("/")

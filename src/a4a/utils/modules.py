@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 
-def device() -> torch.device:
+def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def size_of(*modules: nn.Module) -> int:
+def parameter_count(*modules: nn.Module) -> int:
     return sum(p.numel() for m in modules for p in m.parameters())
 
 
-def _count(make: Callable[[Any], nn.Module], config: Any) -> int:
+def meta_parameter_count(make: Callable[[Any], nn.Module], config: Any) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in make(config).parameters())

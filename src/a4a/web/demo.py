@@ -13,20 +13,20 @@ from PIL import Image
 
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import load_pipeline
-from a4a.cli.zoo import build
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.metrics import Estimate
-from a4a.evaluation.validation import Evaluation, Result
+from a4a.evaluation.validation import ValidationResult, Validator
 from a4a.training.config import TrainingConfig
-from a4a.training.denoising import ObjectiveConfig, Rates
+from a4a.training.denoising import LearningRates, ObjectiveConfig
 from a4a.training.log import read_log
 from a4a.transfer.run import Method, transfer
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 from a4a.web.pages import _page
 from a4a.web.plots import Curve, curves
-from a4a.zoo.dataset import WorldPictures
-from a4a.zoo.evaluation import SAMPLING, WorldEvaluation, WorldTask
-from a4a.zoo.registry import MODELS, figures
+from a4a.zoo.build import build, read_recipe
+from a4a.zoo.dataset import WorldImages
+from a4a.zoo.evaluation import SAMPLING, WorldTask, WorldValidator
+from a4a.zoo.registry import MODELS, RECIPE, figures
 
 ENCODER = "clip-large/image_encoder"
 STRIP = (0.0, 0.25, 0.5, 1.0)
@@ -78,20 +78,20 @@ def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_0
     zoo = MODELS
     if full:
         zoo = output / "zoo"
-        build(models=zoo, runs=output / "zoo-runs")
+        build(read_recipe(RECIPE), zoo, output / "zoo-runs")
     began = time.perf_counter()
     print(f"Transferring the PTA of sd15-mini to pixart-mini: {samples:,} samples from an untrained A4A.")
-    final = WorldEvaluation("test", subjects, models=zoo)
+    final = WorldValidator("test", subjects, models=zoo)
     evaluation = _Strip(min(4, subjects), subjects, zoo)
     run = output / "run"
     adapter = transfer(
         model=zoo / "pixart-mini",
         source=zoo / "ip-adapter-sd15-mini",
         image_encoder=zoo / ENCODER,
-        data=WorldPictures("train", creatures),
+        data=WorldImages("train", creatures),
         output=_fresh(run),
         method=Method(**LIVE_METHOD),
-        objective=ObjectiveConfig(rates=Rates(**LIVE_RATES)),
+        objective=ObjectiveConfig(rates=LearningRates(**LIVE_RATES)),
         training=TrainingConfig(
             samples=samples,
             batch_size=32,
@@ -112,7 +112,7 @@ def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_0
     pipes = {name: load_pipeline(zoo / name) for name in dict.fromkeys(column.model for column in shown)}
     live, live_scores = final.draw_and_score(pipes["pixart-mini"], adapter, encoder)
 
-    few = Evaluation(final.task.first(min(8, subjects)), [], SAMPLING, batch=50)
+    few = Validator(final.task.first(min(8, subjects)), [], SAMPLING, batch=50)
     columns = [("reference", "one drawing of a creature that no model has seen", few.task.references)]
     for column in shown:
         loaded = load_adapter(zoo / column.adapter) if column.adapter else None
@@ -133,22 +133,22 @@ def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_0
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         seed=seed,
     )
-    with replacing(output / "index.html") as beside:
+    with atomic_write(output / "index.html") as beside:
         beside.write_text(page)
     print(
         f"A4A live: identity {live_scores['identity']}, {live_scores['retrieval'].mean:.0%} of {subjects} subjects found. The page is {output / 'index.html'}"
     )
 
 
-class _Strip(WorldEvaluation):
+class _Strip(WorldValidator):
     """The validation scores of a run, and the same few test prompts and noise at every point of it."""
 
     def __init__(self, few: int, subjects: int, zoo: Path):
         super().__init__("validation", subjects, models=zoo)
-        self.strip = Evaluation(WorldTask("test", subjects, 1).first(few), [], SAMPLING, batch=50)
+        self.strip = Validator(WorldTask("test", subjects, 1).first(few), [], SAMPLING, batch=50)
         self.kept: list[list[Image.Image]] = []
 
-    def __call__(self, pipe, adapter, image_encoder) -> Result:
+    def __call__(self, pipe, adapter, image_encoder) -> ValidationResult:
         self.kept.append(self.strip.draw(pipe, adapter, image_encoder))
         return super().__call__(pipe, adapter, image_encoder)
 
@@ -210,7 +210,7 @@ def _table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) ->
         rows.append(row(column.title, entry.get("samples") if column.adapter else None, {n: Estimate(**entry[n]) for n in names}, "100 x 4"))
         if column.title == BEFORE_LIVE:
             rows.append(row(LIVE.title, samples, live, f"{subjects} x 1"))
-    ceiling = {n: Estimate(**value) for n, value in figures("judges", zoo).items()}
+    ceiling = {n: Estimate(**value) for n, value in figures("ceiling", zoo).items()}
     rows.append(row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4"))
     return rows
 

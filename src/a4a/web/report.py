@@ -13,7 +13,7 @@ from a4a.errors import InputError
 from a4a.evaluation.statistics import Estimate
 from a4a.experiments.claims import Claim, _decide
 from a4a.experiments.results import Method, _estimate, _logs, _methods, _points
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
 from a4a.web.pages import _embed
 from a4a.web.plots import Curve, curves
@@ -24,7 +24,7 @@ class Section:
     """What the page shows of one experiment or evaluation."""
 
     title: str
-    says: str
+    description: str
     plots: list[tuple[str, str]]
     tables: list[list[list[str]]]
     """Rows of cells, the head first; one without rows is not shown."""
@@ -36,7 +36,7 @@ class Section:
     folder: str
 
 
-def report(runs: Path, output: Path = Path("report"), title: str = "Results", shown: int = 8) -> None:
+def report(runs: Path, output: Path = Path("report"), title: str = "Results", grid_subjects: int = 8) -> None:
     """Make one self-contained HTML page and a Markdown file from all experiments and evaluations below a folder.
 
     Args:
@@ -51,13 +51,15 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", sh
     evaluations = sorted(p.parent for p in runs.rglob("results.json") if p.parent not in inside)
     if not experiments and not evaluations:
         raise InputError(f"{runs} holds no finished experiment or evaluation; run `a4a experiment` or `a4a evaluate` with an output below it.")
-    sections = [_experiment(e, _name(e, runs), shown) for e in experiments] + [_evaluation(e, _name(e, runs), shown) for e in evaluations]
+    sections = [_experiment(e, _name(e, runs), grid_subjects) for e in experiments] + [
+        _evaluation(e, _name(e, runs), grid_subjects) for e in evaluations
+    ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
-    summary = [(s.title, says, verdict) for s in sections for says, verdict, _ in s.claims]
-    with replacing(output / "index.html") as beside:
+    summary = [(s.title, description, verdict) for s in sections for description, verdict, _ in s.claims]
+    with atomic_write(output / "index.html") as beside:
         beside.write_text(page.render(title=title, sections=sections, summary=summary, embed=_embed))
-    with replacing(output / "README.md") as beside:
+    with atomic_write(output / "README.md") as beside:
         beside.write_text("\n".join(_markdown(title, summary, sections, output)))
     print(f"{len(sections)} sections are in {output / 'index.html'} and {output / 'README.md'}")
 
@@ -70,7 +72,7 @@ def _name(folder: Path, runs: Path) -> str:
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
-def _experiment(folder: Path, called: str, shown: int) -> Section:
+def _experiment(folder: Path, called: str, grid_subjects: int) -> Section:
     about = json.loads((folder / "experiment.json").read_text())
     logs = {name: _logs(folder / short, about["seeds"]) for name, short in about["variants"].items()}
     logs = {name: found for name, found in logs.items() if found}
@@ -88,14 +90,21 @@ def _experiment(folder: Path, called: str, shown: int) -> Section:
     note += " ".join(f"{name}: {speed:.0f} training samples a second." for name, speed in speeds.items())
     trained = {name: int(found[0][-1]["samples"]) for name, found in logs.items()}
     return Section(
-        about["title"], about["says"], plots, [_table(methods, trained)], claims, *_pictures(methods, folder / "final", shown), note, called
+        about["title"],
+        about["description"],
+        plots,
+        [_table(methods, trained)],
+        claims,
+        *_pictures(methods, folder / "final", grid_subjects),
+        note,
+        called,
     )
 
 
-def _evaluation(folder: Path, called: str, shown: int) -> Section:
+def _evaluation(folder: Path, called: str, grid_subjects: int) -> Section:
     methods, results = _methods(folder, [])
     tables = [_table(methods, {}), _differences(results)]
-    return Section(results["title"], results["says"], [], tables, [], *_pictures(methods, folder, shown), _note(results), called)
+    return Section(results["title"], results["description"], [], tables, [], *_pictures(methods, folder, grid_subjects), _note(results), called)
 
 
 def _note(results: dict) -> str:
@@ -121,10 +130,10 @@ def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str
 
 def _differences(results: dict) -> list[list[str]]:
     """Of an evaluation's methods to the one that it is held against, in pairs of pictures."""
-    found = {name: method["against"] for name, method in results["methods"].items() if method.get("against")}
+    found = {name: method["baseline"] for name, method in results["methods"].items() if method.get("baseline")}
     names = list(dict.fromkeys(n for scores in found.values() for n in scores))
     rows = [[name, *(str(Estimate(**scores[n])) if n in scores else "" for n in names)] for name, scores in found.items()]
-    return [[f"minus {results['against']}", *names], *rows] if found else []
+    return [[f"minus {results['baseline']}", *names], *rows] if found else []
 
 
 def _curve(name: str, found: list[list[dict[str, float]]], score: str) -> Curve:
@@ -136,12 +145,12 @@ def _curve(name: str, found: list[list[dict[str, float]]], score: str) -> Curve:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def _pictures(methods: dict[str, Method], folder: Path, shown: int) -> tuple[Image.Image | None, list[str]]:
+def _pictures(methods: dict[str, Method], folder: Path, grid_subjects: int) -> tuple[Image.Image | None, list[str]]:
     """References in the first column, then a column for each method: the first picture of each subject."""
     if not methods:
         return None, []
     task = json.loads((folder / "task.json").read_text())
-    rows = range(min(shown, task["subjects"]))
+    rows = range(min(grid_subjects, task["subjects"]))
     references = [open_image(folder / "references" / f"{s:05d}.png") for s in rows]
     drawn = [[open_image(m.pictures / f"{s * task['generations']:05d}.png") for s in rows] for m in methods.values()]
     side = max(96, drawn[0][0].width) if drawn[0][0].width <= 256 else 256
@@ -153,15 +162,15 @@ def _markdown(title: str, summary: list[tuple[str, str, str]], sections: list[Se
     yield f"# {title}\n"
     if summary:
         yield "## In short\n\n| claim | verdict | decided in |\n|---|---|---|"
-        for decided_in, says, verdict in summary:
-            yield f"| {says} | {verdict} | {decided_in} |"
+        for decided_in, description, verdict in summary:
+            yield f"| {description} | {verdict} | {decided_in} |"
         yield ""
     for section in sections:
         yield f"## {section.title}\n"
-        if section.says:
-            yield section.says + "\n"
+        if section.description:
+            yield section.description + "\n"
         for name, svg in section.plots:
-            with replacing(output / f"{name}.svg") as beside:
+            with atomic_write(output / f"{name}.svg") as beside:
                 beside.write_text(svg)
             yield f"![{name}]({name}.svg)\n"
         for head, *rows in filter(None, section.tables):
@@ -169,11 +178,11 @@ def _markdown(title: str, summary: list[tuple[str, str, str]], sections: list[Se
             for row in rows:
                 yield "| " + " | ".join(row) + " |"
             yield ""
-        for says, verdict, figures in section.claims:
-            yield f"- {says} **{verdict}**" + (f" ({figures})" if figures else "")
+        for description, verdict, figures in section.claims:
+            yield f"- {description} **{verdict}**" + (f" ({figures})" if figures else "")
         if section.picture is not None:
             file = f"{section.folder}.png"
-            with replacing(output / file) as beside:
+            with atomic_write(output / file) as beside:
                 section.picture.save(beside, format="PNG")
             yield f"\n![{', '.join(section.columns)}]({file})\n\nColumns: {', '.join(section.columns)}."
         yield f"\n{section.note}\n"

@@ -13,34 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from diffusers import DiffusionPipeline
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
 
-from a4a.adapters import formats as checkpoint
+from a4a.adapters import formats
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.unet import UNet
 from a4a.data.cached import encode
 from a4a.encoders.clip import CLIPImageEncoder
-from a4a.errors import InputError
-from a4a.evaluation.methods import Photographed
-from a4a.evaluation.scoring import estimates, gallery, measure
+from a4a.errors import InputError, first_line
+from a4a.evaluation.methods import HeldOutPhoto
+from a4a.evaluation.scoring import estimates, generated, measure
 from a4a.training.config import TrainingConfig
-from a4a.training.denoising import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.trainer import train
 from a4a.transfer.run import Method, transfer
-from a4a.utils.files import replacing
+from a4a.utils.files import atomic_write
 from a4a.zoo import clip as perception
 from a4a.zoo import denoisers
 from a4a.zoo import t5 as language
-from a4a.zoo.dataset import WorldPictures
-from a4a.zoo.denoisers import Told
-from a4a.zoo.evaluation import WorldEvaluation
+from a4a.zoo.autoencoder import Reconstruction, vae_model
+from a4a.zoo.dataset import Drawings, WorldImages
+from a4a.zoo.denoisers import TraitConditioned
+from a4a.zoo.evaluation import WorldValidator
+from a4a.zoo.scorers import Classification, IdentityEncoder, Recognition, SceneClassifier
+from a4a.zoo.tokenizers import LENGTH, clip_tokenizer, t5_tokenizer
+from a4a.zoo.world import describe
 
 
 @dataclass
-class Workshop:
+class BuildContext:
     """Where stages put what they make, and where they keep unfinished runs."""
 
     models: Path
@@ -52,8 +57,8 @@ class Workshop:
     """Subjects that adapters are scored on while they are trained."""
 
     @property
-    def test(self) -> WorldEvaluation:
-        return WorldEvaluation("test", self.subjects, self.generations, self.models)
+    def test(self) -> WorldValidator:
+        return WorldValidator("test", self.subjects, self.generations, self.models)
 
     @property
     def image_encoder(self) -> Path:
@@ -72,13 +77,13 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @stage
-def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float) -> None:
+def vae(context: BuildContext, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float) -> None:
     """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
-    model = perception.vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    table = perception.Drawings("vae", subjects)
-    shop.run("vae", perception.Reconstruction(model, rate, edges, prior), table, training)
+    model = vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    table = Drawings("vae", subjects)
+    context.run("vae", Reconstruction(model, rate, edges, prior), table, training)
     model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
-    held = perception.Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]
+    held = Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]
     with torch.no_grad():
         latents = torch.cat([model.encode(p * 2 - 1).latent_dist.sample() for p in held.split(100)])
         painted = torch.cat([model.decode(z).sample for z in latents.split(100)])
@@ -88,15 +93,15 @@ def vae(shop: Workshop, target: Path, training: dict, subjects: int, widths: lis
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
-def _clip(shop: Workshop, name: str, target: Path, training: dict, data: dict, guided: bool, rate: float, shape: dict) -> None:
-    tokenizer = language.clip_tokenizer()
+def _clip(context: BuildContext, name: str, target: Path, training: dict, data: dict, guided: bool, rate: float, shape: dict) -> None:
+    tokenizer = clip_tokenizer()
     model = perception.clip_model(len(tokenizer), tokenizer.convert_tokens_to_ids(tokenizer.eos_token), **shape)  # pyright: ignore[reportArgumentType]
-    shop.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, **data), training)
+    context.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, **data), training)
     model.eval()
-    held = perception.Drawings("validation", 256)
+    held = Drawings("validation", 256)
     pictures = held.batch(torch.arange(256))["pictures"][:, 0]
-    lines = perception.describe(held.subjects, held.views[0], 3)
-    ids = tokenizer(lines, padding="max_length", truncation=True, max_length=language.LENGTH, return_tensors="pt").input_ids
+    lines = describe(held.subjects, held.views[0], 3)
+    ids = tokenizer(lines, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
     with torch.no_grad():
         logits = model(input_ids=ids, pixel_values=perception.clip_pixels(pictures)).logits_per_image
     right = logits.argmax(1) == torch.arange(256)
@@ -111,30 +116,30 @@ def _clip(shop: Workshop, name: str, target: Path, training: dict, data: dict, g
 
 
 @stage
-def clip_small(shop: Workshop, target: Path, **recipe) -> None:
+def clip_small(context: BuildContext, target: Path, **recipe) -> None:
     """The CLIP whose text tower conditions sd15-mini (and is sdxl-mini's first text encoder)."""
-    _clip(shop, "clip-small", target, **recipe)
+    _clip(context, "clip-small", target, **recipe)
 
 
 @stage
-def clip_medium(shop: Workshop, target: Path, **recipe) -> None:
+def clip_medium(context: BuildContext, target: Path, **recipe) -> None:
     """The CLIP whose text tower is sdxl-mini's second text encoder."""
-    _clip(shop, "clip-medium", target, **recipe)
+    _clip(context, "clip-medium", target, **recipe)
 
 
 @stage
-def clip_large(shop: Workshop, target: Path, **recipe) -> None:
+def clip_large(context: BuildContext, target: Path, **recipe) -> None:
     """The CLIP whose vision tower is the adapters' image encoder."""
-    _clip(shop, "clip-large", target, **recipe)
+    _clip(context, "clip-large", target, **recipe)
 
 
 @stage
-def t5(shop: Workshop, target: Path, training: dict, sentences: int, rate: float, width: int, layers: int) -> None:
+def t5(context: BuildContext, target: Path, training: dict, sentences: int, rate: float, width: int, layers: int) -> None:
     """The text encoder of pixart-mini, trained by span corruption."""
-    tokenizer = language.t5_tokenizer()
+    tokenizer = t5_tokenizer()
     model = language.t5_model(len(tokenizer), width, layers)
     sentinel = int(tokenizer.convert_tokens_to_ids("<extra_id_0>"))  # pyright: ignore[reportArgumentType]
-    shop.run("t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training)
+    context.run("t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training)
     encoder = T5EncoderModel(model.config)
     encoder.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(("shared", "encoder"))})
     encoder.half().save_pretrained(target / "text_encoder")
@@ -143,15 +148,15 @@ def t5(shop: Workshop, target: Path, training: dict, sentences: int, rate: float
 
 
 @stage
-def identity(shop: Workshop, target: Path, training: dict, subjects: int, rate: float) -> None:
+def identity(context: BuildContext, target: Path, training: dict, subjects: int, rate: float) -> None:
     """The judge of identity; it plays the part of ArcFace and no adapter ever sees it.
 
     Half of what it learns from went through the autoencoder: as ArcFace minds no JPEG, it shall judge adapters and not that.
     """
-    model = perception.IdentityEncoder()
-    table = perception.Drawings("identity", subjects, views=2, vae=denoisers.vae(shop.models))
-    shop.run("identity", perception.Recognition(model, rate), table, training)
-    pictures = perception.Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
+    model = IdentityEncoder()
+    table = Drawings("identity", subjects, views=2, vae=denoisers.vae(context.models))
+    context.run("identity", Recognition(model, rate), table, training)
+    pictures = Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
     with torch.no_grad():
         first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])
     model.half().save_pretrained(target)
@@ -160,11 +165,11 @@ def identity(shop: Workshop, target: Path, training: dict, subjects: int, rate: 
 
 
 @stage
-def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: float) -> None:
+def scene(context: BuildContext, target: Path, training: dict, subjects: int, rate: float) -> None:
     """The judge of scene, place and size."""
-    model = perception.SceneClassifier()
-    shop.run("scene", perception.Classification(model, rate), perception.Drawings("identity", subjects), training)
-    held = perception.Drawings("validation", 500).batch(torch.arange(500))
+    model = SceneClassifier()
+    context.run("scene", Classification(model, rate), Drawings("identity", subjects), training)
+    held = Drawings("validation", 500).batch(torch.arange(500))
     with torch.no_grad():
         parts = model.eval()(held["pictures"][:, 0])
     right = torch.stack([p.argmax(1) == held["kinds"][:, 0, i] for i, p in enumerate(parts)])
@@ -173,82 +178,84 @@ def scene(shop: Workshop, target: Path, training: dict, subjects: int, rate: flo
 
 
 @stage
-def judges(shop: Workshop, target: Path) -> None:
+def ceiling(context: BuildContext, target: Path) -> None:
     """The ceiling of every score: a fresh drawing of each test subject, as prompted."""
     target.mkdir(parents=True, exist_ok=True)
-    ask = shop.test
-    drawn = gallery(ask.task, Photographed().paint(ask.task, range(len(ask.task)), []))
+    ask = context.test
+    drawn = generated(ask.task, HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
     card(target, {name: asdict(estimate) for name, estimate in estimates(measure(ask.metrics, drawn)).items()})
 
 
-def _denoiser(shop: Workshop, name: str, pipe, target: Path, training: dict, data: dict, rate: float, told: dict, compile: bool = False) -> None:
+def _denoiser(
+    context: BuildContext, name: str, pipe, target: Path, training: dict, data: dict, rate: float, told: dict, compile: bool = False
+) -> None:
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten. Then it is told of traits."""
     backbone = backbone_for(pipe)
-    pictures = WorldPictures("train", **data)
-    table = encode(pictures, backbone, None, shop.runs / "cache")
-    objective = Denoising(backbone, None, ObjectiveConfig(rates=Rates(denoiser=rate)))
+    pictures = WorldImages("train", **data)
+    table = encode(pictures, backbone, None, context.runs / "cache")
+    objective = Denoising(backbone, None, ObjectiveConfig(rates=LearningRates(denoiser=rate)))
     objective.config.dropping.image = 0.0  # what `both` drops is the text alone here
     if compile:
         backbone.denoiser.compile()
-    shop.run(name, objective, table, training)
+    context.run(name, objective, table, training)
     table.embeds = pictures.subjects[pictures.pairs[:, 0].unique()].numbers()
-    lessons = Told(backbone, Rates(**told["rates"]))
-    shop.run(f"{name}-told", lessons, table, told["training"])
+    lessons = TraitConditioned(backbone, LearningRates(**told["rates"]))
+    context.run(f"{name}-told", lessons, table, told["training"])
     lessons.pause()
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
-    _measure(shop, target, pipe, None, training["samples"] + told["training"]["samples"])
+    _measure(context, target, pipe, None, training["samples"] + told["training"]["samples"])
 
 
 @stage
-def sd15_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+def sd15_mini(context: BuildContext, target: Path, model: dict, **recipe) -> None:
     """The base model."""
-    _denoiser(shop, "sd15-mini", denoisers.sd15_mini(shop.models, **model), target, **recipe)
+    _denoiser(context, "sd15-mini", denoisers.sd15_mini(context.models, **model), target, **recipe)
 
 
 @stage
-def sdxl_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+def sdxl_mini(context: BuildContext, target: Path, model: dict, **recipe) -> None:
     """The upgraded U-Net."""
-    _denoiser(shop, "sdxl-mini", denoisers.sdxl_mini(shop.models, **model), target, **recipe)
+    _denoiser(context, "sdxl-mini", denoisers.sdxl_mini(context.models, **model), target, **recipe)
 
 
 @stage
-def pixart_mini(shop: Workshop, target: Path, model: dict, **recipe) -> None:
+def pixart_mini(context: BuildContext, target: Path, model: dict, **recipe) -> None:
     """The upgraded transformer."""
-    _denoiser(shop, "pixart-mini", denoisers.pixart_mini(shop.models, **model), target, **recipe)
+    _denoiser(context, "pixart-mini", denoisers.pixart_mini(context.models, **model), target, **recipe)
 
 
-def _adapter(shop: Workshop, name: str, target: Path, model: str, data: dict, training: dict, source: str | None = None, **recipe) -> None:
+def _adapter(context: BuildContext, name: str, target: Path, model: str, data: dict, training: dict, source: str | None = None, **recipe) -> None:
     """Trains an adapter by the same code as `a4a transfer`, and measures it on the test subjects."""
     method, objective = Method(**recipe.get("method", {})), ObjectiveConfig(**recipe.get("objective", {}))
-    objective.rates, objective.dropping = Rates(**recipe.get("rates", {})), Dropping(**recipe.get("dropping", {}))
+    objective.rates, objective.dropping = LearningRates(**recipe.get("rates", {})), ConditionDropout(**recipe.get("dropping", {}))
     adapter = transfer(
-        model=shop.models / model,
-        data=WorldPictures("train", **data),
-        image_encoder=shop.image_encoder,
-        output=shop.runs / name,
-        source=shop.models / source if source else None,
+        model=context.models / model,
+        data=WorldImages("train", **data),
+        image_encoder=context.image_encoder,
+        output=context.runs / name,
+        source=context.models / source if source else None,
         method=method,
         objective=objective,
         training=TrainingConfig(**training),
-        evaluation=WorldEvaluation("validation", shop.validation, models=shop.models),
-        cache=shop.runs / "cache",
+        evaluation=WorldValidator("validation", context.validation, models=context.models),
+        cache=context.runs / "cache",
         resume=True,
     )
-    pipe = load_pipeline(shop.models / model)
+    pipe = load_pipeline(context.models / model)
     if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
-        checkpoint.write(adapter, target / f"{name}.safetensors")
+        formats.write(adapter, target / f"{name}.safetensors")
     else:
-        adapter.name_image_encoder("zoo:clip-large/image_encoder")  # wherever the package is installed  # pyright: ignore[reportOptionalMemberAccess]
+        adapter.set_image_encoder("zoo:clip-large/image_encoder")  # wherever the package is installed  # pyright: ignore[reportOptionalMemberAccess]
         adapter.half().save_pretrained(target)  # pyright: ignore[reportOptionalMemberAccess]
-    shutil.copy(shop.runs / name / "log.csv", target / "log.csv")
+    shutil.copy(context.runs / name / "log.csv", target / "log.csv")
     adapter.float()  # pyright: ignore[reportOptionalMemberAccess]
-    _measure(shop, target, pipe, adapter, training["samples"])
+    _measure(context, target, pipe, adapter, training["samples"])
 
 
-def _measure(shop: Workshop, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int) -> None:
+def _measure(context: BuildContext, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int) -> None:
     """What is published of a model: its scores on the test subjects, and pictures of some."""
-    result = shop.test(pipe, adapter, CLIPImageEncoder.load(shop.image_encoder))
+    result = context.test(pipe, adapter, CLIPImageEncoder.load(context.image_encoder))
     result.picture.save(target / "samples.png")
     card(target, {"samples": samples, **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
@@ -275,14 +282,25 @@ def card(target: Path, figures: dict[str, Any]) -> None:
     readme.write_text("\n".join(lines))
 
 
+def read_recipe(path: Path) -> dict[str, dict]:
+    """The stages of a zoo recipe by name; InputError where it cannot be read."""
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"There is no recipe {path}; give a YAML file with a stage a key.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML ({first_line(error)}).") from error
+
+
 def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] | None = None, **test: int) -> None:
-    shop = Workshop(models, runs, **test)
+    """Run the stages that are not finished, in the order of the recipe. `test`: settings of `BuildContext`."""
+    context = BuildContext(models, runs, **test)
     for name in stages or recipe:
         if name not in recipe:
             raise InputError(f"The zoo's recipe has no stage {name}; choose from {', '.join(recipe)}.")
         if (models / name).exists():
             continue
         torch.manual_seed(0)
-        with replacing(models / name) as target:
+        with atomic_write(models / name) as target:
             target.mkdir(parents=True)
-            STAGES.get(name, partial(_adapter, name=name))(shop, target=target, **recipe[name])
+            STAGES.get(name, partial(_adapter, name=name))(context, target=target, **recipe[name])

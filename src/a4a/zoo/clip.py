@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from a4a.training.base import Batch, Objective
-from a4a.zoo.convnets import _strided
+from a4a.zoo.convnets import strided
 from a4a.zoo.dataset import as_bytes
 from a4a.zoo.tokenizers import LENGTH
 from a4a.zoo.world import Subjects, Views, caption, describe
@@ -89,8 +89,8 @@ class _Guide(nn.Module):
 
     def __init__(self, embed: int, widths: tuple[int, ...] = (24, 48, 96)):
         super().__init__()
-        self.local = nn.Sequential(*_strided(3, widths))
-        self.whole = nn.Sequential(*_strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed))
+        self.local = nn.Sequential(*strided(3, widths))
+        self.whole = nn.Sequential(*strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, 3, 64, 64] to [batch, 64, width] and [batch, embed]."""

@@ -5,7 +5,7 @@ from torch import nn
 # --- the judges -------------------------------------------------------------------------------------------------------
 
 
-def _strided(before: int, widths: tuple[int, ...]) -> list[nn.Module]:
+def strided(before: int, widths: tuple[int, ...]) -> list[nn.Module]:
     """Convolutions without residuals; each width halves the sides."""
     layers: list[nn.Module] = []
     for width in widths:

@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from a4a.data.base import Pictures
+from a4a.data.base import TrainingImages
 from a4a.training.base import Batch
 from a4a.zoo.drawing import draw
 from a4a.zoo.world import Subjects, Views, caption
@@ -13,7 +13,7 @@ VERSION = 2
 """Part of the key of cached encodings; raise it when drawings change."""
 
 
-class WorldPictures(Pictures):
+class WorldImages(TrainingImages):
     """A portrait and `views` other drawings of each of the first `subjects` subjects of a split.
 
     The reference is the portrait, the target one of the others, so that copying the reference does not help.

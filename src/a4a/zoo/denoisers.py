@@ -23,7 +23,7 @@ from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone
 from a4a.injection import Injection
-from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
+from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
 from a4a.zoo.world import Subjects
 
 
@@ -127,7 +127,7 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
     )
 
 
-class Told(Denoising):
+class TraitConditioned(Denoising):
     """A denoiser that is told three times in four which creature to draw, by an adapter on its exact traits.
 
     Captions of the world never speak of traits, so without this a denoiser knows no way to be told of them, and what an
@@ -137,17 +137,17 @@ class Told(Denoising):
     silent = 0.25
     """Steps without the adapter, which is thrown away in the end."""
 
-    def __init__(self, backbone: Backbone, rates: Rates):
+    def __init__(self, backbone: Backbone, rates: LearningRates):
         text = backbone.text_projections()
-        adapter = IPAdapter.fresh(backbone.sites, text, Subjects.sample(1, "train").numbers().shape[1])
+        adapter = IPAdapter.from_denoiser(backbone.sites, text, Subjects.sample(1, "train").numbers().shape[1])
         super().__init__(backbone, adapter, ObjectiveConfig(rates=rates))
         self.denoiser.train().requires_grad_(True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [*super().parameter_groups(), {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
 
-    def show(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+    def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
         if torch.rand(()) < self.silent:
             injection.clear()
         else:
-            super().show(injection, adapter, embeds)
+            super().set_condition(injection, adapter, embeds)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from a4a.evaluation.generation import Sampling
-from a4a.evaluation.metrics import CLIPImageScore, Gallery, Metric, Retrieval, Scores, Similarity
+from a4a.evaluation.metrics import CLIPImageScore, GeneratedSet, Metric, Retrieval, Scores, Similarity
 from a4a.evaluation.tasks.base import Task
-from a4a.evaluation.validation import Evaluation
+from a4a.evaluation.validation import Validator
 from a4a.utils.images import to_pil, to_tensor
 from a4a.zoo.drawing import draw
 from a4a.zoo.registry import MODELS
@@ -79,12 +79,12 @@ class PromptAccuracy(Metric):
         self.models = Path(models)
 
     @torch.no_grad()
-    def __call__(self, gallery: Gallery) -> Scores:
-        pictures = to_tensor([p for row in gallery.pictures for p in row])
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        pictures = to_tensor([p for row in generated.pictures for p in row])
         chunks = [_scene(self.models)(p) for p in pictures.split(200)]
         seen = [torch.cat(parts).argmax(1) for parts in zip(*chunks, strict=True)]
-        wanted = torch.tensor([asked(p) for row in gallery.prompts for p in row]).unbind(1)
-        shape = (gallery.subjects, gallery.generations)
+        wanted = torch.tensor([asked(p) for row in generated.prompts for p in row]).unbind(1)
+        shape = (generated.subjects, generated.generations)
         return {n: (s == w).double().reshape(shape).numpy() for n, s, w in zip(("scene", "place", "size"), seen, wanted, strict=True)}
 
 
@@ -99,7 +99,7 @@ def world_metrics(models: Path = MODELS) -> list[Metric]:
     return [Similarity(encoder, "identity"), Retrieval(encoder), CLIPImageScore(str(models / "clip-large" / "image_encoder")), PromptAccuracy(models)]
 
 
-class WorldEvaluation(Evaluation):
+class WorldValidator(Validator):
     """Scores on creatures of the world that nothing was trained on.
 
     Args:
@@ -112,6 +112,6 @@ class WorldEvaluation(Evaluation):
     """
 
     def __init__(
-        self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, shown: int = 12
+        self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, grid_subjects: int = 12
     ):
-        super().__init__(WorldTask(split, subjects, generations), world_metrics(Path(models)), SAMPLING, scale, batch=50, shown=shown)
+        super().__init__(WorldTask(split, subjects, generations), world_metrics(Path(models)), SAMPLING, scale, batch=50, grid_subjects=grid_subjects)

@@ -7,15 +7,15 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from a4a.training.base import Batch, Objective
-from a4a.zoo.convnets import _strided
+from a4a.zoo.convnets import strided
 from a4a.zoo.world import PLACES, SCENES, SIZES
 
 
-class _ConvNet(nn.Sequential):
+class ConvNet(nn.Sequential):
     """64 x 64 pixels to one vector."""
 
     def __init__(self, widths: tuple[int, ...], out: int):
-        super().__init__(*_strided(3, widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], out))
+        super().__init__(*strided(3, widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], out))
 
 
 class IdentityEncoder(ModelMixin, ConfigMixin):
@@ -24,7 +24,7 @@ class IdentityEncoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), embed: int = 64):
         super().__init__()
-        self.net = _ConvNet(tuple(widths), embed)
+        self.net = ConvNet(tuple(widths), embed)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return F.normalize(self.net(pictures * 2 - 1), dim=-1)
@@ -36,7 +36,7 @@ class SceneClassifier(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 64)):
         super().__init__()
-        self.net = _ConvNet(tuple(widths), len(SCENES) + len(PLACES) + len(SIZES))
+        self.net = ConvNet(tuple(widths), len(SCENES) + len(PLACES) + len(SIZES))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         return self.net(pictures * 2 - 1).split([len(SCENES), len(PLACES), len(SIZES)], dim=-1)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from a4a.errors import InputError, first_line
-from a4a.utils.hub import model_place
+from a4a.utils.hub import resolve_model
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Captioner:
     def loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        name, folder = model_place(self.settings.model, "captioning model")
+        name, folder = resolve_model(self.settings.model, "captioning model")
         try:
             model = AutoModelForImageTextToText.from_pretrained(name, **folder, dtype=getattr(torch, self.settings.precision))
             processor = AutoProcessor.from_pretrained(name, **folder)

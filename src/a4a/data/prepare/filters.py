@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from a4a.data.sources.base import Item, Source
+from a4a.data.sources.base import ImageRecord, Source
 from a4a.utils.images import rgb
 
 Record = dict[str, Any]
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 `colours` and, where something had to be done to it, `mended`."""
 
 
-class Unusable(Exception):
+class RejectedImage(Exception):
     """A picture that is left out; the message says why."""
 
 
@@ -33,55 +33,55 @@ class Check:
     """Bits out of 64 in which the perceptual hashes of the same picture, saved twice, may differ."""
 
 
-def upright(data: bytes, box: tuple[float, float, float, float] | None = None) -> tuple[Image.Image, list[str]]:
+def decode_image(data: bytes, box: tuple[float, float, float, float] | None = None) -> tuple[Image.Image, list[str]]:
     """An RGB picture as it is meant to be seen, and what was done to it; Unusable with the reason where there is none."""
-    mended = []
+    repaired = []
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # cameras keep a second view or a depth map in those
-                raise Unusable(f"animated: {frames} frames")
+                raise RejectedImage(f"animated: {frames} frames")
             image.load()
             turned = image.getexif().get(0x0112, 1) not in (0, 1)
             if box is not None:
                 left, top, right, bottom = (round(f * side) for f, side in zip(box, image.size * 2, strict=True))
                 image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
             if turned:
-                mended.append("turned upright as its EXIF says")
+                repaired.append("turned upright as its EXIF says")
                 image = ImageOps.exif_transpose(image)
             image, made = rgb(image)
-            return image, mended + made
-    except Unusable:
+            return image, repaired + made
+    except RejectedImage:
         raise
     except Image.DecompressionBombError as error:
-        raise Unusable(f"broken: {error}") from error
+        raise RejectedImage(f"broken: {error}") from error
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unusable("broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}") from error
+        raise RejectedImage("broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}") from error
 
 
-def opened(source: Source, item: Item) -> tuple[Image.Image, list[str]]:
+def opened(source: Source, item: ImageRecord) -> tuple[Image.Image, list[str]]:
     """An item's picture; Unusable where it is none or cannot be read."""
     try:
         data = source.read(item)
     except FileNotFoundError as error:
-        raise Unusable("missing") from error
+        raise RejectedImage("missing") from error
     except OSError as error:
-        raise Unusable(f"cannot be read: {error}") from error
-    return upright(data, item.box)
+        raise RejectedImage(f"cannot be read: {error}") from error
+    return decode_image(data, item.box)
 
 
-def inspect(source: Source, item: Item, check: Check) -> Record:
+def inspect(source: Source, item: ImageRecord, check: Check) -> Record:
     try:
-        image, mended = opened(source, item)
+        image, repaired = opened(source, item)
         if min(image.size) < check.minimum:
-            raise Unusable(f"tiny: {image.width} x {image.height} pixels")
-    except Unusable as reason:
+            raise RejectedImage(f"tiny: {image.width} x {image.height} pixels")
+    except RejectedImage as reason:
         return {"id": item.id, "left_out": str(reason)}
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX)).astype(int)
     bits = np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
     record = {"id": item.id, "width": image.width, "height": image.height, "hash": bits.hex()}
     record["colours"] = image.resize((4, 4), Image.Resampling.BOX).tobytes().hex()
-    return {**record, "mended": mended} if mended else record
+    return {**record, "repaired": repaired} if repaired else record
 
 
 def duplicates(records: Iterable[Record], distance: int) -> dict[str, str]:

@@ -22,11 +22,14 @@ from a4a.data.prepare.ray_runner import over_cluster
 from a4a.data.prepare.splits import Split
 from a4a.data.prepare.stages import Captioning, Checking, Chunk, Encoding, Step, survivors
 from a4a.data.prepared import FORMAT
-from a4a.data.sources import openimages as _layouts  # noqa: F401 (so that its classes are known by their names)
-from a4a.data.sources.base import Item, Source
+from a4a.data.sources import (
+    ImageRecord,
+    Source,
+    openimages,  # noqa: F401 (so that its classes are known by their names)
+)
 from a4a.errors import InputError
-from a4a.utils.files import replacing
-from a4a.utils.fingerprint import origin
+from a4a.utils.files import atomic_write
+from a4a.utils.fingerprint import file_fingerprint
 
 
 def prepare(
@@ -114,7 +117,7 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _settings(source: Source, items: Sequence[Item], *groups: Any) -> dict[str, Any]:
+def _settings(source: Source, items: Sequence[ImageRecord], *groups: Any) -> dict[str, Any]:
     """All that decides what comes out, by names of options; models by what they are, whatever their place."""
     listing = hashlib.sha256(json.dumps([asdict(item) for item in items]).encode()).hexdigest()[:16]
     found: dict[str, Any] = {f"source.{name}": value for name, value in source.facts().items()} | {"data": f"{len(items)} pictures, {listing}"}
@@ -133,7 +136,7 @@ def _settings(source: Source, items: Sequence[Item], *groups: Any) -> dict[str, 
 
 
 def _model(path: Path | None) -> dict[str, str] | None:
-    return None if path is None else {"name": str(path), "origin": origin(path)}
+    return None if path is None else {"name": str(path), "origin": file_fingerprint(path)}
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
@@ -143,7 +146,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         _sweep(output)
         if output.exists() and any(output.iterdir()):
             raise InputError(f"{output} holds something else than prepared data; choose another output folder.")
-        with replacing(file) as beside:
+        with atomic_write(file) as beside:
             beside.write_text(json.dumps(settings, indent=1))
         return
     found = json.loads(file.read_text())
@@ -180,12 +183,12 @@ def _finish(
         raise InputError(
             f"Nothing is left of {listed} pictures ({reasons[0][0]}: {reasons[0][1]}); see what a check says of them or set check to null."
         )
-    order = {"left_out": 0, "mended": 1}
+    order = {"left_out": 0, "repaired": 1}
     report.sort(key=lambda line: (min(order[k] for k in line if k in order), line["id"]))
-    with replacing(output / "report.jsonl") as beside:
+    with atomic_write(output / "report.jsonl") as beside:
         beside.write_text("".join(json.dumps(line) + "\n" for line in report))
     if encoding.encoders is not None and not (output / "no_text.safetensors").exists():
-        with replacing(output / "no_text.safetensors") as beside:
+        with atomic_write(output / "no_text.safetensors") as beside:
             save_file(encoding.encoders.no_text(), beside)
     left_out = sum("left_out" in line for line in report)
     manifest = {
@@ -198,10 +201,10 @@ def _finish(
         "views": encoding.crop.views,
         "flips": encoding.crop.flips,
         "latents": latents,
-        "counts": {"listed": listed, "left_out": left_out, "mended": len(report) - left_out, **counts},
+        "counts": {"listed": listed, "left_out": left_out, "repaired": len(report) - left_out, **counts},
         "shards": listing,
     }
-    with replacing(output / "manifest.json") as beside:
+    with atomic_write(output / "manifest.json") as beside:
         beside.write_text(json.dumps(manifest, indent=1))
     said = ", ".join(f"{name} {counts[name]}" for name in ("train", "validation", "test"))
     print(

@@ -20,10 +20,10 @@ from a4a.data import shards
 from a4a.data.prepare.captioning import Caption, Captioner
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.encoding import FACES, Encode, Encoders, arrays
-from a4a.data.prepare.filters import Check, Record, Unusable, duplicates, inspect, opened
+from a4a.data.prepare.filters import Check, Record, RejectedImage, duplicates, inspect, opened
 from a4a.data.prepare.splits import Split
-from a4a.data.sources.base import Item, Source
-from a4a.utils.files import replacing
+from a4a.data.sources.base import ImageRecord, Source
+from a4a.utils.files import atomic_write
 
 THREADS = 4
 """That read and decode pictures; Pillow lets them run at once."""
@@ -34,7 +34,7 @@ class Chunk:
     """So many pictures that follow each other in the source's list."""
 
     number: int
-    items: list[Item]
+    items: list[ImageRecord]
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Step(ABC):
         """Does the work and leaves the result; InputError as `replacing`."""
 
     def _write(self, chunk: Chunk, content: Any) -> None:
-        with replacing(self.place(chunk)) as beside:
+        with atomic_write(self.place(chunk)) as beside:
             beside.write_text(json.dumps(content))
 
 
@@ -99,7 +99,7 @@ class Captioning(Step):
         with _threads() as over:
             for part in _parts([item for item in chunk.items if item.text is None], self.caption.settings.batch):
                 views = dict(zip((item.id for item in part), over(lambda item: _views(self.source, item, self.crop), part), strict=True))
-                found = {name: v[0] for name, v in views.items() if not isinstance(v, Unusable)}
+                found = {name: v[0] for name, v in views.items() if not isinstance(v, RejectedImage)}
                 said |= zip(found, self.caption(list(found.values())), strict=True)
         self._write(chunk, said)
 
@@ -137,7 +137,7 @@ class Encoding(Step):
             "split": [self.split(group) for group in groups],
         }
         facts: dict[str, Any] = {"rows": len(items), "left_out": left_out, "files": {}}
-        with replacing(self.place(chunk)) as beside:
+        with atomic_write(self.place(chunk)) as beside:
             beside.mkdir()
             if items:
                 numbers: dict[str, list[np.ndarray]] = {}
@@ -177,7 +177,7 @@ class Encoding(Step):
         with _threads() as over:
             for part in _parts(chunk.items, at_once):
                 for item, views in zip(part, over(lambda item: _views(self.source, item, self.crop), part), strict=True):
-                    if isinstance(views, Unusable):
+                    if isinstance(views, RejectedImage):
                         left_out[item.id] = str(views)
                         continue
                     bucket = self.crop.sizes.index((views[0].height, views[0].width))
@@ -205,18 +205,18 @@ def survivors(chunks: Sequence[Chunk], checking: Checking) -> tuple[list[Chunk],
     same = duplicates(records, checking.check.distance) if checking.check.duplicates else {}
     reasons = {r["id"]: r["left_out"] for r in records if "left_out" in r} | {name: f"duplicate: looks like {first}" for name, first in same.items()}
     report = [{"id": name, "left_out": reason} for name, reason in reasons.items()]
-    report += [{"id": r["id"], "mended": "; ".join(r["mended"])} for r in records if "mended" in r and r["id"] not in reasons]
+    report += [{"id": r["id"], "repaired": "; ".join(r["repaired"])} for r in records if "repaired" in r and r["id"] not in reasons]
     return [Chunk(c.number, [item for item in c.items if item.id not in reasons]) for c in chunks], report
 
 
-def _views(source: Source, item: Item, crop: Crop) -> list | Unusable:
+def _views(source: Source, item: ImageRecord, crop: Crop) -> list | RejectedImage:
     try:
         return crop(opened(source, item)[0], item.id)
-    except Unusable as reason:
+    except RejectedImage as reason:
         return reason
 
 
-def _parts(items: list[Item], size: int) -> list[list[Item]]:
+def _parts(items: list[ImageRecord], size: int) -> list[list[ImageRecord]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 

@@ -8,14 +8,14 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from a4a.data import image_folder as pictures
+from a4a.data.image_folder import SUFFIXES as IMAGE_SUFFIXES
 from a4a.errors import InputError, first_line
 
-SUFFIXES = (*pictures.SUFFIXES, ".gif")
+SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageRecord:
     """A picture that is there, or should be."""
 
     id: str
@@ -35,11 +35,11 @@ class Source(ABC):
     """Pictures by name."""
 
     @abstractmethod
-    def items(self) -> list[Item]:
+    def items(self) -> list[ImageRecord]:
         """All of them, sorted by id; decodes nothing. InputError where there are none."""
 
     @abstractmethod
-    def read(self, item: Item) -> bytes:
+    def read(self, item: ImageRecord) -> bytes:
         """The picture's file; OSError where it cannot be read."""
 
     def facts(self) -> dict[str, str | None]:
@@ -74,7 +74,7 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def some(items: list[Item], otherwise: str) -> list[Item]:
+def some(items: list[ImageRecord], otherwise: str) -> list[ImageRecord]:
     """Sorted by id; InputError with what to say where there are none."""
     if not items:
         raise InputError(otherwise)

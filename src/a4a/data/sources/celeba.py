@@ -2,7 +2,7 @@
 
 import posixpath
 
-from a4a.data.sources.base import Item, Source, files, is_picture, read, some
+from a4a.data.sources.base import ImageRecord, Source, files, is_picture, read, some
 from a4a.errors import InputError
 
 
@@ -18,10 +18,10 @@ class CelebAMaskHQ(Source):
     def __init__(self, path: str, identities: str | None = None, text: str | None = None):
         self.path, self.identities, self.text = path, identities, text
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[ImageRecord]:
         sizes = {name: size for name, size in files(posixpath.join(self.path, "CelebA-HQ-img")).items() if is_picture(name)}
         subjects = self._subjects() if self.identities is not None else {}
-        rows = [Item(name, self.text, subjects.get(posixpath.splitext(name)[0]), bytes=size) for name, size in sizes.items()]
+        rows = [ImageRecord(name, self.text, subjects.get(posixpath.splitext(name)[0]), bytes=size) for name, size in sizes.items()]
         return some(rows, f"{self.path}/CelebA-HQ-img has no pictures; unpack CelebAMask-HQ again.")
 
     def _subjects(self) -> dict[str, str]:
@@ -30,7 +30,7 @@ class CelebAMaskHQ(Source):
         mapping = _words(self.path, "CelebA-HQ-to-CelebA-mapping.txt", 3)[1:]
         return {number: persons[file] for number, _, file in mapping if file in persons}
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: ImageRecord) -> bytes:
         return read(self.path, posixpath.join("CelebA-HQ-img", item.id))
 
 

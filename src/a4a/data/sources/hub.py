@@ -4,7 +4,7 @@ import posixpath
 from collections.abc import Callable
 from typing import Any
 
-from a4a.data.sources.base import Item, Source, read, some
+from a4a.data.sources.base import ImageRecord, Source, read, some
 from a4a.errors import InputError, first_line
 
 
@@ -42,10 +42,10 @@ class HubDataset(Source):
             self._rows = rows.cast_column(self.image, datasets.Image(decode=False))
         return self._rows
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[ImageRecord]:
         count = len(self.rows)
         said = {option: self._column(column, count) for option, column in (("text", self.text), ("subject", self.subject))}
-        rows = [Item(f"{i:09d}", said["text"][i], said["subject"][i]) for i in range(count)]
+        rows = [ImageRecord(f"{i:09d}", said["text"][i], said["subject"][i]) for i in range(count)]
         return some(rows, f"The data set {self.name} has no rows in its split {self.split}; choose another.")
 
     def facts(self) -> dict[str, str | None]:
@@ -58,7 +58,7 @@ class HubDataset(Source):
         to_name: Callable[[Any], str] = getattr(feature, "int2str", str)  # classes are numbers with names
         return [None if v is None else to_name(v) for v in values]
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: ImageRecord) -> bytes:
         stored = self.rows[int(item.id)][self.image]
         if stored is None:
             raise FileNotFoundError("the data set has no picture in this row")

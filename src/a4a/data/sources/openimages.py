@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from a4a.data.sources.base import Item, Source, files, filesystem, is_picture, read, some
+from a4a.data.sources.base import ImageRecord, Source, files, filesystem, is_picture, read, some
 from a4a.errors import InputError, first_line
 
 BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64())
@@ -45,7 +45,7 @@ class OpenImages(Source):
         self.minimum, self.margin, self.text = minimum, margin, text
         self.names: dict[str, str] = {}
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[ImageRecord]:
         found = files(self.images)
         self.names = {posixpath.splitext(posixpath.basename(name))[0]: name for name in found if is_picture(name)}
         classes = self._classes()
@@ -60,7 +60,7 @@ class OpenImages(Source):
             corner = "-".join(f"{round(10_000 * v):05d}" for v in (left, top, right, bottom))
             name = f"{box['ImageID']}/{box['LabelName'].strip('/').replace('/', '_')}-{corner}"
             text = self.text.replace("{label}", classes.get(box["LabelName"], "thing").lower()) if self.text else None
-            rows[name] = Item(name, text, group=box["ImageID"], box=around, bytes=found[self.names[box["ImageID"]]])
+            rows[name] = ImageRecord(name, text, group=box["ImageID"], box=around, bytes=found[self.names[box["ImageID"]]])
         return some(list(rows.values()), f"No box of {self.boxes} is of a photo in {self.images}, of the labels and the minimum size asked for.")
 
     def _classes(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class OpenImages(Source):
             )
         return {label: name for label, name in names.items() if not self.labels or name in self.labels}
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: ImageRecord) -> bytes:
         return read(self.images, self.names[str(item.group)])
 
 

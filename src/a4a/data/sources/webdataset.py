@@ -6,7 +6,7 @@ import re
 import tarfile
 from typing import Any
 
-from a4a.data.sources.base import SUFFIXES, Item, Source, filesystem, is_picture, some
+from a4a.data.sources.base import SUFFIXES, ImageRecord, Source, filesystem, is_picture, some
 from a4a.errors import InputError, first_line
 
 
@@ -24,7 +24,7 @@ class WebDataset(Source):
         self.path = path
         self.places: dict[str, tuple[str, int, int]] = {}
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[ImageRecord]:
         system, pattern = filesystem(self.path)
         tars = sorted(str(t) for t in system.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
         fixed = posixpath.dirname(re.split(r"[*?\[]", pattern)[0])
@@ -42,7 +42,7 @@ class WebDataset(Source):
                 raise InputError(f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar.") from error
             except (tarfile.TarError, ValueError, OSError) as error:
                 raise InputError(f"{tar} is no WebDataset tar that can be read ({first_line(error)}); uncompressed ones can.") from error
-        rows = [Item(id=name, **{k: v for k, v in facts.items() if k != "place"}) for name, facts in found.items() if "place" in facts]
+        rows = [ImageRecord(id=name, **{k: v for k, v in facts.items() if k != "place"}) for name, facts in found.items() if "place" in facts]
         self.places = {name: facts["place"] for name, facts in found.items() if "place" in facts}
         return some(rows, f"{self.path} holds no pictures ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them.")
 
@@ -65,7 +65,7 @@ class WebDataset(Source):
                 if value is not None:
                     facts[field] = str(value)
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: ImageRecord) -> bytes:
         tar, start, size = self.places[item.id]
         data: Any = filesystem(self.path)[0].cat_file(tar, start=start, end=start + size)
         return data

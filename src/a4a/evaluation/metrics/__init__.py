@@ -3,11 +3,7 @@
 import importlib
 import pkgutil
 
-from a4a.encoders.arcface import ArcFace
-from a4a.encoders.base import PictureEncoder
-from a4a.encoders.clip import CLIP
-from a4a.encoders.dino import DINO
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.metrics.clip import CLIPImageScore, CLIPTextScore
 from a4a.evaluation.metrics.dino import DINOScore
 from a4a.evaluation.metrics.diversity import Diversity
@@ -15,29 +11,25 @@ from a4a.evaluation.metrics.ida import IDA
 from a4a.evaluation.metrics.kid import KID
 from a4a.evaluation.metrics.retrieval import Retrieval
 from a4a.evaluation.metrics.similarity import Similarity
-from a4a.evaluation.statistics import Estimate, over_seeds, over_subjects, paired
+from a4a.evaluation.statistics import Estimate, bootstrap_mean, mean_over_seeds, paired_difference
 
 __all__ = [
-    "CLIP",
-    "DINO",
     "IDA",
     "KID",
-    "ArcFace",
     "CLIPImageScore",
     "CLIPTextScore",
     "DINOScore",
     "Diversity",
     "Estimate",
-    "Gallery",
+    "GeneratedSet",
     "Metric",
-    "PictureEncoder",
     "Retrieval",
     "Scores",
     "Similarity",
+    "bootstrap_mean",
+    "mean_over_seeds",
     "metrics",
-    "over_seeds",
-    "over_subjects",
-    "paired",
+    "paired_difference",
 ]
 
 

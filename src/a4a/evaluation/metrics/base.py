@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from a4a.encoders.base import PictureEncoder
+from a4a.encoders.base import ImageEncoder
 from a4a.errors import InputError
 from a4a.evaluation.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Gallery:
+class GeneratedSet:
     """What one method drew: `pictures[s][g]` for `references[s]` and `prompts[s][g]`, as many for every subject.
 
     Raises InputError where the lists do not fit each other.
@@ -42,11 +42,11 @@ class Gallery:
     def generations(self) -> int:
         return len(self.pictures[0])
 
-    def generated(self, encoder: PictureEncoder) -> Tensor:
+    def image_vectors(self, encoder: ImageEncoder) -> Tensor:
         """Vectors of the pictures, [subjects, generations, width]. An encoder sees every picture once."""
         return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(0, (self.subjects, self.generations))
 
-    def wanted(self, encoder: PictureEncoder) -> Tensor:
+    def reference_vectors(self, encoder: ImageEncoder) -> Tensor:
         """Vectors of the references, [subjects, width]; InputError for a reference in which there is nothing to encode."""
         vectors = self._encoded(encoder, "references", list(self.references))
         if len(empty := vectors.isnan().any(dim=1).nonzero().flatten()):
@@ -57,7 +57,7 @@ class Gallery:
         return vectors
 
     @torch.no_grad()
-    def _encoded(self, encoder: PictureEncoder, which: str, pictures: list[Image.Image]) -> Tensor:
+    def _encoded(self, encoder: ImageEncoder, which: str, pictures: list[Image.Image]) -> Tensor:
         if (encoder.key, which) not in self._vectors:
             chunks = [encoder.encode(pictures[i : i + 100]).float().cpu() for i in range(0, len(pictures), 100)]
             self._vectors[encoder.key, which] = torch.cat(chunks)
@@ -73,4 +73,4 @@ class Metric(ABC):
     """A subclass in a file of this folder is found by the contract tests. Its constructor loads nothing: models are loaded when first used."""
 
     @abstractmethod
-    def __call__(self, gallery: Gallery) -> Scores: ...
+    def __call__(self, generated: GeneratedSet) -> Scores: ...

@@ -6,7 +6,7 @@
 import torch
 
 from a4a.encoders.clip import CLIP, LARGE
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.metrics.similarity import similarity
 
 
@@ -21,8 +21,8 @@ class CLIPImageScore(Metric):
     def __init__(self, model: str = LARGE, device: str | None = None):
         self.encoder = CLIP(model, device)
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        return {"clip_image": similarity(gallery, self.encoder)}
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        return {"clip_image": similarity(generated, self.encoder)}
 
 
 class CLIPTextScore(Metric):
@@ -36,6 +36,6 @@ class CLIPTextScore(Metric):
     def __init__(self, model: str = LARGE, device: str | None = None):
         self.encoder = CLIP(model, device)
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        texts = torch.stack([self.encoder.encode_text(row).cpu() for row in gallery.prompts])
-        return {"clip_text": (gallery.generated(self.encoder) * texts).sum(dim=-1).double().numpy()}
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        texts = torch.stack([self.encoder.encode_text(row).cpu() for row in generated.prompts])
+        return {"clip_text": (generated.image_vectors(self.encoder) * texts).sum(dim=-1).double().numpy()}

@@ -1,7 +1,7 @@
 """DINO score: generated against reference, by a model that was trained without labels or texts."""
 
 from a4a.encoders.dino import BASE, DINO
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.metrics.similarity import similarity
 
 
@@ -16,5 +16,5 @@ class DINOScore(Metric):
     def __init__(self, model: str = BASE, device: str | None = None):
         self.encoder = DINO(model, device)
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        return {"dino": similarity(gallery, self.encoder)}
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        return {"dino": similarity(generated, self.encoder)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from a4a.encoders.arcface import ArcFace
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.metrics.similarity import similarity
 
 
@@ -24,7 +24,7 @@ class IDA(Metric):
     def __init__(self, folder: Path, det_size: int | None = None, det_threshold: float = 0.5):
         self.encoder = ArcFace(folder, det_size, det_threshold)
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        ida = similarity(gallery, self.encoder)
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        ida = similarity(generated, self.encoder)
         found = ~np.isnan(ida)
         return {"ida": ida, "ida_missing_as_0": np.where(found, ida, 0.0), "face_found": found.astype(np.float64)}

@@ -6,9 +6,9 @@ FID is left out: at the hundreds of pictures that adapters are evaluated with, i
 import torch
 from torch import Tensor
 
-from a4a.encoders.base import PictureEncoder
+from a4a.encoders.base import ImageEncoder
 from a4a.errors import InputError
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.statistics import Estimate
 
 
@@ -29,11 +29,11 @@ class KID(Metric):
         encoder: whose vectors are compared.
     """
 
-    def __init__(self, encoder: PictureEncoder):
+    def __init__(self, encoder: ImageEncoder):
         self.encoder = encoder
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        wanted, made = gallery.wanted(self.encoder).double(), gallery.generated(self.encoder).double()
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        wanted, made = generated.reference_vectors(self.encoder).double(), generated.image_vectors(self.encoder).double()
         known = ~made.isnan().any(dim=-1).any(dim=-1)
         n = int(known.sum())
         if n < 3:
@@ -46,4 +46,4 @@ class KID(Metric):
         kid = float(total / (n * (n - 1)))
         without = (total - 2 * pairs.sum(dim=1)) / ((n - 1) * (n - 2))
         error = float((without - without.mean()).square().sum().mul((n - 1) / n).sqrt())
-        return {"kid": Estimate(kid, kid - 1.96 * error, kid + 1.96 * error, n, n * gallery.generations)}
+        return {"kid": Estimate(kid, kid - 1.96 * error, kid + 1.96 * error, n, n * generated.generations)}

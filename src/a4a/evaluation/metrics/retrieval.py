@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from a4a.encoders.base import PictureEncoder
+from a4a.encoders.base import ImageEncoder
 from a4a.errors import InputError
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 
 
 class Retrieval(Metric):
@@ -17,14 +17,14 @@ class Retrieval(Metric):
         encoder: whose vectors are compared.
     """
 
-    def __init__(self, encoder: PictureEncoder):
+    def __init__(self, encoder: ImageEncoder):
         self.encoder = encoder
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        if gallery.subjects < 2:
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        if generated.subjects < 2:
             raise InputError("Retrieval was given one subject, among which every picture is found; give at least two.")
-        wanted = gallery.wanted(self.encoder)
-        near = torch.einsum("sgw,rw->sgr", gallery.generated(self.encoder), wanted)
+        wanted = generated.reference_vectors(self.encoder)
+        near = torch.einsum("sgw,rw->sgr", generated.image_vectors(self.encoder), wanted)
         own = near.diagonal(dim1=0, dim2=2).T
-        others = near.masked_fill(torch.eye(gallery.subjects, dtype=torch.bool)[:, None], -torch.inf).amax(dim=2)
+        others = near.masked_fill(torch.eye(generated.subjects, dtype=torch.bool)[:, None], -torch.inf).amax(dim=2)
         return {"retrieval": np.where(own.isnan(), np.nan, (own > others).double())}  # a tie is no find

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from a4a.encoders.base import PictureEncoder
-from a4a.evaluation.metrics.base import Gallery, Metric, Scores
+from a4a.encoders.base import ImageEncoder
+from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 
 
-def similarity(gallery: Gallery, encoder: PictureEncoder) -> np.ndarray:
+def similarity(generated: GeneratedSet, encoder: ImageEncoder) -> np.ndarray:
     """Cosines, generated against reference, [subjects, generations]; NaN where the encoder has no vector for a picture."""
-    wanted = gallery.wanted(encoder)
-    return (gallery.generated(encoder) * wanted[:, None]).sum(dim=-1).double().numpy()
+    wanted = generated.reference_vectors(encoder)
+    return (generated.image_vectors(encoder) * wanted[:, None]).sum(dim=-1).double().numpy()
 
 
 class Similarity(Metric):
@@ -20,8 +20,8 @@ class Similarity(Metric):
         name: of the score.
     """
 
-    def __init__(self, encoder: PictureEncoder, name: str = "similarity"):
+    def __init__(self, encoder: ImageEncoder, name: str = "similarity"):
         self.encoder, self.name = encoder, name
 
-    def __call__(self, gallery: Gallery) -> Scores:
-        return {self.name: similarity(gallery, self.encoder)}
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        return {self.name: similarity(generated, self.encoder)}

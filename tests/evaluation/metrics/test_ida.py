@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import eyes
+import tiny_encoders
+from a4a.encoders import ArcFace
 from a4a.errors import InputError
-from a4a.evaluation.metrics import IDA, ArcFace, Gallery
+from a4a.evaluation.metrics import IDA, GeneratedSet
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return eyes.faces(tmp_path_factory.mktemp("faces") / "antelopev2")
+    return tiny_encoders.faces(tmp_path_factory.mktemp("faces") / "antelopev2")
 
 
 def test_the_folder_may_be_nested_as_the_archive_has_it(folder):
-    pictures = [eyes.picture(0), eyes.picture(1)]
+    pictures = [tiny_encoders.picture(0), tiny_encoders.picture(1)]
     outer, inner = ArcFace(folder.parent), ArcFace(folder)
     assert outer.key == inner.key
     vectors = outer.encode(pictures)
@@ -25,7 +26,7 @@ def test_the_folder_may_be_nested_as_the_archive_has_it(folder):
 
 
 def test_missing_faces_are_counted_and_left_out(folder):
-    scores = IDA(folder)(eyes.gallery(subjects=3, of=lambda s, g: eyes.picture(s, face=g == 0)))
+    scores = IDA(folder)(tiny_encoders.generated(subjects=3, of=lambda s, g: tiny_encoders.picture(s, face=g == 0)))
     assert scores["face_found"].tolist() == [[1, 0]] * 3
     assert scores["ida"][:, 0] == pytest.approx(1)
     assert np.isnan(scores["ida"][:, 1]).all()
@@ -33,24 +34,24 @@ def test_missing_faces_are_counted_and_left_out(folder):
 
 
 def test_no_face_anywhere_is_no_error(folder):
-    scores = IDA(folder)(eyes.gallery(subjects=2, of=lambda s, g: eyes.noise(s, face=False)))
+    scores = IDA(folder)(tiny_encoders.generated(subjects=2, of=lambda s, g: tiny_encoders.noise(s, face=False)))
     assert np.isnan(scores["ida"]).all()
     assert not scores["face_found"].any()
     assert not scores["ida_missing_as_0"].any()
 
 
 def test_a_reference_without_a_face_is_named(folder):
-    references = [eyes.picture(s, face=s not in (1, 3)) for s in range(4)]
-    bad = Gallery(references, [["a"]] * 4, [[eyes.picture(s)] for s in range(4)])
+    references = [tiny_encoders.picture(s, face=s not in (1, 3)) for s in range(4)]
+    bad = GeneratedSet(references, [["a"]] * 4, [[tiny_encoders.picture(s)] for s in range(4)])
     with pytest.raises(InputError, match=r"^Reference 1 \(counted from 0; 2 of 4 are like it\) has nothing .* face"):
         IDA(folder)(bad)
 
 
 def test_the_largest_face_is_the_one(folder):
     blank = np.full((96, 96, 3), 128)
-    crowd = eyes.with_face(eyes.with_face(blank, 24, 24), 72, 72, blue=255)
+    crowd = tiny_encoders.with_face(tiny_encoders.with_face(blank, 24, 24), 72, 72, blue=255)
     crowd[40:56, 8:40], crowd[88:, 56:88] = (255, 0, 0), (255, 128, 0)
-    without = [Image.fromarray(eyes.with_face(crowd, x, y).astype(np.uint8)) for x, y in ((72, 72), (24, 24))]
+    without = [Image.fromarray(tiny_encoders.with_face(crowd, x, y).astype(np.uint8)) for x, y in ((72, 72), (24, 24))]
     large_gone, small_kept = ArcFace(folder, 96).encode([without[0], Image.fromarray(crowd)])
     gone = np.array(crowd)
     gone[16:32, 16:32] = 128
@@ -61,18 +62,18 @@ def test_the_largest_face_is_the_one(folder):
 
 def test_pictures_smaller_and_larger_than_the_detector_sees(folder):
     sizes = [(24, 24), (64, 64), (300, 200), (1000, 1500)]
-    pictures = [eyes.picture(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
+    pictures = [tiny_encoders.picture(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
     for det_size in (None, 64, 640):
         assert not ArcFace(folder, det_size).encode(pictures).isnan().any()
 
 
 def test_grey_and_transparent_pictures_are_read(folder):
-    assert ArcFace(folder).encode([eyes.picture(0).convert("RGBA"), eyes.picture(0)]).diff(dim=0).abs().max() == 0
-    assert ArcFace(folder).encode([eyes.picture(0).convert("L")]).isnan().all()
+    assert ArcFace(folder).encode([tiny_encoders.picture(0).convert("RGBA"), tiny_encoders.picture(0)]).diff(dim=0).abs().max() == 0
+    assert ArcFace(folder).encode([tiny_encoders.picture(0).convert("L")]).isnan().all()
 
 
 def test_nothing_is_printed(tmp_path, capfd, recwarn):
-    ArcFace(eyes.faces(tmp_path / "quiet")).encode([eyes.picture(0)])
+    ArcFace(tiny_encoders.faces(tmp_path / "quiet")).encode([tiny_encoders.picture(0)])
     assert capfd.readouterr() == ("", "")
     assert [w for w in recwarn if "estimate" in str(w.message)] == []
 
@@ -82,14 +83,14 @@ def test_bad_folders(tmp_path):
         with pytest.raises(InputError, match=r"holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked\.$"):
             IDA(folder)
     with pytest.raises(InputError, match="no ONNX model for face recognition; unpack all"):
-        IDA(eyes.faces(tmp_path / "a", recogniser=False))(eyes.gallery())
+        IDA(tiny_encoders.faces(tmp_path / "a", recogniser=False))(tiny_encoders.generated())
     with pytest.raises(InputError, match="no ONNX model for face detection; unpack all"):
-        IDA(eyes.faces(tmp_path / "b", detector=False))(eyes.gallery())
+        IDA(tiny_encoders.faces(tmp_path / "b", detector=False))(tiny_encoders.generated())
     with pytest.raises(InputError, match=r"detector in .* gives no landmarks"):
-        IDA(eyes.faces(tmp_path / "c", landmarks=False))(eyes.gallery())
-    (eyes.faces(tmp_path / "d") / "arcface.onnx").write_bytes(b"half a file")
+        IDA(tiny_encoders.faces(tmp_path / "c", landmarks=False))(tiny_encoders.generated())
+    (tiny_encoders.faces(tmp_path / "d") / "arcface.onnx").write_bytes(b"half a file")
     with pytest.raises(InputError, match=r"ONNX file that could not be loaded .*; unpack InsightFace's antelopev2 again"):
-        IDA(tmp_path / "d")(eyes.gallery())
+        IDA(tmp_path / "d")(tiny_encoders.generated())
 
 
 @pytest.mark.parametrize("size", [0, -32, 100])

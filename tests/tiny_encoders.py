@@ -20,8 +20,8 @@ from transformers import (
     ViTModel,
 )
 
-import tiny
-from a4a.evaluation.metrics import Gallery
+import tiny_models
+from a4a.evaluation.metrics import GeneratedSet
 
 SIDE = 64
 LANDMARKS = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
@@ -48,22 +48,22 @@ def with_face(image, x=SIDE // 2, y=SIDE // 2, blue=0):
     return image
 
 
-def gallery(subjects=6, generations=2, of=None, seed=0, face=True):
+def generated(subjects=6, generations=2, of=None, seed=0, face=True):
     """For each reference what `of(subject, generation)` gives; the reference itself where there is no `of`."""
     references = [picture(seed + s) for s in range(subjects)]
     pictures = [[references[s] if of is None else of(s, g) for g in range(generations)] for s in range(subjects)]
-    return Gallery(references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], pictures)
+    return GeneratedSet(references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], pictures)
 
 
 def clip(folder, whole=True):
-    tokenizer = tiny.clip_tokenizer()
+    tokenizer = tiny_models.clip_tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 24}
     vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length, **ids)
     torch.manual_seed(0)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
-    model = tiny.shaken(CLIPModel(config) if whole else CLIPVisionModelWithProjection(vision), 0.2)
+    model = tiny_models.shaken(CLIPModel(config) if whole else CLIPVisionModelWithProjection(vision), 0.2)
     model.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     if whole:
@@ -80,7 +80,7 @@ def dino(folder, kind="dinov2"):
     else:
         model = ViTModel(ViTConfig(**sizes, intermediate_size=64, image_size=32), add_pooling_layer=False)
         ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    tiny.shaken(model, 0.2).save_pretrained(folder)
+    tiny_models.shaken(model, 0.2).save_pretrained(folder)
     return str(folder)
 
 

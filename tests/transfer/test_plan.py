@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
-from a4a.backbones.meta import Shell
+from a4a.backbones.meta import MetaModel
 from a4a.backbones.published import MODELS
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.encoders.published import IMAGE_ENCODERS
@@ -23,7 +23,7 @@ from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.transfer.config import Method, Precision
 from a4a.transfer.dry_run import dry_run
-from a4a.transfer.memory import RESERVED, Need, batch, check_fit, planned, text, working
+from a4a.transfer.memory import RESERVED, MemoryEstimate, batch, check_fit, estimate_memory, text, working
 from a4a.transfer.plan import describe, plan
 
 SIDE = 24
@@ -31,19 +31,19 @@ SIDE = 24
 
 def shell_of(pipe, device):
     """A pipeline's backbone, whose denoiser has weights on the CPU and none on the meta device."""
-    known = backbone_for(tiny.with_own_denoiser(pipe))
+    known = backbone_for(tiny_models.with_own_denoiser(pipe))
     part = "unet" if hasattr(pipe, "unet") else "transformer"
     with torch.device(device):
         denoiser = type(known.denoiser).from_config(known.denoiser.config).requires_grad_(False)
-    return Shell(type(known)(SimpleNamespace(**{part: denoiser}, scheduler=pipe.scheduler, vae_scale_factor=2)), {})
+    return MetaModel(type(known)(SimpleNamespace(**{part: denoiser}, scheduler=pipe.scheduler, vae_scale_factor=2)), {})
 
 
 def step(pipe, source, device, rows, checkpointing):
-    shell, precision = shell_of(pipe, device), Precision()
-    adapter = tiny.a4a(tiny.ip_adapter(source), pipe).to(device)
+    meta_model, precision = shell_of(pipe, device), Precision()
+    adapter = tiny_models.a4a(tiny_models.ip_adapter(source), pipe).to(device)
     config = ObjectiveConfig(gradient_checkpointing=checkpointing)
-    loss = Denoising(shell.backbone, adapter, config, no_text=text(shell, 1, precision, device))
-    return loss, batch(shell, adapter, rows, SIDE, precision, device)
+    loss = Denoising(meta_model.backbone, adapter, config, no_text=text(meta_model, 1, precision, device))
+    return loss, batch(meta_model, adapter, rows, SIDE, precision, device)
 
 
 def allocated(loss, inputs):
@@ -91,19 +91,19 @@ def test_what_is_planned_is_right_for_small_and_large_batches(checkpointing):
     """The miniature's large adapter: with checkpointing its gradients outweigh what a small batch keeps."""
     method, objective, training = Method(), ObjectiveConfig(gradient_checkpointing=checkpointing), TrainingConfig()
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
-    made = planned(*parts, method, objective, training, Precision())
-    loss = Denoising(made.shell.backbone, made.adapter, objective, no_text=text(made.shell, 1, Precision(), "meta"))
+    made = estimate_memory(*parts, method, objective, training, Precision())
+    loss = Denoising(made.meta_model.backbone, made.adapter, objective, no_text=text(made.meta_model, 1, Precision(), "meta"))
     for rows in (1, 2, 3, 5, 8, 40):
-        direct = working(loss, batch(made.shell, made.adapter, rows, made.shell.side(None), Precision(), "meta"))
-        assert made.need.working(rows) == pytest.approx(direct, rel=0.02), rows
+        direct = working(loss, batch(made.meta_model, made.adapter, rows, made.meta_model.side(None), Precision(), "meta"))
+        assert made.estimate.working(rows) == pytest.approx(direct, rel=0.02), rows
     if checkpointing:
-        assert made.need.working(1) < 1.1 * made.need.gradients
+        assert made.estimate.working(1) < 1.1 * made.estimate.gradients
     loss.pause()
-    accumulating = planned(*parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()).need
-    assert accumulating.working(40) == made.need.working(40) + made.need.gradients
+    accumulating = estimate_memory(*parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()).estimate
+    assert accumulating.working(40) == made.estimate.working(40) + made.estimate.gradients
 
 
-NEED = Need(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, least=1_500, fixed=300, each=1_000)
+NEED = MemoryEstimate(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, least=1_500, fixed=300, each=1_000)
 
 
 def test_the_largest_batch_is_the_last_that_fits():
@@ -143,7 +143,7 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypa
     recipe.write_text(yaml.safe_dump(content))
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
     sizes = []
-    monkeypatch.setattr("a4a.transfer.plan.planned", lambda *args, **_: sizes.append(args[-1]) or planned(*args[:-1]))
+    monkeypatch.setattr("a4a.transfer.plan.estimate_memory", lambda *args, **_: sizes.append(args[-1]) or estimate_memory(*args[:-1]))
     describe(recipe, 80.0, 1, None)
     assert sizes == [128]
 
@@ -161,12 +161,12 @@ def test_encoders_that_stay_are_planned(recipe):
     content = yaml.safe_load(recipe.read_text())
     del content["evaluation"]
 
-    def need(**changes):
+    def estimate(**changes):
         recipe.write_text(yaml.safe_dump(content | changes))
         facts = describe(recipe, 80.0, 1, None)[0]
         return facts["encoders beside them, bytes"], facts["peak at batch 32, bytes"]
 
-    (none, without), (some, with_) = need(), need(data={"class_path": "PictureFolder", "init_args": {"path": "nowhere", "size": 64}})
+    (none, without), (some, with_) = estimate(), estimate(data={"class_path": "ImageFolderDataset", "init_args": {"path": "nowhere", "size": 64}})
     assert (none, some, with_ - without) == (0, size, size)
     with pytest.raises(InputError, match=r"the encoders take 0\.\d GB"):
         check_fit(replace(NEED, encoders=10**8), 1, RESERVED)

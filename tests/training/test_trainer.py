@@ -13,19 +13,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import a4a
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
 from a4a.training.config import TrainingConfig
-from a4a.training.denoising import Denoising, Dropping, ObjectiveConfig, Rates
+from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.distributed import accelerator_for
 from a4a.training.log import read_log
-from a4a.training.sampler import Order
+from a4a.training.sampler import EpochShuffle
 from a4a.training.trainer import train
 
 sys.path.append(str(Path(__file__).parent))
-from runs import Regression, Rows, config
+from toy_runs import Regression, Rows, config
 
 
 def weights(objective):
@@ -168,7 +168,7 @@ def test_a_half_written_checkpoint_is_not_there(straight, tmp_path):
 
 def in_a_process(output, samples, kind, *more):
     environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, str(Path(__file__).with_name("runs.py")), str(output), str(samples), kind, *more]
+    arguments = [sys.executable, str(Path(__file__).with_name("toy_runs.py")), str(output), str(samples), kind, *more]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -373,11 +373,11 @@ def test_gradient_accumulation_is_one_bigger_batch(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_epoch_takes_every_row_once_in_a_new_order(seed):
-    whole = Order(7, seed).take(0, 21).view(3, 7)
+    whole = EpochShuffle(7, seed).take(0, 21).view(3, 7)
     assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in whole)
     assert len({tuple(e.tolist()) for e in whole}) == 3
     for start in (0, 5, 7, 13):
-        assert torch.equal(Order(7, seed).take(start, 5), whole.flatten()[start : start + 5])
+        assert torch.equal(EpochShuffle(7, seed).take(start, 5), whole.flatten()[start : start + 5])
 
 
 # --- two processes -------------------------------------------------------------------------------------------------
@@ -408,15 +408,15 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 
 
 def denoising(pipe, source_pipe=None, **options):
-    own = backbone_for(tiny.with_own_denoiser(pipe))
-    adapter = tiny.ip_adapter(pipe) if source_pipe is None else tiny.a4a(tiny.ip_adapter(source_pipe), pipe)
-    return Denoising(own, adapter, ObjectiveConfig(**options)), tiny.Samples(own)
+    own = backbone_for(tiny_models.with_own_denoiser(pipe))
+    adapter = tiny_models.ip_adapter(pipe) if source_pipe is None else tiny_models.a4a(tiny_models.ip_adapter(source_pipe), pipe)
+    return Denoising(own, adapter, ObjectiveConfig(**options)), tiny_models.Samples(own)
 
 
 def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
     def go(output, resume=False, samples=8):
         torch.manual_seed(0)
-        objective, table = denoising(pipe, sd15, rates=Rates(1e-3, 1e-2, 1e-3))
+        objective, table = denoising(pipe, sd15, rates=LearningRates(1e-3, 1e-2, 1e-3))
         rows = train(
             objective,
             table,
@@ -448,10 +448,10 @@ def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):
 
 
 def test_conditions_are_dropped_as_often_as_asked(sd15):
-    objective, table = denoising(sd15, dropping=Dropping(image=0.1, text=0.2, both=0.3))
+    objective, table = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
     seen = {"image": [], "text": []}
     empty = backbone_for(sd15).no_text()["states"]
-    objective.adapter.forward = lambda embeds: seen["image"].append((embeds == 0).all(1)) or tiny.ip_adapter(sd15)(embeds)
+    objective.adapter.forward = lambda embeds: seen["image"].append((embeds == 0).all(1)) or tiny_models.ip_adapter(sd15)(embeds)
     objective.injection.set = lambda *_: None
     objective._backbone.predict = lambda noisy, _t, text: seen["text"].append((text["states"] == empty).all(2).all(1)) or noisy.requires_grad_()
     torch.manual_seed(0)
@@ -463,7 +463,7 @@ def test_conditions_are_dropped_as_often_as_asked(sd15):
 
 
 def test_nothing_is_dropped_when_nothing_shall_be(sd15):
-    objective, table = denoising(sd15, dropping=Dropping(0.0, 0.0, 0.0))
+    objective, table = denoising(sd15, dropping=ConditionDropout(0.0, 0.0, 0.0))
     seen = []
     forward = objective.adapter.forward
     objective.adapter.forward = lambda embeds: seen.append(embeds) or forward(embeds)

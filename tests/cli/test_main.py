@@ -100,7 +100,7 @@ BAD = {
     "wrong type": ([*TRANSFER, "--method.rounds", "many"], "rounds"),
     "missing recipe": (["transfer", "--config", "gone.yaml"], "gone.yaml"),
     "missing model": ([*TRANSFER, "--model", "./gone"], "gone"),
-    "missing data": ([*TRANSFER, "--data", "PictureFolder", "--data.init_args.path", "gone"], "gone"),
+    "missing data": ([*TRANSFER, "--data", "ImageFolderDataset", "--data.init_args.path", "gone"], "gone"),
     "missing encoder": ([*TRANSFER, "--image_encoder", "./gone"], "gone"),
     **{f"generate {name} {value}": ([*GENERATE, f"--{name}", value], f"--{name} is {value}") for name, value in NUMBERS},
     "zoo that is not there": (["zoo", "list", "--models", "gone"], "no folder gone"),

@@ -1,4 +1,4 @@
-"""Memory and open files of a long run: `python benchmarks/leaks.py`, and a short form in the tests.
+"""Memory and open files of a long run: `python benchmarks/memory_leaks.py`, and a short form in the tests.
 
 A tiny pipeline is trained with checkpoints and evaluations; resident memory and open files are noted on the way. What a
 run needs it needs by step 100; from there on nothing may grow.
@@ -15,7 +15,7 @@ import psutil
 import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
@@ -24,9 +24,9 @@ from a4a.training.trainer import train
 
 def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
     """Step, resident bytes and open files after `first` steps and then every `every`."""
-    pipe = tiny.pixart()
+    pipe = tiny_models.pixart()
     backbone = backbone_for(pipe)
-    objective = Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(gradient_checkpointing=True))
+    objective = Denoising(backbone, tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe), ObjectiveConfig(gradient_checkpointing=True))
     process, found = psutil.Process(os.getpid()), {"step": [], "bytes": [], "files": []}
 
     def evaluate(samples: int) -> dict[str, float]:
@@ -39,7 +39,7 @@ def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
 
     config = TrainingConfig(samples=2 * steps, batch_size=2, ema_decay=0.9, checkpoint_every=2 * every, evaluate_every=2 * every)
     with TemporaryDirectory() as folder:
-        train(objective, tiny.Samples(backbone, 8), config, folder, evaluate=evaluate)
+        train(objective, tiny_models.Samples(backbone, 8), config, folder, evaluate=evaluate)
     return found
 
 

@@ -8,30 +8,31 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from a4a.cli.main import main
+from a4a.encoders import CLIP
 from a4a.errors import InputError
 from a4a.evaluation.evaluate import evaluate
-from a4a.evaluation.methods import Copied, Painter, Photographed, Prompted, TextOnly
-from a4a.evaluation.metrics import CLIP, Diversity, Gallery, Metric, Scores, Similarity
+from a4a.evaluation.methods import CopyReference, HeldOutPhoto, ImagePromptMethod, Method, TextOnly
+from a4a.evaluation.metrics import Diversity, GeneratedSet, Metric, Scores, Similarity
 from a4a.evaluation.scoring import noise
 from a4a.evaluation.tasks.base import Task
 from a4a.evaluation.tasks.folder import FolderTask
-from a4a.utils.hub import resolve
+from a4a.utils.hub import resolve_zoo
 from a4a.zoo.evaluation import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
 from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
 
 
 class Brightness(Metric):
-    def __call__(self, gallery: Gallery) -> Scores:
-        return {"brightness": np.array([[np.asarray(p).mean() / 255 for p in row] for row in gallery.pictures])}
+    def __call__(self, generated: GeneratedSet) -> Scores:
+        return {"brightness": np.array([[np.asarray(p).mean() / 255 for p in row] for row in generated.pictures])}
 
 
-class Noise(Painter):
+class Noise(Method):
     """Pictures of nothing but their own noise."""
 
     def __init__(self, fail_at: int | None = None):
         self.fail_at, self.drawn = fail_at, []
 
-    def paint(self, task, pictures, noise):
+    def generate(self, task, pictures, noise):
         if self.fail_at in pictures:
             raise KeyboardInterrupt
         self.drawn += pictures
@@ -128,7 +129,7 @@ def test_prompts_are_read_as_they_are_written():
 def test_a_perfect_method_reaches_the_ceiling_and_a_copier_is_exposed(world, tmp_path):
     world = WorldTask("validation", 12, 2)
     metrics = [*world_metrics(), Diversity(CLIP("zoo:clip-large/image_encoder"))]
-    evaluate(world, {"fresh drawing": Photographed(), "copier": Copied()}, metrics, tmp_path)
+    evaluate(world, {"fresh drawing": HeldOutPhoto(), "copier": CopyReference()}, metrics, tmp_path)
     methods = json.loads((tmp_path / "results.json").read_text())["methods"]
     fresh, copier = ({k: v["mean"] for k, v in methods[n]["scores"].items()} for n in ("fresh drawing", "copier"))
     assert copier["identity"] == pytest.approx(1, abs=1e-3) and copier["retrieval"] == 1
@@ -152,14 +153,14 @@ def test_stopped_it_goes_on_and_draws_nothing_twice(world, tmp_path):
 
 
 def test_the_order_of_methods_changes_nothing_and_differences_are_paired(world, tmp_path):
-    methods = {"noise": Noise(), "copier": Copied()}
-    evaluate(world, methods, [Brightness()], tmp_path / "a", against="copier")
-    evaluate(world, dict(reversed(methods.items())), [Brightness()], tmp_path / "b", against="copier")
+    methods = {"noise": Noise(), "copier": CopyReference()}
+    evaluate(world, methods, [Brightness()], tmp_path / "a", baseline="copier")
+    evaluate(world, dict(reversed(methods.items())), [Brightness()], tmp_path / "b", baseline="copier")
     a, b = (json.loads((tmp_path / n / "results.json").read_text())["methods"] for n in "ab")
     for name in methods:
-        assert a[name]["scores"] == b[name]["scores"] and a[name]["against"] == b[name]["against"]
+        assert a[name]["scores"] == b[name]["scores"] and a[name]["baseline"] == b[name]["baseline"]
     means = {n: m["scores"]["brightness"]["mean"] for n, m in a.items()}
-    assert a["noise"]["against"]["brightness"]["mean"] == pytest.approx(means["noise"] - means["copier"])
+    assert a["noise"]["baseline"]["brightness"]["mean"] == pytest.approx(means["noise"] - means["copier"])
 
 
 def test_the_csv_has_every_picture(world, tmp_path):
@@ -175,25 +176,25 @@ def test_two_tasks_never_share_a_table(world, tmp_path):
         evaluate(WorldTask("test", 3, 2), {"noise": Noise()}, [Brightness()], tmp_path)
     with pytest.raises(InputError, match="was made with seed 0, not 1"):
         evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path, seed=1)
-    with pytest.raises(InputError, match="noise was made with painter noise"):
-        evaluate(world, {"noise": Copied()}, [Brightness()], tmp_path)
+    with pytest.raises(InputError, match="noise was made with method noise"):
+        evaluate(world, {"noise": CopyReference()}, [Brightness()], tmp_path)
 
 
 def test_an_adapter_that_was_trained_again_is_another_method(tmp_path):
     task, folder = WorldTask("test", 1, 1), tmp_path / "adapter"
-    shutil.copytree(resolve("zoo:a4a-pixart-mini"), folder)
-    painter = Prompted("zoo:pixart-mini", str(folder), sampling=SAMPLING)
-    evaluate(task, {"A4A": painter}, [Brightness()], tmp_path / "scores")
-    assert "pipe" not in vars(painter)  # the next method has the memory for itself
+    shutil.copytree(resolve_zoo("zoo:a4a-pixart-mini"), folder)
+    method = ImagePromptMethod("zoo:pixart-mini", str(folder), sampling=SAMPLING)
+    evaluate(task, {"A4A": method}, [Brightness()], tmp_path / "scores")
+    assert "pipe" not in vars(method)  # the next method has the memory for itself
     weights = folder / "diffusion_pytorch_model.safetensors"
     save_file({name: t.flip(0).contiguous() for name, t in load_file(weights).items()}, weights)
     with pytest.raises(InputError, match="cannot stand in one table"):
-        evaluate(task, {"A4A": painter}, [Brightness()], tmp_path / "scores")
+        evaluate(task, {"A4A": method}, [Brightness()], tmp_path / "scores")
 
 
 def test_two_folders_of_one_name_are_two_sections(world, tmp_path):
     for place in ("one", "two"):
-        evaluate(world, {"copier": Copied()}, [Brightness()], tmp_path / "runs" / place / "table")
+        evaluate(world, {"copier": CopyReference()}, [Brightness()], tmp_path / "runs" / place / "table")
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]) == 0
     assert {p.name for p in (tmp_path / "page").glob("*.png")} == {"one-table.png", "two-table.png"}
 
@@ -207,16 +208,16 @@ def test_from_the_command_line_to_a_page(tmp_path):
     recipe = tmp_path / "evaluate.yaml"
     recipe.write_text(
         """
-task: {class_path: a4a.zoo.evaluation.WorldTask, init_args: {split: test, subjects: 2, generations: 2}}
-painters:
-  text only: {class_path: a4a.evaluation.methods.TextOnly, init_args: {model: "zoo:sd15-mini", sampling: {steps: 2, size: 64}}}
-  ceiling: {class_path: a4a.evaluation.methods.Photographed}
+task: {class_path: a4a.zoo.WorldTask, init_args: {split: test, subjects: 2, generations: 2}}
+methods:
+  text only: {class_path: a4a.evaluation.TextOnly, init_args: {model: "zoo:sd15-mini", sampling: {steps: 2, size: 64}}}
+  ceiling: {class_path: a4a.evaluation.HeldOutPhoto}
 metrics:
-  - {class_path: a4a.zoo.evaluation.PromptAccuracy}
-  - {class_path: a4a.evaluation.metrics.Similarity, init_args: {encoder: {class_path: a4a.zoo.evaluation.Identity}, name: identity}}
-against: text only
+  - {class_path: a4a.zoo.PromptAccuracy}
+  - {class_path: a4a.evaluation.Similarity, init_args: {encoder: {class_path: a4a.zoo.Identity}, name: identity}}
+baseline: text only
 title: Who draws best
-says: Nobody knows.
+description: Nobody knows.
 """
     )
     assert main(["evaluate", "--config", str(recipe), "--output", str(tmp_path / "runs" / "table")]) == 0
@@ -224,13 +225,13 @@ says: Nobody knows.
     page, text = ((tmp_path / "page" / name).read_text() for name in ("index.html", "README.md"))
     assert page.count("data:image/png") == 1 and "text only" in page and "identity" in page
     assert (tmp_path / "page" / "table.png").exists() and "table.png" in text
-    for shown in (page, text):
-        assert "Who draws best" in shown and "Nobody knows." in shown and "minus text only" in shown
+    for grid_subjects in (page, text):
+        assert "Who draws best" in grid_subjects and "Nobody knows." in grid_subjects and "minus text only" in grid_subjects
     assert main(["report", str(tmp_path / "page"), "--output", str(tmp_path / "none")]) == 2
 
 
 def test_text_only_is_the_plain_pipeline(tmp_path):
     task = Task(["a"], [Image.new("RGB", (8, 8))], ["a small creature on the left, in the snow"])
-    first, second = (TextOnly("zoo:sd15-mini", sampling=SAMPLING).paint(task, [0], [noise(0)])[0] for _ in range(2))
+    first, second = (TextOnly("zoo:sd15-mini", sampling=SAMPLING).generate(task, [0], [noise(0)])[0] for _ in range(2))
     assert first.size == (64, 64) and np.array_equal(first, second)
-    assert PromptAccuracy()(Gallery(task.references, [task.prompts], [[first]])).keys() == {"scene", "place", "size"}
+    assert PromptAccuracy()(GeneratedSet(task.references, [task.prompts], [[first]])).keys() == {"scene", "place", "size"}

@@ -1,4 +1,4 @@
-"""What reading prepared data costs: `python benchmarks/loader.py FOLDER`.
+"""What reading prepared data costs: `python benchmarks/data_loading.py FOLDER`.
 
 Generates cached samples of sd15-mini's shapes, opens them, reads them in random order, and trains its IP-Adapter on them.
 In JSON: seconds to open, samples a second, resident memory and open files, before and after, and the loader's share of
@@ -56,7 +56,7 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
     save_file(NO_TEXT, folder / "no_text.safetensors")
     manifest = {
         "format": FORMAT,
-        "made_by": "benchmarks/loader.py",
+        "made_by": "benchmarks/data_loading.py",
         "settings": {},
         "latents": {"0": LATENTS},
         "text": TEXT,
@@ -89,7 +89,7 @@ class Timed(Prepared):
 
 def share_of_training(folder: Path, samples: int) -> float:
     table = Timed(folder)
-    adapter = IPAdapter.fresh(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
+    adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
     objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
     with tempfile.TemporaryDirectory() as output:
         began = time.perf_counter()

@@ -94,7 +94,7 @@ def test_fresh_ip_adapters_of_the_upgraded_models(denoisers):
         sites = backbone.find_sites(denoisers[model])
         modules = [denoisers[model].get_submodule(s.name) for s in sites]
         with torch.device("meta"):
-            adapter = IPAdapter.fresh(sites, ([m.to_k for m in modules], [m.to_v for m in modules]), 1024)
+            adapter = IPAdapter.from_denoiser(sites, ([m.to_k for m in modules], [m.to_v for m in modules]), 1024)
         adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
         weights = 2 * config["cross_attention_dim"] * sum(w * n for w, n in widths.items())
         assert count([adapter.to_k, adapter.to_v]) == weights

@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from a4a.cli.main import commands
 from a4a.transfer.recipe import checked, merged
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(LAUNCHERS))
 

@@ -14,35 +14,35 @@ from a4a.transfer.recipe import merged
 
 RECIPE = {
     "title": "To a transformer",
-    "says": "What the paper shows.",
+    "description": "What the paper shows.",
     "recipe": {
         "model": "zoo:pixart-mini",
         "source": "zoo:ip-adapter-sd15-mini",
         "image_encoder": "zoo:clip-large/image_encoder",
-        "data": {"class_path": "a4a.zoo.dataset.WorldPictures", "init_args": {"split": "train", "subjects": 8}},
+        "data": {"class_path": "a4a.zoo.WorldImages", "init_args": {"split": "train", "subjects": 8}},
         "method": {"rounds": 0},
         "objective": {"rates": {"projection": 1e-3, "mapping": 1e-3}},
         "training": {"samples": 16, "batch_size": 4, "evaluate_every": 8, "tensorboard": False},
-        "evaluation": {"class_path": "a4a.zoo.evaluation.WorldEvaluation", "init_args": {"split": "validation", "subjects": 2}},
+        "evaluation": {"class_path": "a4a.zoo.WorldValidator", "init_args": {"split": "validation", "subjects": 2}},
     },
     "variants": {"A4A": {}, "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}}},
     "seeds": [0, 1],
     "scores": ["identity"],
     "claims": [
-        {"says": "A4A is above at every point.", "kind": "always_above", "a": "A4A", "b": "IP-Adapter*"},
-        {"says": "A4A ends above.", "kind": "above", "a": "A4A", "b": "IP-Adapter*"},
-        {"says": "A4A reaches the copier.", "kind": "reaches", "a": "A4A", "b": "copier"},
+        {"description": "A4A is above at every point.", "kind": "always_above", "a": "A4A", "b": "IP-Adapter*"},
+        {"description": "A4A ends above.", "kind": "above", "a": "A4A", "b": "IP-Adapter*"},
+        {"description": "A4A reaches the copier.", "kind": "reaches", "a": "A4A", "b": "copier"},
     ],
     "final": {
-        "task": {"class_path": "a4a.zoo.evaluation.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
+        "task": {"class_path": "a4a.zoo.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
         "metrics": [
             {
-                "class_path": "a4a.evaluation.metrics.Similarity",
-                "init_args": {"encoder": {"class_path": "a4a.zoo.evaluation.Identity"}, "name": "identity"},
+                "class_path": "a4a.evaluation.Similarity",
+                "init_args": {"encoder": {"class_path": "a4a.zoo.Identity"}, "name": "identity"},
             }
         ],
         "sampling": {"steps": 2, "guidance": 3.0, "size": 64},
-        "others": {"copier": {"class_path": "a4a.evaluation.methods.Copied"}},
+        "extra_methods": {"copier": {"class_path": "a4a.evaluation.CopyReference"}},
     },
 }
 
@@ -91,7 +91,7 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"claims": [{"says": "", "kind": "above", "a": "A4A", "b": "nobody"}]}, "no variant 'nobody'"),
+        ({"claims": [{"description": "", "kind": "above", "a": "A4A", "b": "nobody"}]}, "no variant 'nobody'"),
         ({"seeds": []}, "no variants or no seeds"),
         ({"claims": [], "variants": {"A4A": {"method": {"roundz": 1}}}}, "recipe is no transfer"),
     ],
@@ -119,8 +119,8 @@ def log(*scores):
     return [[{"samples": 1000.0 * i, "identity": s} for i, s in enumerate(scores)]]
 
 
-def decide(kind, methods, logs, others=()):
-    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in others})[1:]
+def decide(kind, methods, logs, extra_methods=()):
+    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in extra_methods})[1:]
 
 
 def test_above_needs_the_whole_interval_of_the_paired_difference():

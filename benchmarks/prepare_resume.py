@@ -1,4 +1,4 @@
-"""`a4a prepare` killed again and again, held against a run that was left alone: `python benchmarks/prepare.py FOLDER`.
+"""`a4a prepare` killed again and again, held against a run that was left alone: `python benchmarks/prepare_resume.py FOLDER`.
 
 Draws a folder of pictures with every kind of defect, prepares it with nothing in the way, then into another folder while
 SIGKILL comes at random moments, and says in JSON whether the rows are the same and what was done twice.

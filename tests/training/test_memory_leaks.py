@@ -1,6 +1,6 @@
-"""The short form of benchmarks/leaks.py."""
+"""The short form of benchmarks/memory_leaks.py."""
 
-from leaks import measured
+from memory_leaks import measured
 
 
 def test_memory_and_open_files_do_not_grow():

@@ -21,7 +21,7 @@ from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
-from a4a.zoo import t5 as language
+from a4a.zoo import tokenizers
 
 EMBED, TEXT, SIDE = 24, 16, 8
 """Width of image embeddings, of text states, and side of the latents."""
@@ -29,12 +29,12 @@ EMBED, TEXT, SIDE = 24, 16, 8
 
 @cache
 def clip_tokenizer():
-    return language.clip_tokenizer()
+    return tokenizers.clip_tokenizer()
 
 
 @cache
 def t5_tokenizer():
-    return language.t5_tokenizer()
+    return tokenizers.t5_tokenizer()
 
 
 def vae():
@@ -193,7 +193,7 @@ class Samples:
 
 def a4a(source, pipe, seed=0, **options):
     torch.manual_seed(seed)
-    return A4A.wrap(source, backbone_for(pipe).sites, **{"heads": 2, "rounds": 1, **options})
+    return A4A.from_source(source, backbone_for(pipe).sites, **{"heads": 2, "rounds": 1, **options})
 
 
 def shaken(module, size=0.3):

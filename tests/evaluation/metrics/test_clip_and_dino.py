@@ -2,40 +2,42 @@ import pytest
 import torch
 from transformers import CLIPModel, Dinov2Model, ViTModel
 
-import eyes
-import tiny
+import tiny_encoders
+import tiny_models
+from a4a.encoders import CLIP, DINO
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.evaluation.metrics import CLIP, DINO, CLIPImageScore, CLIPTextScore, DINOScore
+from a4a.evaluation.metrics import CLIPImageScore, CLIPTextScore, DINOScore
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return eyes.clip(tmp_path_factory.mktemp("clip"))
+    return tiny_encoders.clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory):
-    return eyes.clip(tmp_path_factory.mktemp("vision"), whole=False)
+    return tiny_encoders.clip(tmp_path_factory.mktemp("vision"), whole=False)
 
 
 def test_the_image_score_is_the_cosine_of_clip_vectors(whole):
-    gallery = eyes.gallery(subjects=3, of=lambda s, g: eyes.noise(2 * s + g))
+    generated = tiny_encoders.generated(subjects=3, of=lambda s, g: tiny_encoders.noise(2 * s + g))
     encoder = CLIPImageEncoder.load(whole)
     expected = [
-        [torch.cosine_similarity(encoder([r]), encoder([p])).item() for p in row] for r, row in zip(gallery.references, gallery.pictures, strict=True)
+        [torch.cosine_similarity(encoder([r]), encoder([p])).item() for p in row]
+        for r, row in zip(generated.references, generated.pictures, strict=True)
     ]
-    assert CLIPImageScore(whole)(gallery)["clip_image"] == pytest.approx(torch.tensor(expected).numpy(), abs=1e-5)
+    assert CLIPImageScore(whole)(generated)["clip_image"] == pytest.approx(torch.tensor(expected).numpy(), abs=1e-5)
 
 
 def test_the_text_score_is_the_models_own_logit(whole):
-    gallery = eyes.gallery(subjects=2, generations=3, of=lambda s, g: eyes.noise(3 * s + g))
-    model, tokenizer, encoder = CLIPModel.from_pretrained(whole).eval(), tiny.clip_tokenizer(), CLIPImageEncoder.load(whole)
-    scores = CLIPTextScore(whole)(gallery)["clip_text"]
+    generated = tiny_encoders.generated(subjects=2, generations=3, of=lambda s, g: tiny_encoders.noise(3 * s + g))
+    model, tokenizer, encoder = CLIPModel.from_pretrained(whole).eval(), tiny_models.clip_tokenizer(), CLIPImageEncoder.load(whole)
+    scores = CLIPTextScore(whole)(generated)["clip_text"]
     for s in range(2):
         for g in range(3):
-            tokens = tokenizer([gallery.prompts[s][g]], return_tensors="pt")
-            pixels = encoder.processor([gallery.pictures[s][g]], return_tensors="pt").pixel_values
+            tokens = tokenizer([generated.prompts[s][g]], return_tensors="pt")
+            pixels = encoder.processor([generated.pictures[s][g]], return_tensors="pt").pixel_values
             with torch.no_grad():
                 out = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)
             assert scores[s, g] == pytest.approx(float(out.logits_per_image / model.logit_scale.exp().detach()), abs=1e-5)
@@ -46,22 +48,22 @@ def test_a_prompt_longer_than_the_text_tower_is_cut_off(whole):
 
 
 def test_a_vision_tower_alone_scores_pictures_and_not_texts(vision):
-    assert CLIPImageScore(vision)(eyes.gallery(subjects=2))["clip_image"] == pytest.approx(1)
+    assert CLIPImageScore(vision)(tiny_encoders.generated(subjects=2))["clip_image"] == pytest.approx(1)
     with pytest.raises(InputError, match="is a vision tower alone; the text score needs a whole CLIP model"):
-        CLIPTextScore(vision)(eyes.gallery(subjects=2))
+        CLIPTextScore(vision)(tiny_encoders.generated(subjects=2))
 
 
 def test_the_zoos_clip_is_found_with_its_tokenizer():
-    gallery = eyes.gallery(subjects=2)
-    assert CLIPImageScore("zoo:clip-large")(gallery)["clip_image"] == pytest.approx(1)
-    assert abs(CLIPTextScore("zoo:clip-large")(gallery)["clip_text"]).max() < 1
+    generated = tiny_encoders.generated(subjects=2)
+    assert CLIPImageScore("zoo:clip-large")(generated)["clip_image"] == pytest.approx(1)
+    assert abs(CLIPTextScore("zoo:clip-large")(generated)["clip_text"]).max() < 1
 
 
 def test_a_folder_without_a_tokenizer_is_no_model_of_texts(whole, tmp_path):
     model = CLIPModel.from_pretrained(whole)
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=rf"^The tokenizer of .* has \d+ words where its text tower has {model.config.text_config.vocab_size}; add"):
-        CLIPTextScore(str(tmp_path))(eyes.gallery(subjects=2))
+        CLIPTextScore(str(tmp_path))(tiny_encoders.generated(subjects=2))
 
 
 def test_a_projection_that_the_halves_do_not_know(whole, tmp_path):
@@ -69,13 +71,13 @@ def test_a_projection_that_the_halves_do_not_know(whole, tmp_path):
     model = CLIPModel.from_pretrained(whole)
     model.config.vision_config.projection_dim = model.config.text_config.projection_dim = 512
     model.save_pretrained(tmp_path)
-    assert CLIP(str(tmp_path)).encode([eyes.picture(0)]).shape == (1, 24)
+    assert CLIP(str(tmp_path)).encode([tiny_encoders.picture(0)]).shape == (1, 24)
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("dinov2", Dinov2Model), ("vit", ViTModel)])
 def test_dino_is_the_class_token(tmp_path, kind, cls):
-    folder = eyes.dino(tmp_path, kind)
-    picture = eyes.noise(0).resize((32, 32))
+    folder = tiny_encoders.dino(tmp_path, kind)
+    picture = tiny_encoders.noise(0).resize((32, 32))
     model = cls.from_pretrained(folder).eval()
     mean, std = (
         (0.5, 0.5)
@@ -90,14 +92,14 @@ def test_dino_is_the_class_token(tmp_path, kind, cls):
 
 def test_a_model_that_is_no_dino(whole):
     with pytest.raises(InputError, match="is a model of type clip; the DINO score takes dinov2"):
-        DINOScore(whole)(eyes.gallery(subjects=2))
+        DINOScore(whole)(tiny_encoders.generated(subjects=2))
 
 
 def test_dino_without_its_preprocessing(tmp_path):
-    folder = eyes.dino(tmp_path)
+    folder = tiny_encoders.dino(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="could not be loaded as a DINO model with its preprocessing"):
-        DINOScore(folder)(eyes.gallery(subjects=2))
+        DINOScore(folder)(tiny_encoders.generated(subjects=2))
 
 
 @pytest.mark.parametrize(("make", "what"), [(CLIPImageScore, "CLIP model"), (CLIPTextScore, "CLIP model"), (DINOScore, "DINO model")])
@@ -110,7 +112,7 @@ def test_names_that_cannot_be_right_are_refused_before_anything_is_generated(mak
 
 def test_models_are_shared_between_metrics(whole):
     """One gallery, two CLIP metrics: the pictures are encoded once."""
-    gallery = eyes.gallery(subjects=2)
-    CLIPImageScore(whole)(gallery)
-    assert gallery.generated(CLIPTextScore(whole).encoder) is not None
-    assert len(gallery._vectors) == 2
+    generated = tiny_encoders.generated(subjects=2)
+    CLIPImageScore(whole)(generated)
+    assert generated.image_vectors(CLIPTextScore(whole).encoder) is not None
+    assert len(generated._vectors) == 2

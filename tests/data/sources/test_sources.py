@@ -8,22 +8,22 @@ import tarfile
 import fsspec
 import pytest
 from PIL import Image
+from prepare_resume import picture, saved
 
 from a4a.data.prepare.crops import Crop
-from a4a.data.prepare.filters import Check, Unusable, duplicates, inspect, upright
+from a4a.data.prepare.filters import Check, RejectedImage, decode_image, duplicates, inspect
 from a4a.data.prepare.run import prepare
-from a4a.data.sources.base import Item
+from a4a.data.sources.base import ImageRecord
 from a4a.data.sources.celeba import CelebAMaskHQ
 from a4a.data.sources.folders import ImageFolder, SubjectFolders
 from a4a.data.sources.hub import HubDataset
 from a4a.data.sources.openimages import OpenImages
 from a4a.data.sources.webdataset import WebDataset
 from a4a.errors import InputError
-from prepare import picture, saved
 
 
 def opened(source, item):
-    return upright(source.read(item), item.box)[0]
+    return decode_image(source.read(item), item.box)[0]
 
 
 def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
@@ -190,19 +190,19 @@ def test_sixteen_bits_keep_their_greys_and_exif_its_way_up():
     import numpy as np
 
     ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    image, mended = upright(saved(Image.fromarray(ramp), "PNG"))
-    assert np.abs(np.asarray(image)[..., 0].astype(int) - ramp // 257).max() <= 1 and mended == ["16 bits made 8"]
+    image, repaired = decode_image(saved(Image.fromarray(ramp), "PNG"))
+    assert np.abs(np.asarray(image)[..., 0].astype(int) - ramp // 257).max() <= 1 and repaired == ["16 bits made 8"]
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned, mended = upright(saved(picture(1, 64, 32), "PNG", exif=exif))
-    assert turned.size == (32, 64) and "upright" in mended[0]
-    assert upright(saved(picture(1, 64, 32), "JPEG", exif=exif), (0, 0, 0.5, 1))[0].size == (32, 32)
+    turned, repaired = decode_image(saved(picture(1, 64, 32), "PNG", exif=exif))
+    assert turned.size == (32, 64) and "upright" in repaired[0]
+    assert decode_image(saved(picture(1, 64, 32), "JPEG", exif=exif), (0, 0, 0.5, 1))[0].size == (32, 32)
 
 
 def test_animations_are_left_out_but_not_second_views_of_cameras():
-    with pytest.raises(Unusable, match="animated: 2 frames"):
-        upright(saved(picture(1), "WEBP", save_all=True, append_images=[picture(2)]))
-    assert upright(saved(picture(1), "MPO", save_all=True, append_images=[picture(2)]))[0].size == (64, 64)
+    with pytest.raises(RejectedImage, match="animated: 2 frames"):
+        decode_image(saved(picture(1), "WEBP", save_all=True, append_images=[picture(2)]))
+    assert decode_image(saved(picture(1), "MPO", save_all=True, append_images=[picture(2)]))[0].size == (64, 64)
 
 
 def test_duplicates_are_pictures_that_look_the_same(tmp_path):
@@ -224,4 +224,4 @@ def test_views_lie_inside_and_are_the_same_every_time():
     assert crop(picture(0, 80, 50), "b")[2].tobytes() != views[2].tobytes()
     wide = Crop(64, buckets=True, divisibility=8)(picture(0, 90, 60), "a")[0]
     assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
-    assert Item("x").text is None
+    assert ImageRecord("x").text is None

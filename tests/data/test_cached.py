@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-import tiny
+import tiny_models
 from a4a.backbones import backbone_for
-from a4a.data.base import Pictures
+from a4a.data.base import TrainingImages
 from a4a.data.cached import encode
 
 LINES = ["a red cat", "a blue dog", "a red cat", "two birds"]
 
 
-class Noise(Pictures):
+class Noise(TrainingImages):
     """Pictures of noise; two have the same caption."""
 
     key = "noise"
@@ -53,14 +53,14 @@ def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
 
 
 def test_other_lines_encoders_and_lengths_have_texts_of_their_own(tmp_path, monkeypatch):
-    pipe = tiny.sdxl()
+    pipe = tiny_models.sdxl()
     backbone = backbone_for(pipe)
     encode(Noise(), backbone, None, tmp_path)
     encode(Noise([*LINES[:3], "three birds"]), backbone, None, tmp_path)
     assert len(made(tmp_path)) == 2
     for encoder in (pipe.text_encoder, pipe.text_encoder_2):
         before = made(tmp_path)
-        tiny.shaken(encoder)
+        tiny_models.shaken(encoder)
         encode(Noise(), backbone, None, tmp_path)
         assert len(made(tmp_path) - before) == 1
     before = made(tmp_path)
@@ -70,7 +70,7 @@ def test_other_lines_encoders_and_lengths_have_texts_of_their_own(tmp_path, monk
     assert len(made(tmp_path) - before) == 1
 
 
-class Grey(Pictures):
+class Grey(TrainingImages):
     def __init__(self, count, side):
         self.count, self.side, self.key = count, side, f"{count} {side}"
         self.captions, self.pairs = ["a cat"] * count, torch.arange(count)[:, None].expand(-1, 2)

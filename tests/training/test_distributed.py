@@ -8,29 +8,28 @@ import tempfile
 import time
 from pathlib import Path
 
-import a4a.dry_run
 import pytest
 import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import tiny
+import a4a.transfer.dry_run
+import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
-from a4a.training import checkpoint
-from a4a.training import trainer as loop
+from a4a.training import checkpoint, trainer
 from a4a.training.config import TrainingConfig
-from a4a.training.denoising import Denoising, ObjectiveConfig, Rates
-from a4a.training.distributed import keep_apart, spread
+from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
+from a4a.training.distributed import exclude_frozen_from_ddp, shard
 from a4a.training.log import read_log
-from a4a.training.sampler import Order, Passes, mix
+from a4a.training.sampler import BucketBatchSampler, EpochShuffle, mix_seed
 from a4a.training.trainer import train
 from a4a.transfer.config import Method, Precision
 from a4a.transfer.dry_run import dry_run
 
 sys.path.append(str(Path(__file__).parent))
-from runs import Regression, Rows, config
+from toy_runs import Regression, Rows, config
 
 
 def launched(function, *arguments):
@@ -79,10 +78,12 @@ def test_each_row_comes_once_an_epoch_over_both(tmp_path):
 
 
 def denoising(**options):
-    pipe = tiny.pixart()
+    pipe = tiny_models.pixart()
     backbone = backbone_for(pipe)
-    options = {"rates": Rates(1e-3, 1e-2, 1e-3), **options}
-    return Denoising(backbone, tiny.a4a(tiny.ip_adapter(tiny.sd15()), pipe), ObjectiveConfig(**options)), tiny.Samples(backbone)
+    options = {"rates": LearningRates(1e-3, 1e-2, 1e-3), **options}
+    return Denoising(backbone, tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe), ObjectiveConfig(**options)), tiny_models.Samples(
+        backbone
+    )
 
 
 PLAIN = TrainingConfig(samples=4, batch_size=2, weight_decay=0.0, max_grad_norm=0.0, tensorboard=False)
@@ -94,7 +95,7 @@ def _descent(groups):
 
 
 def _one_step(process, output):
-    loop.optimizer_for = lambda kind, groups, weight_decay, device: _descent(groups)
+    trainer.optimizer_for = lambda kind, groups, weight_decay, device: _descent(groups)
     objective, table = denoising()
     train(objective, table, PLAIN, output)
     torch.save(weights(objective), f"{output}/{process}.pt")
@@ -108,10 +109,10 @@ def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
     objective, table = denoising()
     before = weights(objective)
     objective.train()
-    rows = Order(6, PLAIN.seed).take(0, 4)
+    rows = EpochShuffle(6, PLAIN.seed).take(0, 4)
     optimizer = _descent(objective.parameter_groups())
     for process in range(2):
-        torch.manual_seed(mix(PLAIN.seed, 0, process))
+        torch.manual_seed(mix_seed(PLAIN.seed, 0, process))
         (objective(table.batch(rows[process::2])) / 2).backward()
     optimizer.step()
     for name, t in weights(objective).items():
@@ -123,9 +124,9 @@ def _spread_gradients(process, output):
     for how in ("whole", "spread"):
         objective, table = denoising()
         if how == "spread":
-            spread(objective.denoiser, "BasicTransformerBlock")
+            shard(objective.denoiser, "BasicTransformerBlock")
             torch.save(sum(getattr(p, "_local_tensor", p).numel() for p in objective.denoiser.parameters()), f"{output}/count{process}.pt")
-        keep_apart(objective)
+        exclude_frozen_from_ddp(objective)
         torch.manual_seed(process)
         nn.parallel.DistributedDataParallel(objective)(table.batch(torch.tensor([process, 2]))).backward()
         found.append([p.grad for p in objective.parameters() if p.grad is not None])
@@ -134,7 +135,7 @@ def _spread_gradients(process, output):
 
 def test_a_denoiser_spread_over_both_gives_the_same_gradients(tmp_path):
     launched(_spread_gradients, str(tmp_path))
-    whole = sum(p.numel() for p in tiny.pixart().transformer.parameters())
+    whole = sum(p.numel() for p in tiny_models.pixart().transformer.parameters())
     for process in range(2):
         plain, spread_ = torch.load(tmp_path / f"{process}.pt")
         assert all(torch.equal(a, b) for a, b in zip(plain, spread_, strict=True))
@@ -145,9 +146,9 @@ def _dry(process, output):
     tempfile.tempdir = output
     torch.manual_seed(process)
     over = []
-    a4a.transfer.dry_run.spread = lambda *args: over.append(args) or spread(*args)
+    a4a.transfer.dry_run.shard = lambda *args: over.append(args) or shard(*args)
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
-    options = (Method(rounds=1, heads=4), ObjectiveConfig(), TrainingConfig(batch_size=1), Precision("bfloat16", spread=True))
+    options = (Method(rounds=1, heads=4), ObjectiveConfig(), TrainingConfig(batch_size=1), Precision("bfloat16", shard=True))
     facts = dry_run(*parts, *options, results=Path(output) / "results")
     assert facts["processes"] == 2 and len(over) == 1
     torch.save(facts["losses"], f"{output}/{process}.pt")
@@ -206,7 +207,7 @@ def test_a_signal_to_one_stops_both_and_they_resume_bit_for_bit(tmp_path):
 
 def torchrun(output, kind, *more):
     environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).with_name("runs.py"))]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).with_name("toy_runs.py"))]
     return subprocess.Popen([*run, str(output), "80", kind, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -297,7 +298,7 @@ BUCKETS = torch.tensor([0] * 8 + [3] * 4 + [7] * 12)
 
 
 def test_a_pass_has_rows_of_one_bucket_and_an_epoch_every_row_once():
-    passes = Passes(24, 5, 4, BUCKETS)
+    passes = BucketBatchSampler(24, 5, 4, BUCKETS)
     order = [passes.take(i) for i in range(18)]
     assert all(len(set(BUCKETS[rows].tolist())) == 1 for rows in order)
     for epoch in range(3):
@@ -308,21 +309,21 @@ def test_a_pass_has_rows_of_one_bucket_and_an_epoch_every_row_once():
 
 def test_rows_that_fill_no_pass_come_first_in_the_next_epoch():
     buckets = torch.tensor([0] * 7 + [1] * 6)
-    passes = Passes(13, 0, 4, buckets)
+    passes = BucketBatchSampler(13, 0, 4, buckets)
     seen = torch.cat([passes.take(i) for i in range(13)])  # four epochs
     counts = seen.bincount(minlength=13)
     assert counts.tolist() == [4] * 13
 
 
 def test_any_pass_can_be_taken_alone():
-    straight = Passes(24, 5, 3, BUCKETS)
+    straight = BucketBatchSampler(24, 5, 3, BUCKETS)
     order = [straight.take(i) for i in range(30)]
     for i in (29, 3, 17):
-        assert torch.equal(Passes(24, 5, 3, BUCKETS).take(i), order[i])
+        assert torch.equal(BucketBatchSampler(24, 5, 3, BUCKETS).take(i), order[i])
 
 
 def test_one_bucket_is_none():
-    order, plain, one = Order(7, 3), Passes(7, 3, 4), Passes(7, 3, 4, torch.ones(7, dtype=torch.long))
+    order, plain, one = EpochShuffle(7, 3), BucketBatchSampler(7, 3, 4), BucketBatchSampler(7, 3, 4, torch.ones(7, dtype=torch.long))
     for i in range(12):
         assert torch.equal(plain.take(i), order.take(4 * i, 4))
         assert torch.equal(plain.take(i), one.take(i))

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.image.kid import KernelInceptionDistance
 
-import eyes
+import tiny_encoders
 from a4a.errors import InputError
-from a4a.evaluation.metrics import KID, Diversity, Gallery, Retrieval
+from a4a.evaluation.metrics import KID, Diversity, GeneratedSet, Retrieval
 
 
-class Told:
+class TraitConditioned:
     """An encoder whose vectors are written down: a picture's red value is its row."""
 
     def __init__(self, rows):
@@ -22,17 +22,17 @@ class Told:
         return self.rows[[p.getpixel((0, 0))[0] for p in pictures]]
 
 
-def gallery(references, pictures):
+def generated(references, pictures):
     def image(row):
-        return eyes.Image.new("RGB", (1, 1), (int(row), 0, 0))
+        return tiny_encoders.Image.new("RGB", (1, 1), (int(row), 0, 0))
 
     made = [[image(r) for r in row] for row in pictures]
-    return Gallery([image(r) for r in references], [["a cat"] * len(row) for row in made], made)
+    return GeneratedSet([image(r) for r in references], [["a cat"] * len(row) for row in made], made)
 
 
 def test_retrieval_counts_what_is_nearest_and_no_tie():
     rows = [[1, 0], [0, 1], [0.9, 0.1], [1, 1], [np.nan, np.nan]]
-    found = Retrieval(Told(rows))(gallery([0, 1], [[2, 3, 0], [2, 4, 1]]))["retrieval"]
+    found = Retrieval(TraitConditioned(rows))(generated([0, 1], [[2, 3, 0], [2, 4, 1]]))["retrieval"]
     assert found[0].tolist() == [1, 0, 1]
     assert found[1, [0, 2]].tolist() == [0, 1]
     assert np.isnan(found[1, 1])
@@ -40,26 +40,26 @@ def test_retrieval_counts_what_is_nearest_and_no_tie():
 
 def test_retrieval_among_one_subject_says_nothing():
     with pytest.raises(InputError, match=r"^Retrieval was given one subject, among which every picture is found; give at least two\.$"):
-        Retrieval(Told([[1, 0]]))(gallery([0], [[0]]))
+        Retrieval(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
 
 
 def test_diversity_is_the_mean_distance_of_pairs_that_have_vectors():
     rows = [[1, 0], [0, 1], [-1, 0], [np.nan, np.nan]]
-    found = Diversity(Told(rows))(gallery([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))["diversity"]
+    found = Diversity(TraitConditioned(rows))(generated([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))["diversity"]
     assert found[:3] == pytest.approx([(1 + 2 + 1) / 3, 0, 1])
     assert np.isnan(found[3])
 
 
 def test_diversity_of_one_picture_is_refused():
     with pytest.raises(InputError, match=r"^Diversity was given one picture for each reference; generate at least two\.$"):
-        Diversity(Told([[1, 0]]))(gallery([0], [[0]]))
+        Diversity(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
 
 
 def kid(references, pictures):
     """KID of vectors [n, width] and [n, generations, width]."""
     n, generations = pictures.shape[:2]
     rows = torch.cat([references, pictures.flatten(0, 1)])
-    return KID(Told(rows))(gallery(range(n), np.arange(n, n + n * generations).reshape(n, generations)))["kid"]
+    return KID(TraitConditioned(rows))(generated(range(n), np.arange(n, n + n * generations).reshape(n, generations)))["kid"]
 
 
 def unit(*shape, seed):
@@ -114,6 +114,6 @@ def test_kid_of_two_subjects_is_refused():
 def test_retrieval_is_between_none_and_all(subjects, generations, seed):
     rows = unit(subjects * (generations + 1), 3, seed=seed)
     pictures = np.arange(subjects, len(rows)).reshape(subjects, generations)
-    found = Retrieval(Told(rows))(gallery(range(subjects), pictures))["retrieval"]
+    found = Retrieval(TraitConditioned(rows))(generated(range(subjects), pictures))["retrieval"]
     near = (rows[pictures.flatten()] @ rows[:subjects].T).argmax(dim=1).reshape(subjects, generations)
     assert np.array_equal(found, near.numpy() == np.arange(subjects)[:, None])

@@ -12,8 +12,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 import a4a
-import tiny
-from a4a.adapters import formats as checkpoint
+import tiny_models
+from a4a.adapters import formats
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones.published import SD15, SDXL
@@ -30,7 +30,7 @@ def same(a, b):
 
 
 def diffusers_embeds(positive):
-    """[references, 1, embed] for guidance: zeros, as diffusers' own encoder gives them for the base family, then the reference."""
+    """[references, 1, image_embed_dim] for guidance: zeros, as diffusers' own encoder gives them for the base family, then the reference."""
     return [torch.cat([torch.zeros_like(positive), positive])[:, None]]
 
 
@@ -40,34 +40,34 @@ def diffusers_embeds(positive):
 @UNETS
 @FORMATS
 def test_diffusers_loads_what_we_write_and_makes_the_same_pictures(request, tmp_path, model, suffix):
-    pipe = tiny.with_own_denoiser(request.getfixturevalue(model))
-    adapter, reference = tiny.ip_adapter(pipe), tiny.embeds()
-    checkpoint.write(adapter, tmp_path / f"adapter{suffix}", torch.float32)
-    plain = tiny.call(pipe)
-    ours = tiny.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference)
-    weaker = tiny.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, image_prompt_scale=0.4)
+    pipe = tiny_models.with_own_denoiser(request.getfixturevalue(model))
+    adapter, reference = tiny_models.ip_adapter(pipe), tiny_models.embeds()
+    formats.write(adapter, tmp_path / f"adapter{suffix}", torch.float32)
+    plain = tiny_models.call(pipe)
+    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference)
+    weaker = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, image_prompt_scale=0.4)
 
     pipe.load_ip_adapter(str(tmp_path), subfolder="", weight_name=f"adapter{suffix}", image_encoder_folder=None)
-    theirs = tiny.call(pipe, ip_adapter_image_embeds=diffusers_embeds(reference))
+    theirs = tiny_models.call(pipe, ip_adapter_image_embeds=diffusers_embeds(reference))
     pipe.set_ip_adapter_scale(0.4)
-    theirs_weaker = tiny.call(pipe, ip_adapter_image_embeds=diffusers_embeds(reference))
+    theirs_weaker = tiny_models.call(pipe, ip_adapter_image_embeds=diffusers_embeds(reference))
     pipe.unload_ip_adapter()
 
     assert (ours - plain).abs().max() > 0.01
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(weaker, theirs_weaker, atol=1e-5, rtol=1e-5)
-    assert torch.equal(tiny.call(pipe), plain)
+    assert torch.equal(tiny_models.call(pipe), plain)
 
 
 @UNETS
 def test_pictures_equal_those_of_diffusers_in_pixels_without_guidance(request, tmp_path, model):
-    pipe = tiny.with_own_denoiser(request.getfixturevalue(model))
-    adapter, reference = tiny.ip_adapter(pipe, seed=3), tiny.embeds(seed=3)
-    checkpoint.write(adapter, tmp_path / "adapter.safetensors", torch.float32)
+    pipe = tiny_models.with_own_denoiser(request.getfixturevalue(model))
+    adapter, reference = tiny_models.ip_adapter(pipe, seed=3), tiny_models.embeds(seed=3)
+    formats.write(adapter, tmp_path / "adapter.safetensors", torch.float32)
     options = {"guidance_scale": 1.0, "output_type": "np"}
-    ours = tiny.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, **options)
+    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, **options)
     pipe.load_ip_adapter(str(tmp_path), subfolder="", weight_name="adapter.safetensors", image_encoder_folder=None)
-    theirs = tiny.call(pipe, ip_adapter_image_embeds=[reference[:, None]], **options)
+    theirs = tiny_models.call(pipe, ip_adapter_image_embeds=[reference[:, None]], **options)
     torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), atol=1e-5, rtol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_pictures_equal_those_of_diffusers_in_pixels_without_guidance(request, t
 def test_layers_are_numbered_as_diffusers_lists_attention_processors(request, model):
     pipe = request.getfixturevalue(model)
     listed = list(pipe.unet.attn_processors)
-    for i, site in enumerate(tiny.ip_adapter(pipe).sites):
+    for i, site in enumerate(tiny_models.ip_adapter(pipe).sites):
         assert listed[2 * i + 1] == f"{site.name}.processor"
 
 
@@ -84,30 +84,30 @@ def test_layers_are_numbered_as_diffusers_lists_attention_processors(request, mo
 
 @FORMATS
 def test_what_is_written_is_read_again(sd15, tmp_path, suffix):
-    adapter = tiny.ip_adapter(sd15)
-    checkpoint.write(adapter, tmp_path / f"a{suffix}", torch.float32)
-    again = checkpoint.read(tmp_path / f"a{suffix}")
+    adapter = tiny_models.ip_adapter(sd15)
+    formats.write(adapter, tmp_path / f"a{suffix}", torch.float32)
+    again = formats.read(tmp_path / f"a{suffix}")
     assert same(again.state_dict(), adapter.state_dict())
-    assert (again.tokens, again.embed) == (adapter.tokens, adapter.embed)
+    assert (again.tokens, again.image_embed_dim) == (adapter.tokens, adapter.image_embed_dim)
     assert [s.width for s in again.sites] == [s.width for s in adapter.sites]
     assert [s.name for s in again.sites] == [str(2 * i + 1) for i in range(16)]
-    features, expected = again(tiny.embeds(2)), adapter(tiny.embeds(2))
+    features, expected = again(tiny_models.embeds(2)), adapter(tiny_models.embeds(2))
     assert all(map(torch.equal, features.keys + features.values, expected.keys + expected.values))
 
 
 def test_half_precision_is_the_default(sd15, tmp_path):
-    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "a.safetensors")
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "a.safetensors")
     assert {t.dtype for t in load_file(tmp_path / "a.safetensors").values()} == {torch.float16}
 
 
 def test_a_folder_with_one_adapter_is_read(sd15, tmp_path):
-    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "folder" / "a.safetensors")
-    assert checkpoint.read(tmp_path / "folder").tokens == 4
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "folder" / "a.safetensors")
+    assert formats.read(tmp_path / "folder").tokens == 4
 
 
 @FORMATS
 def test_the_prefix_adapter_modules_is_accepted(sd15, tmp_path, suffix):
-    adapter = tiny.ip_adapter(sd15)
+    adapter = tiny_models.ip_adapter(sd15)
     image_proj, layers = halves(adapter)
     if suffix == ".bin":
         torch.save({"image_proj": image_proj, "adapter_modules": layers}, tmp_path / "a.bin")
@@ -115,28 +115,28 @@ def test_the_prefix_adapter_modules_is_accepted(sd15, tmp_path, suffix):
         save_file(
             {f"image_proj.{k}": t for k, t in image_proj.items()} | {f"adapter_modules.{k}": t for k, t in layers.items()}, tmp_path / "a.safetensors"
         )
-    assert same(checkpoint.read(tmp_path / f"a{suffix}").state_dict(), adapter.state_dict())
+    assert same(formats.read(tmp_path / f"a{suffix}").state_dict(), adapter.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("embed", "encoder"), [(1024, "CLIP ViT-H/14"), (1280, "CLIP ViT-bigG/14"), (24, "an image encoder with embeddings of width 24")]
+    ("image_embed_dim", "encoder"), [(1024, "CLIP ViT-H/14"), (1280, "CLIP ViT-bigG/14"), (24, "an image encoder with embeddings of width 24")]
 )
-def test_the_image_encoder_follows_from_the_width(tmp_path, embed, encoder):
-    checkpoint.write(IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], embed, 16), tmp_path / "a.safetensors")
-    assert checkpoint.read(tmp_path / "a.safetensors").image_encoder == encoder
+def test_the_image_encoder_follows_from_the_width(tmp_path, image_embed_dim, encoder):
+    formats.write(IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], image_embed_dim, 16), tmp_path / "a.safetensors")
+    assert formats.read(tmp_path / "a.safetensors").image_encoder == encoder
 
 
 @pytest.mark.parametrize("config", [SD15, SDXL], ids=["sd15", "sdxl"])
 def test_depths_from_widths_are_those_of_the_published_unets(config):
     with torch.device("meta"):
         sites = UNet.find_sites(UNet2DConditionModel(**config))
-    assert checkpoint.execution_depths([s.width for s in sites]) == pytest.approx([s.depth for s in sites])
+    assert formats.execution_depths([s.width for s in sites]) == pytest.approx([s.depth for s in sites])
 
 
 @UNETS
 def test_depths_from_widths_are_those_of_the_tiny_unets(request, model):
     sites = UNet.find_sites(request.getfixturevalue(model).unet)
-    assert checkpoint.execution_depths([s.width for s in sites]) == pytest.approx([s.depth for s in sites])
+    assert formats.execution_depths([s.width for s in sites]) == pytest.approx([s.depth for s in sites])
 
 
 # --- files that are not what they should be ------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def halves(adapter):
 
 @pytest.fixture
 def adapter():
-    return IPAdapter(sites_to_config([*map(_site, range(3))]), tiny.EMBED, 16, 2)
+    return IPAdapter(sites_to_config([*map(_site, range(3))]), tiny_models.EMBED, 16, 2)
 
 
 def _site(i):
@@ -162,7 +162,7 @@ def _site(i):
 
 def refused(path, *words):
     with pytest.raises(InputError) as caught:
-        checkpoint.read(path)
+        formats.read(path)
     message = str(caught.value)
     assert Path(path).name in message
     assert "\n" not in message
@@ -185,8 +185,8 @@ def test_a_folder_without_an_adapter(tmp_path):
 
 
 def test_a_folder_with_two_adapters(adapter, tmp_path):
-    checkpoint.write(adapter, tmp_path / "a.safetensors")
-    checkpoint.write(adapter, tmp_path / "b.bin")
+    formats.write(adapter, tmp_path / "a.safetensors")
+    formats.write(adapter, tmp_path / "b.bin")
     refused(tmp_path, "2 adapter files", "a.safetensors", "b.bin")
 
 
@@ -235,7 +235,7 @@ def test_an_image_projection_without_its_bias(adapter, tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99])
 def test_a_truncated_file(adapter, tmp_path, suffix, share):
     path = tmp_path / f"a{suffix}"
-    checkpoint.write(adapter, path)
+    formats.write(adapter, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     refused(path, "truncated or corrupted")
@@ -245,13 +245,13 @@ def test_a_truncated_file(adapter, tmp_path, suffix, share):
 @pytest.mark.parametrize("place", [0.0, 0.02, 0.97])
 def test_corrupted_bytes_are_refused_or_harmless(adapter, tmp_path, suffix, place):
     path = tmp_path / f"a{suffix}"
-    checkpoint.write(adapter, path)
+    formats.write(adapter, path)
     raw = bytearray(path.read_bytes())
     start = int(len(raw) * place)
     raw[start : start + 40] = random.Random(0).randbytes(40)
     path.write_bytes(raw)
     try:
-        checkpoint.read(path)
+        formats.read(path)
     except InputError as error:
         assert path.name in str(error)
     else:
@@ -316,7 +316,7 @@ def in_a_process(code, *arguments):
 
 FULL = """
 import resource, signal, sys, torch
-from a4a.adapters import checkpoint
+from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError
 
@@ -324,7 +324,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for path in sys.argv[1:]:
     try:
-        checkpoint.write(IPAdapter([["a", 64, 0.0]], 64, 64, 4), path)
+        formats.write(IPAdapter([["a", 64, 0.0]], 64, 64, 4), path)
     except InputError as error:
         print(error)
 """
@@ -334,37 +334,37 @@ def test_a_write_that_fails_leaves_the_former_file(adapter, tmp_path):
     folder = tmp_path / "out"
     paths = [folder / "a.bin", folder / "a.safetensors"]
     for path in paths:
-        checkpoint.write(adapter, path, torch.float32)
+        formats.write(adapter, path, torch.float32)
     result = in_a_process(FULL, *paths)
     assert [f"Cannot write {path}" in line for path, line in zip(paths, result.stdout.splitlines(), strict=True)] == [True, True], result.stderr
     for path in paths:
-        assert same(checkpoint.read(path).state_dict(), adapter.state_dict())
+        assert same(formats.read(path).state_dict(), adapter.state_dict())
     assert sorted(folder.iterdir()) == paths
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_a_full_disk(adapter, tmp_path, full_disk, suffix):
     with pytest.raises(InputError, match=r"Cannot write .* the disk is full"):
-        checkpoint.write(IPAdapter([["a", 640, 0.0]], 640, 640, 4), full_disk / f"a{suffix}")
+        formats.write(IPAdapter([["a", 640, 0.0]], 640, 640, 4), full_disk / f"a{suffix}")
     assert list(full_disk.iterdir()) == []
 
 
 def test_a_path_through_a_file(adapter, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"Cannot write .*not a folder"):
-        checkpoint.write(adapter, tmp_path / "file" / "a.safetensors")
+        formats.write(adapter, tmp_path / "file" / "a.safetensors")
 
 
 READ_ONLY = """
 import os, sys
-from a4a.adapters import checkpoint
+from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.errors import InputError
 
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    checkpoint.write(IPAdapter([["a", 8, 0.0]], 8, 8, 4), sys.argv[1])
+    formats.write(IPAdapter([["a", 8, 0.0]], 8, 8, 4), sys.argv[1])
 except InputError as error:
     print(error)
 """

@@ -1,4 +1,4 @@
-"""What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_limits.py`.
+"""What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_upper_bounds.py`.
 
 Identity of fresh drawings after the VAE bounds what any adapter can reach; how well a linear map reads a trait from the
 embedding of a portrait (R squared, held out) bounds what a linear image projection can use, and so does the identity of
@@ -13,24 +13,24 @@ import torch.nn.functional as F
 
 from a4a.backbones import load_pipeline
 from a4a.encoders.clip import CLIPImageEncoder
-from a4a.evaluation.methods import Photographed
-from a4a.evaluation.scoring import estimates, gallery, measure
-from a4a.evaluation.statistics import over_subjects
+from a4a.evaluation.methods import HeldOutPhoto
+from a4a.evaluation.scoring import estimates, generated, measure
+from a4a.evaluation.statistics import bootstrap_mean
 from a4a.utils.images import to_pil, to_tensor
 from a4a.zoo.dataset import as_bytes
 from a4a.zoo.drawing import draw
-from a4a.zoo.evaluation import Identity, WorldEvaluation
+from a4a.zoo.evaluation import Identity, WorldValidator
 from a4a.zoo.registry import MODELS
 from a4a.zoo.world import Subjects, Views
 
 
 @torch.no_grad()
 def through_the_vae() -> None:
-    ask, vae = WorldEvaluation("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
-    drawings = to_tensor(Photographed().paint(ask.task, range(len(ask.task)), []))
+    ask, vae = WorldValidator("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
+    drawings = to_tensor(HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
     torch.manual_seed(0)
     seen = torch.cat([vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)])
-    scores = estimates(measure(ask.metrics, gallery(ask.task, to_pil(seen))))
+    scores = estimates(measure(ask.metrics, generated(ask.task, to_pil(seen))))
     print(f"fresh drawings through the VAE: identity {scores['identity']}, found of 100 {scores['retrieval'].mean:.0%}")
 
 
@@ -63,7 +63,7 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     seen = judge.encode(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
     for what, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
         likeness = (judge.encode(to_pil(draw(drawn, others))) * seen).sum(1)
-        print(f"drawn again from {what}: identity {over_subjects(likeness.double().numpy()[:, None])}")
+        print(f"drawn again from {what}: identity {bootstrap_mean(likeness.double().numpy()[:, None])}")
 
 
 if __name__ == "__main__":

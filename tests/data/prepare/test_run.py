@@ -16,9 +16,10 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from prepare_resume import DEFECTS, draw, picture
 
-import eyes
-import tiny
+import tiny_encoders
+import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import Prepared, shards
 from a4a.data.prepare.captioning import Caption, Captioner
@@ -34,17 +35,16 @@ from a4a.data.sources.folders import ImageFolder, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
-from prepare import DEFECTS, draw, picture
 
-SIDE = 2 * tiny.SIDE
+SIDE = 2 * tiny_models.SIDE
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    tiny.pixart().save_pretrained(folder / "pixart")
-    tiny.sd15().save_pretrained(folder / "sd15")
-    eyes.clip(folder / "clip", whole=False)
+    tiny_models.pixart().save_pretrained(folder / "pixart")
+    tiny_models.sd15().save_pretrained(folder / "sd15")
+    tiny_encoders.clip(folder / "clip", whole=False)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
     arguments = ["--count", "2000", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip")]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(["src", *sys.path])}
     done = subprocess.run(
-        [sys.executable, "benchmarks/prepare.py", str(tmp_path / "x"), *arguments], capture_output=True, text=True, env=env, check=False
+        [sys.executable, "benchmarks/prepare_resume.py", str(tmp_path / "x"), *arguments], capture_output=True, text=True, env=env, check=False
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -105,13 +105,13 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
 def test_every_defect_is_mended_or_left_out_and_reported(tmp_path):
     expected = draw(tmp_path / "pictures", 2 * len(DEFECTS))
     prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=Check(32))
-    said = {line["id"]: line.get("left_out") or line["mended"] for line in lines(tmp_path / "out")}
+    said = {line["id"]: line.get("left_out") or line["repaired"] for line in lines(tmp_path / "out")}
     assert {name for name, words in expected.items() if words} == said.keys()
     for name, words in said.items():
         assert words.startswith(expected[name]), name
     left_out = {line["id"] for line in lines(tmp_path / "out") if "left_out" in line}
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
-    assert counts["left_out"] == len(left_out) == 6 and counts["mended"] == 4 and counts["rows"] == len(expected) - 6
+    assert counts["left_out"] == len(left_out) == 6 and counts["repaired"] == 4 and counts["rows"] == len(expected) - 6
 
 
 def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_without_a_check_unreadable_pictures_are_reported_all_the_same(tmp_path,
 def blip2(folder):
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessorPil
 
-    tokenizer = tiny.clip_tokenizer()
+    tokenizer = tiny_models.clip_tokenizer()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     processor = Blip2Processor(BlipImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, num_query_tokens=4)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id or 0}
@@ -210,7 +210,7 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
 def test_references_are_embeddings_evenly_over_the_table(prepared):
     table = Prepared(prepared)
     found, all_ = table.references(3), table.references(10**6)
-    assert found.shape == (3, table.embed) and len(all_) == len(table)
+    assert found.shape == (3, table.image_embed_dim) and len(all_) == len(table)
     for place, row in ((0, 0), (2, len(table) - 1)):
         assert torch.equal(found[place], table.batch(torch.tensor([row]))["embeds"][0].float())
 
@@ -250,9 +250,11 @@ def test_buckets_never_mix_shapes(photos, models, tmp_path):
 def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(6):
-        eyes.picture(i, face=i != 2).save(tmp_path / "pictures" / f"{i}.png")
+        tiny_encoders.picture(i, face=i != 2).save(tmp_path / "pictures" / f"{i}.png")
     options = {"crop": Crop(64), "split": Split(0, 0)}
-    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", encode=encode(models, arcface=eyes.faces(tmp_path / "faces")), **options)
+    prepare(
+        ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", encode=encode(models, arcface=tiny_encoders.faces(tmp_path / "faces")), **options
+    )
     with pytest.raises(InputError, match="arcface, clip"):
         Prepared(tmp_path / "out")
     assert len(Prepared(tmp_path / "out", image_encoder="clip")) == 6
@@ -311,35 +313,35 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
     options = {"method": Method(kind="ip_adapter"), "training": training}
     adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
-    assert adapter.embed == tiny.EMBED and (tmp_path / "run" / "adapter").is_dir()
+    assert adapter.image_embed_dim == tiny_models.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
 
 def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
-    from a4a.data.image_folder import PictureFolder
+    from a4a.data.image_folder import ImageFolderDataset
     from a4a.training.config import TrainingConfig
     from a4a.transfer.config import Precision
     from a4a.transfer.run import Method, transfer
 
     loaded = []
     monkeypatch.setattr(
-        CLIPImageEncoder, "__call__", lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny.EMBED)
+        CLIPImageEncoder, "__call__", lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny_models.EMBED)
     )
     shutil.copytree(photos / "subject0", tmp_path / "pictures")
     (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
     options = {"method": Method(kind="ip_adapter"), "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False)}
-    data = PictureFolder(tmp_path / "pictures", SIDE)
+    data = ImageFolderDataset(tmp_path / "pictures", SIDE)
     transfer(models / "pixart", data, models / "clip", tmp_path / "run", precision=Precision("bfloat16"), **options)
     assert loaded == [torch.bfloat16]
 
 
 def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):
-    from a4a.adapters import formats as checkpoint
+    from a4a.adapters import formats
     from a4a.training.config import TrainingConfig
-    from a4a.training.denoising import ObjectiveConfig, Rates
+    from a4a.training.denoising import LearningRates, ObjectiveConfig
     from a4a.transfer.run import transfer
 
-    checkpoint.write(tiny.ip_adapter(sd15), tmp_path / "source.safetensors")
-    options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=Rates(0, 0, 0))}
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "source.safetensors")
+    options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=LearningRates(0, 0, 0))}
     training = TrainingConfig(samples=2, batch_size=2, weight_decay=0.0, tensorboard=False)
     adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", training=training, **options)
     features = adapter.source(Prepared(prepared).references(4096))
@@ -360,7 +362,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     """Check, split, encode; train two steps; score on the test split's subjects."""
     from a4a.evaluation.evaluate import evaluate
     from a4a.evaluation.generation import Sampling
-    from a4a.evaluation.methods import Photographed, Prompted
+    from a4a.evaluation.methods import HeldOutPhoto, ImagePromptMethod
     from a4a.evaluation.metrics import CLIPImageScore
     from a4a.evaluation.tasks.folder import FolderTask
     from a4a.training.config import TrainingConfig
@@ -372,8 +374,8 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     task = FolderTask(photos, tmp_path / "prompts.txt", generations=1, prepared=prepared)
     assert set(task.subjects) == set(Prepared(prepared, split="test").words("subject"))
     assert not set(task.subjects) & set(Prepared(prepared).words("subject"))
-    ours = Prompted(str(models / "pixart"), str(tmp_path / "run" / "adapter"), str(models / "clip"), sampling=Sampling(steps=1, size=SIDE))
-    evaluate(task, {"ours": ours, "a second photo": Photographed()}, [CLIPImageScore(str(models / "clip"))], tmp_path / "scores")
+    ours = ImagePromptMethod(str(models / "pixart"), str(tmp_path / "run" / "adapter"), str(models / "clip"), sampling=Sampling(steps=1, size=SIDE))
+    evaluate(task, {"ours": ours, "a second photo": HeldOutPhoto()}, [CLIPImageScore(str(models / "clip"))], tmp_path / "scores")
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert {"ours", "a second photo"} <= set(json.dumps(scores).replace('"', ",").split(","))
     with pytest.raises(InputError, match="subject of the test split"):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from a4a.data.image_folder import PictureFolder
-from a4a.data.prepare.filters import upright
+from a4a.data.image_folder import ImageFolderDataset
+from a4a.data.prepare.filters import decode_image
 from a4a.errors import InputError
 from a4a.utils.images import open_image
 
@@ -22,7 +22,7 @@ def folder(path, rows, broken=()):
 
 
 def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
-    pictures = PictureFolder(folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16)
+    pictures = ImageFolderDataset(folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16)
     assert pictures.pixels(torch.tensor([2, 0])).shape == (2, 3, 16, 16)
     assert pictures.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
     assert pictures.captions == ["picture 0", "picture 1", "picture 2"]
@@ -31,12 +31,12 @@ def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
 
 def test_named_subjects_pair_different_pictures(tmp_path):
     rows = [{"file_name": f"{i}.png", "text": "x", "subject": "a" if i < 3 else "b"} for i in range(4)]
-    pairs = PictureFolder(folder(tmp_path, rows), size=16).pairs.tolist()
+    pairs = ImageFolderDataset(folder(tmp_path, rows), size=16).pairs.tolist()
     assert sorted(pairs) == [[0, 1], [1, 2], [2, 0], [3, 3]]
 
 
 def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
-    pictures = PictureFolder(folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16)
+    pictures = ImageFolderDataset(folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16)
     assert len(pictures) == 1
     said = capsys.readouterr().err
     assert "1 of 2" in said and "bad.png" in said
@@ -48,9 +48,9 @@ def test_greys_of_16_bits_and_transparent_pictures_look_as_prepare_makes_them(tm
     Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "unknown.tif")
     names = ("grey.png", "clear.png", "unknown.tif")
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": name, "text": "x"}) for name in names))
-    seen = PictureFolder(tmp_path, size=16).pixels(torch.tensor([0, 1]))
+    seen = ImageFolderDataset(tmp_path, size=16).pixels(torch.tensor([0, 1]))
     for name, pixels, colour in zip(names, seen, (20000 // 257, 255), strict=False):
-        prepared, _ = upright((tmp_path / name).read_bytes())
+        prepared, _ = decode_image((tmp_path / name).read_bytes())
         assert prepared.getpixel((5, 5)) == open_image(tmp_path / name).getpixel((5, 5)) == (colour,) * 3
         torch.testing.assert_close(pixels, torch.full((3, 16, 16), colour / 255))
     with pytest.raises(InputError, match="no known range"):
@@ -59,9 +59,9 @@ def test_greys_of_16_bits_and_transparent_pictures_look_as_prepare_makes_them(tm
 
 def test_the_key_changes_with_content_and_size(tmp_path):
     rows = [{"file_name": "a.png", "text": "x"}]
-    keys = {PictureFolder(folder(tmp_path, rows), size=16).key, PictureFolder(tmp_path, size=32).key}
+    keys = {ImageFolderDataset(folder(tmp_path, rows), size=16).key, ImageFolderDataset(tmp_path, size=32).key}
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
-    assert len(keys | {PictureFolder(tmp_path, size=16).key}) == 3
+    assert len(keys | {ImageFolderDataset(tmp_path, size=16).key}) == 3
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_a_bad_folder_is_one_sentence(tmp_path, content, words):
     if content is not None:
         (tmp_path / "metadata.jsonl").write_text(content)
     with pytest.raises(InputError, match=words) as error:
-        PictureFolder(tmp_path)
+        ImageFolderDataset(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="gone"):
-        PictureFolder(tmp_path / "gone")
+        ImageFolderDataset(tmp_path / "gone")
