@@ -16,7 +16,6 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from prepare_resume import DEFECTS, draw, picture
 
 import tiny_encoders
 import tiny_models
@@ -35,6 +34,7 @@ from a4a.data.sources.folders import ImageFolder, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
+from prepare_resume import DEFECTS, draw, picture
 
 SIDE = 2 * tiny_models.SIDE
 

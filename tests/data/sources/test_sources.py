@@ -8,7 +8,6 @@ import tarfile
 import fsspec
 import pytest
 from PIL import Image
-from prepare_resume import picture, saved
 
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.filters import Check, RejectedImage, decode_image, duplicates, inspect
@@ -20,6 +19,7 @@ from a4a.data.sources.hub import HubDataset
 from a4a.data.sources.openimages import OpenImages
 from a4a.data.sources.webdataset import WebDataset
 from a4a.errors import InputError
+from prepare_resume import picture, saved
 
 
 def opened(source, item):
