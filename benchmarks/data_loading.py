@@ -52,7 +52,13 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
         shards.write(place / "rows.arrow", words, {k: list(v.astype(np.float16)) for k, v in numbers.items()})
         states = {k: list(rng.normal(size=(count, *shape)).astype(kind)) for k, (kind, shape) in TEXT.items()}
         shards.write(place / "text.arrow", {"text": ids}, states)
-        listing.append({"name": name, "rows": count, "files": {f.name: {"bytes": f.stat().st_size, "sha256": ""} for f in place.iterdir()}})
+        listing.append(
+            {
+                "name": name,
+                "rows": count,
+                "files": {f.name: {"bytes": f.stat().st_size, "sha256": ""} for f in place.iterdir()},
+            }
+        )
     save_file(NO_TEXT, folder / "no_text.safetensors")
     manifest = {
         "format": FORMAT,
@@ -111,15 +117,30 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000,
     before = {"resident_mb": resident(), "handles": handles()}
     began, busy = time.perf_counter(), time.process_time()
     table = Prepared(folder)
-    opened = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - busy, "resident_mb": resident(), "handles": handles()}
+    opened = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - busy,
+        "resident_mb": resident(),
+        "handles": handles(),
+    }
     order = torch.randperm(len(table))[:read]
     began, busy = time.perf_counter(), time.process_time()
     for part in order.split(batch):
         table.batch(part)
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
-    after = {"samples_per_second": len(order) / seconds, "per_cpu_second": len(order) / busy, "resident_mb": resident(), "handles": handles()}
+    after = {
+        "samples_per_second": len(order) / seconds,
+        "per_cpu_second": len(order) / busy,
+        "resident_mb": resident(),
+        "handles": handles(),
+    }
     share = share_of_training(folder, trained)
-    print(json.dumps({"rows": len(table), "before": before, "opened": opened, "read": after, "share_of_training": share}, indent=1))
+    print(
+        json.dumps(
+            {"rows": len(table), "before": before, "opened": opened, "read": after, "share_of_training": share},
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,11 @@ def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
     """Step, resident bytes and open files after `first` steps and then every `every`."""
     pipe = tiny_models.pixart()
     backbone = backbone_for(pipe)
-    objective = Denoising(backbone, tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe), ObjectiveConfig(gradient_checkpointing=True))
+    objective = Denoising(
+        backbone,
+        tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe),
+        ObjectiveConfig(gradient_checkpointing=True),
+    )
     process, found = psutil.Process(os.getpid()), {"step": [], "bytes": [], "files": []}
 
     def evaluate(samples: int) -> dict[str, float]:
@@ -37,7 +41,9 @@ def measured(steps: int, first: int, every: int) -> dict[str, list[int]]:
             found["files"].append(process.num_fds())
         return {"score": 0.0}
 
-    config = TrainingConfig(samples=2 * steps, batch_size=2, ema_decay=0.9, checkpoint_every=2 * every, evaluate_every=2 * every)
+    config = TrainingConfig(
+        samples=2 * steps, batch_size=2, ema_decay=0.9, checkpoint_every=2 * every, evaluate_every=2 * every
+    )
     with TemporaryDirectory() as folder:
         train(objective, tiny_models.Samples(backbone, 8), config, folder, evaluate=evaluate)
     return found

@@ -40,7 +40,8 @@ if __name__ == "__main__":
             for name, method in METHODS.items():
                 adapter = A4A(base(), sites_to_config(sites), **method)
                 project, mapping, align = (
-                    sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters()) for i in range(3)
+                    sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters())
+                    for i in range(3)
                 )
                 print(
                     f"{model:16} {len(sites)} sites  {name:30} projection {project / 1e6:7.1f}M  mapping {mapping / 1e6:7.1f}M  alignment {align / 1e6:7.1f}M"

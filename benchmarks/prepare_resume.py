@@ -59,11 +59,19 @@ DEFECTS = (
     lambda i, image, _: (f"{i:05d}.webp", b"", "broken"),
     lambda i, image, _: (f"{i:05d}.png", saved(image.resize((20, 60)), "PNG"), "tiny"),
     lambda i, image, folder: (f"{i:05d}.jpg", saved(picture(i - 1, 96, 96), "JPEG", quality=95), "duplicate"),
-    lambda i, image, _: (f"{i:05d}.gif", saved(image, "GIF", save_all=True, append_images=[picture(i + 10**6)]), "animated"),
+    lambda i, image, _: (
+        f"{i:05d}.gif",
+        saved(image, "GIF", save_all=True, append_images=[picture(i + 10**6)]),
+        "animated",
+    ),
     lambda i, image, _: (f"{i:05d}.jpg", saved(image.convert("CMYK"), "JPEG", quality=95), "CMYK"),
     lambda i, image, _: (f"{i:05d}.png", saved(_sixteen(image), "PNG"), "16 bits"),
     lambda i, image, _: (f"{i:05d}.jpg", saved(image, "JPEG", quality=95, exif=_exif(6)), "turned"),
-    lambda i, image, _: (f"{i:05d}.png", saved(Image.merge("RGBA", (*image.split(), image.getchannel(0))), "PNG"), "transparent"),
+    lambda i, image, _: (
+        f"{i:05d}.png",
+        saved(Image.merge("RGBA", (*image.split(), image.getchannel(0))), "PNG"),
+        "transparent",
+    ),
     lambda i, image, _: (f"{i:05d}.png", saved(image.convert("P"), "PNG"), ""),
 )
 
@@ -78,7 +86,9 @@ def killed(arguments: list[str], after: float | None) -> tuple[bool, float]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os._exit(main(["prepare", *arguments]))
     if after is not None:
-        while time.perf_counter() - began < after and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while time.perf_counter() - began < after and not os.waitid(
+            os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ):
             time.sleep(0.002)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
@@ -89,13 +99,17 @@ def killed(arguments: list[str], after: float | None) -> tuple[bool, float]:
 
 def finished(output: Path) -> dict[str, int]:
     """Results of chunks, and when each was made."""
-    places = [p for step in ("checked", "captions", "shards") for p in (output / step).glob("*") if not p.name.startswith(".")]
+    places = [
+        p for step in ("checked", "captions", "shards") for p in (output / step).glob("*") if not p.name.startswith(".")
+    ]
     return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in places}
 
 
 def contents(output: Path) -> dict[str, bytes]:
     names = ("*/*.json", "shards/*/*", "report.jsonl", "no_text.safetensors")
-    return {str(p.relative_to(output)): p.read_bytes() for pattern in names for p in output.glob(pattern) if p.is_file()}
+    return {
+        str(p.relative_to(output)): p.read_bytes() for pattern in names for p in output.glob(pattern) if p.is_file()
+    }
 
 
 def main(
@@ -119,8 +133,24 @@ def main(
     torch.set_num_threads(1)
     folder = Path(folder)
     draw(folder / "pictures", count)
-    options = ["--source", "ImageFolder", "--source.init_args.path", str(folder / "pictures"), "--check.minimum", "32", "--crop.size", "16"]
-    options += ["--encode.model", model, "--encode.image_encoders", json.dumps({"clip": image_encoder}), "--chunk", str(max(count // 20, 1))]
+    options = [
+        "--source",
+        "ImageFolder",
+        "--source.init_args.path",
+        str(folder / "pictures"),
+        "--check.minimum",
+        "32",
+        "--crop.size",
+        "16",
+    ]
+    options += [
+        "--encode.model",
+        model,
+        "--encode.image_encoders",
+        json.dumps({"clip": image_encoder}),
+        "--chunk",
+        str(max(count // 20, 1)),
+    ]
     _, alone = killed([*options, "--output", str(folder / "alone")], None)
     chance = random.Random(seed)
     hits, twice, moments = 0, [], []

@@ -15,7 +15,9 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    print("| | samples | identity [95 %] | found of 100 | CLIP image | scene / place / size |\n|---|---|---|---|---|---|")
+    print(
+        "| | samples | identity [95 %] | found of 100 | CLIP image | scene / place / size |\n|---|---|---|---|---|---|"
+    )
     for name, title in ROWS.items():
         if not (MODELS / name / "figures.json").is_file():
             continue

@@ -29,7 +29,9 @@ def through_the_vae() -> None:
     ask, vae = WorldValidator("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
     drawings = to_tensor(HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
     torch.manual_seed(0)
-    seen = torch.cat([vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)])
+    seen = torch.cat(
+        [vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)]
+    )
     scores = estimates(measure(ask.metrics, generated(ask.task, to_pil(seen))))
     print(f"fresh drawings through the VAE: identity {scores['identity']}, found of 100 {scores['retrieval'].mean:.0%}")
 
@@ -45,7 +47,10 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     lengths = ("lightness", "eye_size", "eye_distance")
     kinds = {"shape": 4, "ears": 4, "pattern": 4, "hat": 4}
     targets = {name: F.one_hot(getattr(subjects, name), n).float() for name, n in kinds.items()}
-    targets |= {n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1) for n in turns}
+    targets |= {
+        n: torch.stack([(getattr(subjects, n) * 2 * math.pi).cos(), (getattr(subjects, n) * 2 * math.pi).sin()], 1)
+        for n in turns
+    }
     targets |= {name: getattr(subjects, name)[:, None] for name in lengths}
     targets["scene"] = F.one_hot(views.scene).float()
     read = {}

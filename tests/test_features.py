@@ -79,7 +79,9 @@ def test_repeated_rows_lie_beside_each_other(widths, batch, times):
 def test_rows_by_index(widths, batch, data):
     features = make(widths, batch)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, batch - 1), min_size=1, max_size=5)))
-    assert same(features[rows], SiteFeatures(tuple(k[rows] for k in features.keys), tuple(v[rows] for v in features.values)))
+    assert same(
+        features[rows], SiteFeatures(tuple(k[rows] for k in features.keys), tuple(v[rows] for v in features.values))
+    )
 
 
 def test_to_changes_dtype_alone():
@@ -99,7 +101,8 @@ def test_the_first_differing_site_is_named(widths, data):
     i = data.draw(st.integers(0, len(widths) - 1))
     other = [w + 1 if j >= i else w for j, w in enumerate(widths)]
     with pytest.raises(
-        InputError, match=rf"do not fit Model: site {i} is site\.{i} of width {other[i]} where site\.{i} of width {widths[i]} is expected"
+        InputError,
+        match=rf"do not fit Model: site {i} is site\.{i} of width {other[i]} where site\.{i} of width {widths[i]} is expected",
     ):
         make(other).check(sites(widths), "Model")
 

@@ -136,7 +136,9 @@ def test_a_scale_per_site(backbone):
     torch.testing.assert_close(found, injected(backbone, SiteFeatures(given.keys, silent)), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)], ids=["numpy", "tensor", "fraction"])
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)], ids=["numpy", "tensor", "fraction"]
+)
 def test_any_number_is_a_scale(backbone, number):
     assert torch.equal(injected(backbone, features(backbone), number), injected(backbone, features(backbone), 0.5))
 
@@ -174,7 +176,11 @@ def test_references_in_a_batch_are_never_mixed(backbone):
 def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
     positive, negative = features(backbone, 2, seed=1), features(backbone, 2, seed=2)
     half = tiny_models.inputs(backbone, 2)
-    double = (torch.cat([half[0]] * 2), torch.cat([half[1]] * 2), {name: torch.cat([t] * 2) for name, t in half[2].items()})
+    double = (
+        torch.cat([half[0]] * 2),
+        torch.cat([half[1]] * 2),
+        {name: torch.cat([t] * 2) for name, t in half[2].items()},
+    )
     with attach(backbone.denoiser, backbone.sites, positive, 0.8, negative):
         both = backbone.predict(*double)
         conditional = backbone.predict(*half)  # a step without guidance
@@ -188,7 +194,10 @@ def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
 
 
 def test_another_number_of_rows_is_an_input_error_that_names_the_site(backbone):
-    with pytest.raises(InputError, match=r"runs on 3 rows at .*attn2 but features are attached for 2; give one reference for each prompt"):
+    with pytest.raises(
+        InputError,
+        match=r"runs on 3 rows at .*attn2 but features are attached for 2; give one reference for each prompt",
+    ):
         injected(backbone, features(backbone, 2), rows=3)
     with pytest.raises(InputError, match="attached for 2, or 4 with negatives; give one reference for each prompt"):
         injected(backbone, features(backbone, 2), negative=features(backbone, 2), rows=3)
@@ -213,7 +222,10 @@ def test_features_for_other_sites_are_an_input_error_that_names_the_first(backbo
     wider = [*given.keys]
     wider[2] = torch.zeros(1, 4, 7)
     other = SiteFeatures(tuple(wider), tuple(wider))
-    with pytest.raises(InputError, match=rf"site 2 is .* of width 7 where {backbone.sites[2].name} of width {backbone.sites[2].width} is expected"):
+    with pytest.raises(
+        InputError,
+        match=rf"site 2 is .* of width 7 where {backbone.sites[2].name} of width {backbone.sites[2].width} is expected",
+    ):
         injected(backbone, other)
     assert not is_attached(backbone.denoiser)
 

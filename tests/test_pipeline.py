@@ -30,7 +30,13 @@ def generators(*seeds):
 def vision(width=tiny_models.EMBED):
     torch.manual_seed(9)
     config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=width
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        projection_dim=width,
     )
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     return CLIPImageEncoder(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
@@ -44,7 +50,11 @@ def picture(colour, size=(20, 30)):
 
 @pytest.fixture(params=["ip", "a4a"])
 def ours(request, pipe, sd15):
-    adapter = tiny_models.ip_adapter(pipe) if request.param == "ip" else tiny_models.shaken(tiny_models.a4a(tiny_models.ip_adapter(sd15), pipe), 0.1)
+    adapter = (
+        tiny_models.ip_adapter(pipe)
+        if request.param == "ip"
+        else tiny_models.shaken(tiny_models.a4a(tiny_models.ip_adapter(sd15), pipe), 0.1)
+    )
     yield ImagePromptPipeline(pipe, adapter, vision())
     assert not is_attached(backbone_for(pipe).denoiser)
 
@@ -162,7 +172,10 @@ def test_prompts_as_embeddings(sd15):
 def test_positional_arguments_are_the_pipelines_own(sd15):
     """Image-to-image takes the picture after the prompt."""
     pipe = StableDiffusionImg2ImgPipeline(**sd15.components, requires_safety_checker=False)
-    ours, options = ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15)), {"num_inference_steps": 2, "output_type": "latent"}
+    ours, options = (
+        ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15)),
+        {"num_inference_steps": 2, "output_type": "latent"},
+    )
     image, embeds = picture("red", (16, 16)), tiny_models.embeds()
     found = ours(PROMPTS[0], image, generator=generators(0), image_prompt=embeds, **options).images
     named = ours(image=image, prompt=PROMPTS[0], generator=generators(0), image_prompt=embeds, **options).images
@@ -185,13 +198,17 @@ def test_an_interrupted_generation_leaves_the_plain_model(ours):
 
 @pytest.mark.parametrize("references", [2, 4])
 def test_another_number_of_references_than_prompts(ours, references):
-    with pytest.raises(InputError, match=f"There are {references} references for 3 prompts; give one for all or one for each"):
+    with pytest.raises(
+        InputError, match=f"There are {references} references for 3 prompts; give one for all or one for each"
+    ):
         call(ours, [*PROMPTS, "c"], (1, 2, 3), image_prompt=tiny_models.embeds(references))
 
 
 def test_embeddings_of_another_shape(ours):
     for shape in ((1, tiny_models.EMBED + 1), (tiny_models.EMBED,), (1, 1, tiny_models.EMBED)):
-        with pytest.raises(InputError, match=rf"have shape \({shape[0]},.*expected \[references, {tiny_models.EMBED}\]"):
+        with pytest.raises(
+            InputError, match=rf"have shape \({shape[0]},.*expected \[references, {tiny_models.EMBED}\]"
+        ):
             call(ours, image_prompt=torch.zeros(shape))
 
 
@@ -207,7 +224,9 @@ def test_a_picture_without_an_image_encoder(sd15):
 
 def test_the_wrong_image_encoder_is_refused_with_both_widths(sd15, sdxl):
     for adapter in (tiny_models.ip_adapter(sdxl), tiny_models.a4a(tiny_models.ip_adapter(sd15), sdxl)):
-        with pytest.raises(InputError, match=f"takes image embeddings of width {tiny_models.EMBED} but this image encoder gives 32"):
+        with pytest.raises(
+            InputError, match=f"takes image embeddings of width {tiny_models.EMBED} but this image encoder gives 32"
+        ):
             ImagePromptPipeline(sdxl, adapter, vision(32))
 
 
@@ -224,7 +243,10 @@ def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor
 @pytest.mark.parametrize("size", [(16, 16), (20, 30)])
 def test_pictures_as_tensors_are_the_same_pictures(size):
     image = picture("green", size)
-    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size[1], size[0], 3).permute(0, 3, 1, 2) / 255
+    tensor = (
+        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size[1], size[0], 3).permute(0, 3, 1, 2)
+        / 255
+    )
     close(vision()(tensor), vision()([image]))
 
 
@@ -242,7 +264,9 @@ def test_half_precision(pipe):
         if isinstance(part, torch.nn.Module):
             part.to(torch.bfloat16)
     try:
-        half = call(ImagePromptPipeline(own, tiny_models.ip_adapter(pipe).to(torch.bfloat16)), image_prompt=tiny_models.embeds())
+        half = call(
+            ImagePromptPipeline(own, tiny_models.ip_adapter(pipe).to(torch.bfloat16)), image_prompt=tiny_models.embeds()
+        )
     finally:
         for part in own.components.values():
             if isinstance(part, torch.nn.Module):
@@ -255,7 +279,9 @@ def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pi
     own, adapter = tiny_models.with_own_denoiser(pixart), tiny_models.ip_adapter(pixart)
     own.transformer = torch.compile(own.transformer, backend="eager")
     references = [None, tiny_models.embeds(seed=1), tiny_models.embeds(seed=2), None]
-    compiled, eager = ([call(ImagePromptPipeline(p, adapter), image_prompt=r) for r in references] for p in (own, pixart))
+    compiled, eager = (
+        [call(ImagePromptPipeline(p, adapter), image_prompt=r) for r in references] for p in (own, pixart)
+    )
     torch._dynamo.reset()
     for found, expected in zip(compiled, eager, strict=True):
         close(found, expected)
@@ -268,7 +294,10 @@ def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pi
 def with_other_guidance(kind, pipe):
     """Another pipeline around the same parts and a copy of the denoiser."""
     own = tiny_models.with_own_denoiser(pipe)
-    other = kind(**{k: v for k, v in own.components.items() if k in inspect.signature(kind).parameters}, requires_safety_checker=False)
+    other = kind(
+        **{k: v for k, v in own.components.items() if k in inspect.signature(kind).parameters},
+        requires_safety_checker=False,
+    )
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -277,7 +306,9 @@ def with_other_guidance(kind, pipe):
 def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(sd15, guidance):
     pipe, reference, seen = with_other_guidance(StableDiffusionPAGPipeline, sd15), tiny_models.embeds(2), []
     ours = ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15))
-    hook = pipe.unet.register_forward_hook(lambda _module, args, kwargs, output: seen.append((args, kwargs, output[0])), with_kwargs=True)
+    hook = pipe.unet.register_forward_hook(
+        lambda _module, args, kwargs, output: seen.append((args, kwargs, output[0])), with_kwargs=True
+    )
     call(ours, PROMPTS, (1, 2), image_prompt=reference, guidance_scale=guidance, pag_scale=2.0, num_inference_steps=1)
     hook.remove()
     [(args, kwargs, found)] = seen
@@ -289,8 +320,14 @@ def test_perturbed_attention_guidance_has_the_reference_where_it_has_the_prompt(
 
 
 def test_perturbed_attention_guidance_that_is_off_is_the_plain_pipeline(sd15):
-    ours = [ImagePromptPipeline(p, tiny_models.ip_adapter(sd15)) for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))]
-    plain, off = (call(p, image_prompt=tiny_models.embeds(), **options) for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True))
+    ours = [
+        ImagePromptPipeline(p, tiny_models.ip_adapter(sd15))
+        for p in (sd15, with_other_guidance(StableDiffusionPAGPipeline, sd15))
+    ]
+    plain, off = (
+        call(p, image_prompt=tiny_models.embeds(), **options)
+        for p, options in zip(ours, ({}, {"pag_scale": 0.0}), strict=True)
+    )
     assert torch.equal(off, plain)
     assert differ(call(ours[1], image_prompt=tiny_models.embeds()), plain)
 

@@ -52,12 +52,20 @@ def generated(subjects=6, generations=2, of=None, seed=0, face=True):
     """For each reference what `of(subject, generation)` gives; the reference itself where there is no `of`."""
     references = [picture(seed + s) for s in range(subjects)]
     pictures = [[references[s] if of is None else of(s, g) for g in range(generations)] for s in range(subjects)]
-    return GeneratedSet(references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], pictures)
+    return GeneratedSet(
+        references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], pictures
+    )
 
 
 def clip(folder, whole=True):
     tokenizer = tiny_models.clip_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 24}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 24,
+    }
     vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length, **ids)
@@ -124,10 +132,19 @@ def _detector(landmarks):
         none = node("Mul", [sure, "nothing"], f"none{stride}")
         box = node("Add", [columns["blue"], node("Add", [none, "box"], f"small{stride}")], f"boxes{stride}")
         outputs.append((score, box, node("Add", [none, "points"], f"points{stride}")))
-    named = [(name, width) for part, width in ((0, 1), (1, 4), (2, 10)) for name, width in ((o[part], width) for o in outputs)]
-    shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["candidates", width]) for name, width in named[: 9 if landmarks else 6]]
+    named = [
+        (name, width)
+        for part, width in ((0, 1), (1, 4), (2, 10))
+        for name, width in ((o[part], width) for o in outputs)
+    ]
+    shown = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["candidates", width])
+        for name, width in named[: 9 if landmarks else 6]
+    ]
     taken = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])
-    return helper.make_graph(nodes, "detector", [taken], shown, [numpy_helper.from_array(v, k) for k, v in constants.items()])
+    return helper.make_graph(
+        nodes, "detector", [taken], shown, [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    )
 
 
 def _recogniser():

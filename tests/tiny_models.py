@@ -65,7 +65,14 @@ def clip_text(projection=False):
 
 
 def scheduler():
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 def sd15_unet():
@@ -116,20 +123,43 @@ def pixart_transformer(sample_size=SIDE):
 
 def sd15():
     torch.manual_seed(1)
-    parts = {"vae": vae(), "text_encoder": clip_text(), "tokenizer": clip_tokenizer(), "unet": sd15_unet(), "scheduler": scheduler()}
-    return _quiet(StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False))
+    parts = {
+        "vae": vae(),
+        "text_encoder": clip_text(),
+        "tokenizer": clip_tokenizer(),
+        "unet": sd15_unet(),
+        "scheduler": scheduler(),
+    }
+    return _quiet(
+        StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    )
 
 
 def sdxl():
     torch.manual_seed(2)
-    text = {"text_encoder": clip_text(), "tokenizer": clip_tokenizer(), "text_encoder_2": clip_text(True), "tokenizer_2": clip_tokenizer()}
-    return _quiet(StableDiffusionXLPipeline(vae=vae(), **text, unet=sdxl_unet(), scheduler=scheduler(), add_watermarker=False))
+    text = {
+        "text_encoder": clip_text(),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip_text(True),
+        "tokenizer_2": clip_tokenizer(),
+    }
+    return _quiet(
+        StableDiffusionXLPipeline(vae=vae(), **text, unet=sdxl_unet(), scheduler=scheduler(), add_watermarker=False)
+    )
 
 
 def pixart(sample_size=SIDE):
     torch.manual_seed(3)
     tokenizer = t5_tokenizer()
-    config = T5Config(vocab_size=len(tokenizer), d_model=TEXT, d_kv=8, num_heads=2, d_ff=32, num_layers=1, feed_forward_proj="gated-gelu")
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT,
+        d_kv=8,
+        num_heads=2,
+        d_ff=32,
+        num_layers=1,
+        feed_forward_proj="gated-gelu",
+    )
     parts = {"text_encoder": T5EncoderModel(config), "tokenizer": tokenizer, "vae": vae(), "scheduler": scheduler()}
     return _quiet(PixArtAlphaPipeline(**parts, transformer=pixart_transformer(sample_size)))
 
@@ -182,7 +212,9 @@ class Samples:
             "latents": torch.randn(count, 4, SIDE, SIDE, generator=generator),
             "embeds": torch.randn(count, EMBED, generator=generator),
         }
-        self.tensors |= {f"text.{name}": t for name, t in backbone.encode_text([f"a {word} cat" for word in words]).items()}
+        self.tensors |= {
+            f"text.{name}": t for name, t in backbone.encode_text([f"a {word} cat" for word in words]).items()
+        }
 
     def __len__(self):
         return len(self.tensors["latents"])
@@ -219,6 +251,16 @@ def inputs(backbone, rows=1, seed=0):
 def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents."""
     plain = getattr(pipe, "pipe", pipe)
-    own = {"use_resolution_binning": False, "clean_caption": False} if isinstance(plain, PixArtAlphaPipeline | PixArtSigmaPipeline) else {}
-    defaults = {"num_inference_steps": 2, "height": 2 * SIDE, "width": 2 * SIDE, "output_type": "latent", "guidance_scale": 3.0}
+    own = (
+        {"use_resolution_binning": False, "clean_caption": False}
+        if isinstance(plain, PixArtAlphaPipeline | PixArtSigmaPipeline)
+        else {}
+    )
+    defaults = {
+        "num_inference_steps": 2,
+        "height": 2 * SIDE,
+        "width": 2 * SIDE,
+        "output_type": "latent",
+        "guidance_scale": 3.0,
+    }
     return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**own, **defaults, **kwargs}).images

@@ -46,7 +46,9 @@ class SiteFeatures:
 
     def __post_init__(self):
         if not self.keys or len(self.keys) != len(self.values):
-            raise ValueError(f"Features need as many values as keys and at least one; found {len(self.keys)} keys, {len(self.values)} values.")
+            raise ValueError(
+                f"Features need as many values as keys and at least one; found {len(self.keys)} keys, {len(self.values)} values."
+            )
         for i, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
             if k.ndim != 3 or k.shape != v.shape or k.shape[:2] != self.keys[0].shape[:2]:
                 raise ValueError(
@@ -92,6 +94,8 @@ class SiteFeatures:
         """Raises InputError where the widths are not those of `sites`."""
         mine = [Site(s.name, w, s.depth) for s, w in zip(sites, self.widths, strict=False)]
         if len(self.widths) != len(sites):
-            raise InputError(f"The features are for {len(self.widths)} sites but {what} has {len(sites)}; load an adapter made for it.")
+            raise InputError(
+                f"The features are for {len(self.widths)} sites but {what} has {len(sites)}; load an adapter made for it."
+            )
         if (difference := differing_site(sites, mine)) is not None:
             raise InputError(f"The features do not fit {what}: {difference}; load an adapter made for it.")

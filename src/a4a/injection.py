@@ -69,7 +69,9 @@ class Injection:
         for context, own in zip(self._contexts, state, strict=True):
             context.state = own  # pyright: ignore[reportAttributeAccessIssue]
 
-    def set(self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False) -> None:
+    def set(
+        self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False
+    ) -> None:
         """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
         features.check(self.sites, type(self.model).__name__)
         single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
@@ -79,7 +81,9 @@ class Injection:
                 f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site."
             )
         if negative is not None and negative.batch != features.batch:
-            raise InputError(f"There are {negative.batch} rows of negative features for {features.batch} rows of features; give as many of both.")
+            raise InputError(
+                f"There are {negative.batch} rows of negative features for {features.batch} rows of features; give as many of both."
+            )
         if perturbed:
             features = SiteFeatures.stack([features, features])
         rows = features.batch
@@ -121,7 +125,9 @@ class Injection:
         second forward pass comes in between. Give this one to `enable_gradient_checkpointing`.
         """
         state = self.state
-        return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.using_state(state)))
+        return checkpoint(
+            function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.using_state(state))
+        )
 
 
 class _SiteState:

@@ -20,7 +20,11 @@ from a4a.injection import Scale, attach
 
 ImagePrompt = Image.Image | Sequence[Image.Image] | Tensor
 
-_OTHER_ROWS = {"StableDiffusionSAGPipeline", "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"}
+_OTHER_ROWS = {
+    "StableDiffusionSAGPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+}
 """Self-attention guidance runs negatives alone, instruct-pix2pix has two kinds of them."""
 
 
@@ -34,7 +38,12 @@ class ImagePromptPipeline:
     guides in a way that does not say which rows of its batches are the prompts.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter, image_encoder: CLIPImageEncoder | str | Path | None = None):
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        adapter: ImagePromptAdapter,
+        image_encoder: CLIPImageEncoder | str | Path | None = None,
+    ):
         check_guidance(pipe)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         named = type(adapter).__name__ == "A4A" or any(not s.name.isdigit() for s in adapter.sites)
@@ -44,7 +53,9 @@ class ImagePromptPipeline:
                 f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."
             )
         self.adapter = adapter.eval()
-        self.image_encoder = CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
+        self.image_encoder = (
+            CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
+        )
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.image_embed_dim, type(adapter).__name__)
 
@@ -57,7 +68,9 @@ class ImagePromptPipeline:
                 )
             return image_prompt
         if self.image_encoder is None:
-            raise InputError("This pipeline was made without an image encoder; pass one, or give image_prompt as embeddings.")
+            raise InputError(
+                "This pipeline was made without an image encoder; pass one, or give image_prompt as embeddings."
+            )
         return self.image_encoder([image_prompt] if isinstance(image_prompt, Image.Image) else list(image_prompt))
 
     @torch.no_grad()
@@ -73,11 +86,17 @@ class ImagePromptPipeline:
         """Features for a call with so many prompts and pictures of each, a row a picture: of its reference, and of no image."""
         positive, negative = self.features(image_prompt)
         if positive.batch not in (1, prompts):
-            raise InputError(f"There are {positive.batch} references for {prompts} prompts; give one for all or one for each.")
+            raise InputError(
+                f"There are {positive.batch} references for {prompts} prompts; give one for all or one for each."
+            )
         times = repeats * prompts if positive.batch == 1 else repeats
-        return positive.repeat_interleave(times).to(self.backbone.dtype), negative.repeat_interleave(times).to(self.backbone.dtype)
+        return positive.repeat_interleave(times).to(self.backbone.dtype), negative.repeat_interleave(times).to(
+            self.backbone.dtype
+        )
 
-    def __call__(self, *args: Any, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any) -> Any:
+    def __call__(
+        self, *args: Any, image_prompt: ImagePrompt | None = None, image_prompt_scale: Scale = 1.0, **kwargs: Any
+    ) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the diffusers pipeline."""
         call = inspect.signature(self.pipe.__call__).bind(*args, **kwargs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         call.arguments = self.backbone.call_options() | call.arguments
@@ -86,7 +105,9 @@ class ImagePromptPipeline:
             return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
         options = call.arguments
         positive, negative = self.rows(image_prompt, _prompts(options), options.get("num_images_per_prompt") or 1)
-        perturbed = isinstance(self.pipe, PAGMixin) and options["pag_scale"] > 0 and len(self.pipe.pag_applied_layers) > 0
+        perturbed = (
+            isinstance(self.pipe, PAGMixin) and options["pag_scale"] > 0 and len(self.pipe.pag_applied_layers) > 0
+        )
         with attach(self.backbone.denoiser, self.backbone.sites, positive, image_prompt_scale, negative, perturbed):
             return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 

@@ -36,7 +36,9 @@ def test_ip_adapter_is_equations_4_to_6(source):
         found = source(y)
         for s in range(len(source.sites)):
             torch.testing.assert_close(found.keys[s][i].double(), c @ state[f"to_k.{s}.weight"].T, atol=1e-4, rtol=1e-5)
-            torch.testing.assert_close(found.values[s][i].double(), c @ state[f"to_v.{s}.weight"].T, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(
+                found.values[s][i].double(), c @ state[f"to_v.{s}.weight"].T, atol=1e-4, rtol=1e-5
+            )
 
 
 def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
@@ -68,13 +70,18 @@ def test_a_transfer_maps_the_sources_features(source, pipe):
 
 def test_wrapping_copies_the_source(source, sdxl):
     adapter = tiny_models.a4a(source, sdxl)
-    assert {k: t.tolist() for k, t in adapter.source.state_dict().items()} == {k: t.tolist() for k, t in source.state_dict().items()}
+    assert {k: t.tolist() for k, t in adapter.source.state_dict().items()} == {
+        k: t.tolist() for k, t in source.state_dict().items()
+    }
     with torch.no_grad():
         adapter.source.image_proj.proj.weight.zero_()
     assert source.image_proj.proj.weight.abs().max() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}],
+)
 def test_saved_and_loaded_it_is_the_same(source, pipe, tmp_path, options):
     adapter = tiny_models.shaken(tiny_models.a4a(source, pipe, **options))
     adapter.save_pretrained(tmp_path)
@@ -82,7 +89,9 @@ def test_saved_and_loaded_it_is_the_same(source, pipe, tmp_path, options):
     assert same(again(tiny_models.embeds(2)), adapter(tiny_models.embeds(2)))
     assert again.sites == adapter.sites == backbone_for(pipe).sites
     assert (again.image_embed_dim, again.tokens) == (adapter.image_embed_dim, adapter.tokens)
-    mine, theirs = (json.loads(json.dumps({k: v for k, v in a.config.items() if not k.startswith("_")})) for a in (adapter, again))
+    mine, theirs = (
+        json.loads(json.dumps({k: v for k, v in a.config.items() if not k.startswith("_")})) for a in (adapter, again)
+    )
     assert mine == theirs
 
 
@@ -115,7 +124,9 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
     references = torch.randn(300, tiny_models.EMBED)
     adapter.init_projection(references)
     features = source(references)
-    for projection, rows, makers in zip(adapter.mapping.projections, (features.keys, features.values), (source.to_k, source.to_v), strict=True):
+    for projection, rows, makers in zip(
+        adapter.mapping.projections, (features.keys, features.values), (source.to_k, source.to_v), strict=True
+    ):
         coupled = projection(rows).detach()
         whole = [i for i, maker in enumerate(makers) if maker.out_features >= source.text_width]
         assert len(whole) > 1
@@ -163,13 +174,18 @@ def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source,
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
     source_width = source.text_width
     adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny_models.EMBED)
-    assert torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight) and adapter.text_width == source_width
+    assert (
+        torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight)
+        and adapter.text_width == source_width
+    )
     assert [f.shape[-1] for f in adapter(tiny_models.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
 
 
 def test_from_scratch_begins_as_the_models_own_text_projections_or_at_random(pipe):
     known = backbone_for(pipe)
-    own, chance = (Method(kind="ip_adapter", random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True))
+    own, chance = (
+        Method(kind="ip_adapter", random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True)
+    )
     for mine, other, text in zip(own.to_k, chance.to_k, known.text_projections()[0], strict=True):
         assert torch.equal(mine.weight, text.weight) and not torch.equal(other.weight, text.weight)
 
@@ -182,7 +198,10 @@ def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
     found = [id(p) for group in groups.values() for p in group]
     assert sorted(found) == sorted(id(p) for p in adapter.parameters())
     names = {id(p): n for n, p in adapter.named_parameters()}
-    parts = {group: {names[id(p)].split(".")[0:3:2][-1] if "mapping" in names[id(p)] else "source" for p in ps} for group, ps in groups.items()}
+    parts = {
+        group: {names[id(p)].split(".")[0:3:2][-1] if "mapping" in names[id(p)] else "source" for p in ps}
+        for group, ps in groups.items()
+    }
     assert parts == {"projection": {"0", "2"}, "mapping": {"1"}, "adapter": {"source"}}
 
 
@@ -198,7 +217,10 @@ def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixa
     other = backbone_for(pixart).sites
     with pytest.raises(InputError) as caught:
         ImagePromptPipeline(pixart, adapter)
-    assert f"site 0 is {sites[0].name} of width {sites[0].width} where {other[0].name} of width {other[0].width} is expected" in str(caught.value)
+    assert (
+        f"site 0 is {sites[0].name} of width {sites[0].width} where {other[0].name} of width {other[0].width} is expected"
+        in str(caught.value)
+    )
     assert "PixArtTransformer2DModel of PixArtAlphaPipeline" in str(caught.value)
 
 
@@ -209,7 +231,9 @@ def test_a_model_with_one_site_more_is_refused(source, sd15):
 
 
 def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
-    unnamed = IPAdapter([[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny_models.EMBED, tiny_models.TEXT)
+    unnamed = IPAdapter(
+        [[str(2 * i + 1), s.width, s.depth] for i, s in enumerate(source.sites)], tiny_models.EMBED, tiny_models.TEXT
+    )
     ImagePromptPipeline(sd15, unnamed)
     with pytest.raises(InputError, match=r"site 0 is 1 of width 16 where down_blocks.*of width 32"):
         ImagePromptPipeline(sdxl, unnamed)
@@ -234,7 +258,9 @@ def test_shapes_are_enforced_while_tests_run(source):
 
 def test_only_the_chosen_base_sites_are_used(pixart, sd15):
     source = tiny_models.ip_adapter(sd15)
-    adapter = tiny_models.shaken(A4A.from_source(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1)
+    adapter = tiny_models.shaken(
+        A4A.from_source(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1
+    )
     before = adapter(tiny_models.embeds(2)).keys[0]
     unused = next(i for i in range(len(source.sites)) if i not in adapter.used)
     with torch.no_grad():
@@ -247,7 +273,10 @@ def test_only_the_chosen_base_sites_are_used(pixart, sd15):
 
 
 def test_without_coupling_the_attention_layers_of_the_source_do_not_matter(pixart, sd15):
-    adapter = tiny_models.shaken(A4A.from_source(tiny_models.ip_adapter(sd15), backbone_for(pixart).sites, coupling=False, rounds=1, heads=2), 0.1)
+    adapter = tiny_models.shaken(
+        A4A.from_source(tiny_models.ip_adapter(sd15), backbone_for(pixart).sites, coupling=False, rounds=1, heads=2),
+        0.1,
+    )
     before = adapter(tiny_models.embeds(2)).values[0]
     with torch.no_grad():
         for layer in (*adapter.source.to_k, *adapter.source.to_v):

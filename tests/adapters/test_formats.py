@@ -113,13 +113,16 @@ def test_the_prefix_adapter_modules_is_accepted(sd15, tmp_path, suffix):
         torch.save({"image_proj": image_proj, "adapter_modules": layers}, tmp_path / "a.bin")
     else:
         save_file(
-            {f"image_proj.{k}": t for k, t in image_proj.items()} | {f"adapter_modules.{k}": t for k, t in layers.items()}, tmp_path / "a.safetensors"
+            {f"image_proj.{k}": t for k, t in image_proj.items()}
+            | {f"adapter_modules.{k}": t for k, t in layers.items()},
+            tmp_path / "a.safetensors",
         )
     assert same(formats.read(tmp_path / f"a{suffix}").state_dict(), adapter.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("image_embed_dim", "encoder"), [(1024, "CLIP ViT-H/14"), (1280, "CLIP ViT-bigG/14"), (24, "an image encoder with embeddings of width 24")]
+    ("image_embed_dim", "encoder"),
+    [(1024, "CLIP ViT-H/14"), (1280, "CLIP ViT-bigG/14"), (24, "an image encoder with embeddings of width 24")],
 )
 def test_the_image_encoder_follows_from_the_width(tmp_path, image_embed_dim, encoder):
     formats.write(IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], image_embed_dim, 16), tmp_path / "a.safetensors")
@@ -145,7 +148,9 @@ def test_depths_from_widths_are_those_of_the_tiny_unets(request, model):
 def halves(adapter):
     state = adapter.state_dict()
     image_proj = {k.removeprefix("image_proj."): t for k, t in state.items() if k.startswith("image_proj.")}
-    layers = {f"{2 * i + 1}.to_{k}_ip.weight": state[f"to_{k}.{i}.weight"] for i in range(len(adapter.sites)) for k in "kv"}
+    layers = {
+        f"{2 * i + 1}.to_{k}_ip.weight": state[f"to_{k}.{i}.weight"] for i in range(len(adapter.sites)) for k in "kv"
+    }
     return image_proj, layers
 
 
@@ -293,9 +298,15 @@ def linear(name, *shape):
 
 VARIANTS = {
     "full-face": linear("proj.0", 8, 8) | linear("proj.2", 8, 8) | linear("proj.3", 8),
-    "FaceID-plus": linear("perceiver_resampler.proj_in", 8, 8) | linear("proj.0", 8, 8) | linear("proj.2", 8, 8) | linear("norm", 8),
+    "FaceID-plus": linear("perceiver_resampler.proj_in", 8, 8)
+    | linear("proj.0", 8, 8)
+    | linear("proj.2", 8, 8)
+    | linear("norm", 8),
     "FaceID": linear("proj.0", 8, 8) | linear("proj.2", 64, 8) | linear("norm", 16),
-    "plus": {"latents": torch.zeros(1, 16, 8)} | linear("proj_in", 8, 8) | linear("proj_out", 8, 8) | linear("norm_out", 8),
+    "plus": {"latents": torch.zeros(1, 16, 8)}
+    | linear("proj_in", 8, 8)
+    | linear("proj_out", 8, 8)
+    | linear("norm_out", 8),
 }
 
 
@@ -311,7 +322,9 @@ def test_other_families_are_recognised_and_refused_by_name(adapter, tmp_path, va
 def in_a_process(code, *arguments):
     """Runs code in a process of its own, whose file size limit or user is its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1])}
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 FULL = """
@@ -336,7 +349,10 @@ def test_a_write_that_fails_leaves_the_former_file(adapter, tmp_path):
     for path in paths:
         formats.write(adapter, path, torch.float32)
     result = in_a_process(FULL, *paths)
-    assert [f"Cannot write {path}" in line for path, line in zip(paths, result.stdout.splitlines(), strict=True)] == [True, True], result.stderr
+    assert [f"Cannot write {path}" in line for path, line in zip(paths, result.stdout.splitlines(), strict=True)] == [
+        True,
+        True,
+    ], result.stderr
     for path in paths:
         assert same(formats.read(path).state_dict(), adapter.state_dict())
     assert sorted(folder.iterdir()) == paths

@@ -68,7 +68,9 @@ def test_resolution_and_aspect_ratio_matter_to_the_model_that_is_told_them(pixar
     assert backbone.denoiser.use_additional_conditions
     noisy, timesteps, text = tiny_models.inputs(backbone)
     square = backbone.predict(noisy, timesteps, text)
-    assert not torch.allclose(backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny_models.SIDE], square, atol=1e-3)
+    assert not torch.allclose(
+        backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny_models.SIDE], square, atol=1e-3
+    )
 
 
 def test_text_has_a_row_for_each_prompt(model):
@@ -87,12 +89,17 @@ def test_sites_are_in_the_order_of_the_attention_processors(model):
     listed = getattr(denoiser, "attn_processors", None) or {
         f"{n}.processor": 0 for n, m in denoiser.named_modules() if n.endswith(("attn1", "attn2"))
     }
-    assert [s.name for s in backbone_for(model).sites] == [n.removesuffix(".processor") for n in listed if n.endswith("attn2.processor")]
+    assert [s.name for s in backbone_for(model).sites] == [
+        n.removesuffix(".processor") for n in listed if n.endswith("attn2.processor")
+    ]
 
 
 def test_depths_are_the_order_of_execution(model):
     backbone, ran = backbone_for(model), []
-    hooks = [backbone.denoiser.get_submodule(s.name).register_forward_hook(lambda *_, s=s: ran.append(s)) for s in backbone.sites]
+    hooks = [
+        backbone.denoiser.get_submodule(s.name).register_forward_hook(lambda *_, s=s: ran.append(s))
+        for s in backbone.sites
+    ]
     backbone.predict(*tiny_models.inputs(backbone))
     for hook in hooks:
         hook.remove()
@@ -158,7 +165,11 @@ class Unsupported(DiffusionPipeline):
 
 def test_an_unsupported_denoiser_is_an_input_error_that_lists_the_supported():
     unet = UNet2DModel(
-        sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4
+        sample_size=8,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
     )
     with pytest.raises(InputError) as caught:
         backbone_for(Unsupported(unet))

@@ -71,10 +71,17 @@ def test_at_scale_zero_it_is_the_plain_model(ours):
 def test_a_model_upgraded_to_itself_is_the_base_model_with_the_image_prompt(prompted, guidance):
     """base + (base with - base) = base with: for every step, text and noise."""
     same = DeltaSamplingPipeline(prompted, tiny_models.with_own_denoiser(prompted.pipe))
-    for options in ({}, {"negative_prompt": "blue"}, {"num_images_per_prompt": 2, "seeds": (1, 2)}, {"image_prompt_scale": 0.5}):
+    for options in (
+        {},
+        {"negative_prompt": "blue"},
+        {"num_images_per_prompt": 2, "seeds": (1, 2)},
+        {"image_prompt_scale": 0.5},
+    ):
         options = {"guidance_scale": guidance, **options}
         close(call(same, **options), call(prompted, **options))
-        assert differ(call(same, **options), call(same.pipe, **{k: v for k, v in options.items() if k != "image_prompt_scale"}))
+        assert differ(
+            call(same, **options), call(same.pipe, **{k: v for k, v in options.items() if k != "image_prompt_scale"})
+        )
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
@@ -146,7 +153,9 @@ def test_the_base_model_runs_twice_a_step(ours, prompted):
     call(ours)
     handle.remove()
     assert len(calls) == ours.base_calls(3)
-    shared = {id(p) for part in ours.pipe.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters()}
+    shared = {
+        id(p) for part in ours.pipe.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters()
+    }
     parts = [prompted.pipe.unet, prompted.pipe.text_encoder, prompted.adapter]
     assert ours.parameters == sum(p.numel() for part in parts for p in part.parameters() if id(p) not in shared)
 
@@ -188,7 +197,10 @@ def test_an_interrupted_generation_leaves_the_plain_model(ours):
 def test_other_latents_are_refused(prompted, sdxl):
     large = tiny_models.with_own_denoiser(sdxl)
     large.unet.register_to_config(sample_size=2 * tiny_models.SIDE)
-    with pytest.raises(InputError, match=r"upgraded model has 4 channels of 16 x 16, scaled by 0.18215, and the base model 4 channels of 8 x 8"):
+    with pytest.raises(
+        InputError,
+        match=r"upgraded model has 4 channels of 16 x 16, scaled by 0.18215, and the base model 4 channels of 8 x 8",
+    ):
         DeltaSamplingPipeline(prompted, large)
     scaled = tiny_models.with_own_denoiser(sdxl)
     scaled.vae = tiny_models.vae()
@@ -202,9 +214,16 @@ def test_one_denoiser_for_both_is_refused(prompted):
         DeltaSamplingPipeline(prompted, prompted.pipe)
 
 
-@pytest.mark.parametrize(("kind", "words"), [(StableDiffusionPAGPipeline, "perturbs the attention"), (StableDiffusionSAGPipeline, "other rows")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(StableDiffusionPAGPipeline, "perturbs the attention"), (StableDiffusionSAGPipeline, "other rows")],
+)
 def test_guidance_by_other_rows_is_refused(prompted, kind, words):
-    parts = {n: p for n, p in tiny_models.with_own_denoiser(prompted.pipe).components.items() if n in inspect.signature(kind).parameters}
+    parts = {
+        n: p
+        for n, p in tiny_models.with_own_denoiser(prompted.pipe).components.items()
+        if n in inspect.signature(kind).parameters
+    }
     with pytest.raises(InputError, match=f"{kind.__name__} .*{words}"):
         DeltaSamplingPipeline(prompted, kind(**parts, requires_safety_checker=False))
 

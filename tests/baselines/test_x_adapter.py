@@ -1,6 +1,12 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from PIL import Image
 
 import tiny_models
@@ -47,7 +53,13 @@ def mapper_for(prompted, pipe, size=0.0):
 
 
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
-    options = {"num_inference_steps": STEPS, "start": 0.5, "output_type": "latent", "guidance_scale": 3.0, "image_prompt": tiny_models.embeds()}
+    options = {
+        "num_inference_steps": STEPS,
+        "start": 0.5,
+        "output_type": "latent",
+        "guidance_scale": 3.0,
+        "image_prompt": tiny_models.embeds(),
+    }
     return ours(prompt, generator=generators(*seeds), **{**options, **kwargs}).images
 
 
@@ -66,7 +78,9 @@ def test_a_new_mapper_is_plain_image_to_image(prompted, upgraded, start):
     prompt = {"prompt": PROMPTS[0], "image_prompt": tiny_models.embeds()}
     pictures = prompted(**prompt, **options, output_type="pt").images
     second = {**options, "strength": start, "output_type": "latent"}
-    ImagePromptPipeline(image_to_image(prompted.pipe), prompted.adapter)(**prompt, image=pictures, **second)  # takes its noise
+    ImagePromptPipeline(image_to_image(prompted.pipe), prompted.adapter)(
+        **prompt, image=pictures, **second
+    )  # takes its noise
     large = upgraded.unet.config.sample_size * 2
     pictures = torch.nn.functional.interpolate(pictures, (large, large), mode="bilinear", antialias=True)
     assert torch.equal(found, image_to_image(upgraded)(prompt=PROMPTS[0], image=pictures, **second).images)
@@ -98,7 +112,9 @@ def test_one_reference_and_several_pictures_of_each_prompt(prompted, sdxl):
 
 def test_without_guidance(prompted, sdxl):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl, 0.1))
-    assert differ(call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt=tiny_models.embeds(seed=1)))
+    assert differ(
+        call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt=tiny_models.embeds(seed=1))
+    )
 
 
 @pytest.mark.parametrize("start", [0.25, 0.6, 1.0])
@@ -168,14 +184,18 @@ def test_what_it_costs(prompted, sdxl):
     assert XAdapterPipeline(prompted, sdxl, mapper).parameters == expected
     sharing = tiny_models.with_own_denoiser(sdxl)
     sharing.vae = prompted.pipe.vae
-    assert XAdapterPipeline(prompted, sharing, mapper).parameters == expected - sum(p.numel() for p in sharing.vae.parameters())
+    assert XAdapterPipeline(prompted, sharing, mapper).parameters == expected - sum(
+        p.numel() for p in sharing.vae.parameters()
+    )
 
 
 def test_saved_and_loaded(prompted, sdxl, tmp_path):
     mapper = mapper_for(prompted, sdxl, 0.1)
     mapper.save_pretrained(tmp_path)
     found = XAdapter.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), mapper.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(found.state_dict().values(), mapper.state_dict().values(), strict=True)
+    )
     assert torch.equal(*(call(XAdapterPipeline(prompted, sdxl, m)) for m in (mapper, found)))
 
 
@@ -183,7 +203,9 @@ def test_saved_and_loaded(prompted, sdxl, tmp_path):
 
 
 def test_a_transformer_is_refused(prompted, sdxl, pixart):
-    with pytest.raises(InputError, match="U-Nets only but the denoiser of the upgraded model is PixArtTransformer2DModel"):
+    with pytest.raises(
+        InputError, match="U-Nets only but the denoiser of the upgraded model is PixArtTransformer2DModel"
+    ):
         XAdapter.between(prompted.pipe.unet, pixart.transformer)
     with pytest.raises(InputError, match="U-Nets only"):
         XAdapterPipeline(prompted, pixart, mapper_for(prompted, sdxl))
@@ -231,7 +253,9 @@ class Rows:
         generator = torch.Generator().manual_seed(0)
         sides = {"base": tiny_models.SIDE, "upgraded": upgraded.denoiser.config.sample_size}
         self.tensors = {f"{n}.latents": torch.randn(count, 4, s, s, generator=generator) for n, s in sides.items()}
-        self.tensors |= {f"base.text.{n}": t for n, t in base.encode_text(["a cat", "a dog", "a bird", "a fish"][:count]).items()}
+        self.tensors |= {
+            f"base.text.{n}": t for n, t in base.encode_text(["a cat", "a dog", "a bird", "a fish"][:count]).items()
+        }
 
     def __len__(self):
         return len(self.tensors["base.latents"])
@@ -292,7 +316,13 @@ def test_the_upgraded_model_reads_nothing_and_the_noises_are_independent(prompte
 def test_training_resumes_bit_for_bit(prompted, sdxl, tmp_path):
     def go(output, samples, resume=False):
         objective, table = mapping(prompted, sdxl)
-        train(objective, table, TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, tensorboard=False), output, resume=resume)
+        train(
+            objective,
+            table,
+            TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, tensorboard=False),
+            output,
+            resume=resume,
+        )
         return weights(objective.mapper)
 
     straight = go(tmp_path / "a", 8)
@@ -308,7 +338,10 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
         Image.new("RGB", (32, 32), (80 * i, 100, 200)).save(tmp_path / "data" / f"{i}.png")
     lines = [f'{{"file_name": "{i}.png", "text": "picture {i}"}}' for i in range(3)]
     (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines))
-    config, pictures = TrainingConfig(samples=4, batch_size=2, tensorboard=False), ImageFolderDataset(tmp_path / "data", size=32)
+    config, pictures = (
+        TrainingConfig(samples=4, batch_size=2, tensorboard=False),
+        ImageFolderDataset(tmp_path / "data", size=32),
+    )
     mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "run", training=config)
     assert equal(weights(XAdapter.from_pretrained(tmp_path / "run" / "x_adapter")), weights(mapper))
 

@@ -44,10 +44,24 @@ def test_from_a_recipe_to_a_picture(tmp_path, reference, capsys):
     assert main([*TRANSFER, "--training.samples", "16", "--output", str(run)]) == 0
     assert main(["inspect", str(run / "adapter"), "--json", "true"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["kind"].startswith("A4A") and facts["sites"] == 8 and facts["image encoder"] == "zoo:clip-large/image_encoder"
+    assert (
+        facts["kind"].startswith("A4A")
+        and facts["sites"] == 8
+        and facts["image encoder"] == "zoo:clip-large/image_encoder"
+    )
     assert "transferred" in (run / "adapter" / "README.md").read_text()
     out = tmp_path / "pictures"
-    arguments = ["generate", "--adapter", str(run / "adapter"), "--model", "zoo:pixart-mini", "--image", f"[{reference}]", "--output", str(out)]
+    arguments = [
+        "generate",
+        "--adapter",
+        str(run / "adapter"),
+        "--model",
+        "zoo:pixart-mini",
+        "--image",
+        f"[{reference}]",
+        "--output",
+        str(out),
+    ]
     arguments += [
         "--prompt",
         '["a large creature in the middle, in a room", "a small creature on the left, in the snow"]',
@@ -77,7 +91,12 @@ def test_help_tells_what_each_option_is(capsys):
         main(["transfer", "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for words in ("--method.rounds", "R, rounds of the upgraded space mapping", "--objective.rates.projection", "--training.samples"):
+    for words in (
+        "--method.rounds",
+        "R, rounds of the upgraded space mapping",
+        "--objective.rates.projection",
+        "--training.samples",
+    ):
         assert words in text
 
 
@@ -89,7 +108,17 @@ def test_inspect_tells_models_and_adapters_apart(capsys):
     assert "base family" in out and "5 x 48" not in out.split("tokens")[0]
 
 
-GENERATE = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:sd15-mini", "--image", "[gone.png]", "--prompt", "[x]"]
+GENERATE = [
+    "generate",
+    "--adapter",
+    "zoo:ip-adapter-sd15-mini",
+    "--model",
+    "zoo:sd15-mini",
+    "--image",
+    "[gone.png]",
+    "--prompt",
+    "[x]",
+]
 GENERATE += ["--output", "out"]
 NUMBERS = [("count", "0"), ("steps", "0"), ("height", "60"), ("width", "60"), ("width", "-8")]
 
@@ -102,7 +131,9 @@ BAD = {
     "missing model": ([*TRANSFER, "--model", "./gone"], "gone"),
     "missing data": ([*TRANSFER, "--data", "ImageFolderDataset", "--data.init_args.path", "gone"], "gone"),
     "missing encoder": ([*TRANSFER, "--image_encoder", "./gone"], "gone"),
-    **{f"generate {name} {value}": ([*GENERATE, f"--{name}", value], f"--{name} is {value}") for name, value in NUMBERS},
+    **{
+        f"generate {name} {value}": ([*GENERATE, f"--{name}", value], f"--{name} is {value}") for name, value in NUMBERS
+    },
     "zoo that is not there": (["zoo", "list", "--models", "gone"], "no folder gone"),
     "no samples of the zoo": (["zoo", "show", "sd15-mini", "--count", "0"], "--count is 0"),
     "no such picture": (GENERATE, "gone.png"),
@@ -125,8 +156,23 @@ def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):
 
 
 def test_an_adapter_for_other_sites_names_the_first_that_differs(tmp_path, reference, capsys):
-    arguments = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:pixart-mini", "--image", f"[{reference}]"]
-    arguments += ["--prompt", "[x]", "--output", str(tmp_path / "out"), "--image_encoder", "zoo:clip-large/image_encoder"]
+    arguments = [
+        "generate",
+        "--adapter",
+        "zoo:ip-adapter-sd15-mini",
+        "--model",
+        "zoo:pixart-mini",
+        "--image",
+        f"[{reference}]",
+    ]
+    arguments += [
+        "--prompt",
+        "[x]",
+        "--output",
+        str(tmp_path / "out"),
+        "--image_encoder",
+        "zoo:clip-large/image_encoder",
+    ]
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert "site 0" in said and "48" in said and "144" in said
@@ -140,8 +186,25 @@ def test_an_encoder_of_the_wrong_width_names_both(tmp_path, capsys):
 
 def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path, reference, capsys):
     (tmp_path / "file").write_text("in the way")
-    arguments = ["generate", "--adapter", "zoo:ip-adapter-sd15-mini", "--model", "zoo:sd15-mini", "--image", f"[{reference}]", "--steps", "1"]
-    arguments += ["--prompt", "[x]", "--output", str(tmp_path / "file" / "out"), "--image_encoder", "zoo:clip-large/image_encoder"]
+    arguments = [
+        "generate",
+        "--adapter",
+        "zoo:ip-adapter-sd15-mini",
+        "--model",
+        "zoo:sd15-mini",
+        "--image",
+        f"[{reference}]",
+        "--steps",
+        "1",
+    ]
+    arguments += [
+        "--prompt",
+        "[x]",
+        "--output",
+        str(tmp_path / "file" / "out"),
+        "--image_encoder",
+        "zoo:clip-large/image_encoder",
+    ]
     assert main(arguments) == 2
     assert "file" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "reference.png"]
@@ -149,7 +212,10 @@ def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path, reference, ca
 
 def test_the_command_itself_starts_and_exits_with_2():
     done = subprocess.run(
-        [sys.executable, "-c", "from a4a.cli.main import run; run()", "inspect", "gone.bin"], capture_output=True, text=True, env={**os.environ}
+        [sys.executable, "-c", "from a4a.cli.main import run; run()", "inspect", "gone.bin"],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
     )
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0 and "gone.bin" in done.stderr

@@ -39,7 +39,9 @@ def same(a, b):
 
 @pytest.fixture(params=kinds(), ids=lambda k: k.__name__)
 def adapter(request, pipe, sd15):
-    assert request.param in MAKERS, f"tests/contracts/test_adapters.py does not know how to make a {request.param.__name__}"
+    assert request.param in MAKERS, (
+        f"tests/contracts/test_adapters.py does not know how to make a {request.param.__name__}"
+    )
     return MAKERS[request.param](pipe, sd15).requires_grad_(True).eval()
 
 
@@ -94,7 +96,11 @@ def test_every_parameter_has_a_rate_and_gets_a_gradient(adapter, pipe):
     backbone = backbone_for(pipe)
     with attach(backbone.denoiser, backbone.sites, adapter(tiny_models.embeds(2))):
         backbone.predict(*tiny_models.inputs(backbone, 2)).square().mean().backward()
-    without = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.abs().max() > 0 or not p.grad.isfinite().all()]
+    without = [
+        name
+        for name, p in adapter.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0 or not p.grad.isfinite().all()
+    ]
     assert without == []
 
 

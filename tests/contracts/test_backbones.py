@@ -14,7 +14,10 @@ from a4a.training.trainer import train
 PIPES = {"UNet2DConditionModel": ["sd15", "sdxl"], "PixArtTransformer2DModel": ["pixart"]}
 
 
-@pytest.fixture(params=[(family, pipe) for family in sorted(families()) for pipe in PIPES.get(family, [None])], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(
+    params=[(family, pipe) for family in sorted(families()) for pipe in PIPES.get(family, [None])],
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
 def backbone(request):
     family, name = request.param
     assert name is not None, f"tests/contracts/test_backbones.py does not know a pipeline with a {family}"
@@ -47,7 +50,9 @@ def test_one_row_does_not_know_of_the_others(backbone):
     noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     whole = backbone.predict(noisy, timesteps, text)
     for i in range(3):
-        alone = backbone.predict(noisy[i : i + 1], timesteps[i : i + 1], {name: t[i : i + 1] for name, t in text.items()})
+        alone = backbone.predict(
+            noisy[i : i + 1], timesteps[i : i + 1], {name: t[i : i + 1] for name, t in text.items()}
+        )
         torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
 
 
@@ -78,7 +83,12 @@ def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, we
     adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), tiny_models.EMBED)
     begin = {name: p.detach().clone() for name, p in adapter.named_parameters()}
     objective = Denoising(backbone, adapter, ObjectiveConfig(rates=LearningRates(adapter=1e-3), weighting=weighting))
-    rows = train(objective, tiny_models.Samples(backbone, 4), TrainingConfig(samples=8, batch_size=4, tensorboard=False), tmp_path)
+    rows = train(
+        objective,
+        tiny_models.Samples(backbone, 4),
+        TrainingConfig(samples=8, batch_size=4, tensorboard=False),
+        tmp_path,
+    )
     assert all(torch.tensor(r["loss"]).isfinite() for r in rows)
     for name, p in adapter.named_parameters():
         assert p.isfinite().all()

@@ -62,7 +62,9 @@ def mean(scores):
 
 
 def test_every_score_is_a_table_or_an_estimate(metric):
-    scores = metric(tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.picture(50 + 3 * s + g)))
+    scores = metric(
+        tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.picture(50 + 3 * s + g))
+    )
     assert scores
     assert set(scores) <= set(SAME)
     for name, found in scores.items():
@@ -76,7 +78,10 @@ def test_every_score_is_a_table_or_an_estimate(metric):
 
 
 def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metric):
-    ceiling, floor = metric(tiny_encoders.generated()), metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.noise(2 * s + g)))
+    ceiling, floor = (
+        metric(tiny_encoders.generated()),
+        metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.noise(2 * s + g))),
+    )
     for name in [n for n in ceiling if SAME[n] is not None]:
         assert mean(ceiling[name]) == pytest.approx(SAME[name], abs=1e-6)
         if name != "face_found":  # the noise has one
@@ -111,7 +116,10 @@ def test_a_name_belongs_to_one_metric(see):
 def test_pictures_of_other_subjects_are_found_at_chance(see):
     """Over all cyclic shifts of the subjects every picture is its own reference's once."""
     metric = made("Retrieval", see)
-    shifts = [mean(metric(tiny_encoders.generated(of=lambda s, g, by=by: tiny_encoders.picture((s + by) % 6)))["retrieval"]) for by in range(6)]
+    shifts = [
+        mean(metric(tiny_encoders.generated(of=lambda s, g, by=by: tiny_encoders.picture((s + by) % 6)))["retrieval"])
+        for by in range(6)
+    ]
     assert shifts[0] == 1
     assert np.mean(shifts) == pytest.approx(1 / 6)
 

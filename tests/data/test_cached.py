@@ -86,6 +86,8 @@ class Grey(TrainingImages):
 def test_large_pictures_go_through_the_vae_few_at_a_time(pixart, tmp_path, monkeypatch, side, batches):
     seen, count = [], sum(batches)
     backbone = backbone_for(pixart)
-    monkeypatch.setattr(backbone, "encode_pixels", lambda pixels: seen.append(len(pixels)) or torch.zeros(len(pixels), 4, 1, 1))
+    monkeypatch.setattr(
+        backbone, "encode_pixels", lambda pixels: seen.append(len(pixels)) or torch.zeros(len(pixels), 4, 1, 1)
+    )
     table = encode(Grey(count, side), backbone, None, tmp_path)
     assert seen == batches and table.latents.shape == (count, 4, 1, 1)

@@ -22,7 +22,9 @@ def folder(path, rows, broken=()):
 
 
 def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
-    pictures = ImageFolderDataset(folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16)
+    pictures = ImageFolderDataset(
+        folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16
+    )
     assert pictures.pixels(torch.tensor([2, 0])).shape == (2, 3, 16, 16)
     assert pictures.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
     assert pictures.captions == ["picture 0", "picture 1", "picture 2"]
@@ -36,7 +38,9 @@ def test_named_subjects_pair_different_pictures(tmp_path):
 
 
 def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
-    pictures = ImageFolderDataset(folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16)
+    pictures = ImageFolderDataset(
+        folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16
+    )
     assert len(pictures) == 1
     said = capsys.readouterr().err
     assert "1 of 2" in said and "bad.png" in said

@@ -113,7 +113,17 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, spoil, said):
 
 def test_a_task_is_known_by_what_is_in_it(world):
     assert WorldTask("validation", 3, 2).key == world.key
-    assert len({world.key, WorldTask("test", 3, 2).key, WorldTask("validation", 2, 2).key, WorldTask("validation", 3, 1).key}) == 4
+    assert (
+        len(
+            {
+                world.key,
+                WorldTask("test", 3, 2).key,
+                WorldTask("validation", 2, 2).key,
+                WorldTask("validation", 3, 1).key,
+            }
+        )
+        == 4
+    )
 
 
 def test_prompts_are_read_as_they_are_written():
@@ -167,7 +177,9 @@ def test_the_csv_has_every_picture(world, tmp_path):
     evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path)
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r["subject"], r["generation"], r["prompt"]) for r in rows] == [(world.subjects[i // 2], str(i % 2), world.prompts[i]) for i in range(6)]
+    assert [(r["subject"], r["generation"], r["prompt"]) for r in rows] == [
+        (world.subjects[i // 2], str(i % 2), world.prompts[i]) for i in range(6)
+    ]
 
 
 def test_two_tasks_never_share_a_table(world, tmp_path):
@@ -226,7 +238,11 @@ description: Nobody knows.
     assert page.count("data:image/png") == 1 and "text only" in page and "identity" in page
     assert (tmp_path / "page" / "table.png").exists() and "table.png" in text
     for grid_subjects in (page, text):
-        assert "Who draws best" in grid_subjects and "Nobody knows." in grid_subjects and "minus text only" in grid_subjects
+        assert (
+            "Who draws best" in grid_subjects
+            and "Nobody knows." in grid_subjects
+            and "minus text only" in grid_subjects
+        )
     assert main(["report", str(tmp_path / "page"), "--output", str(tmp_path / "none")]) == 2
 
 
@@ -234,4 +250,8 @@ def test_text_only_is_the_plain_pipeline(tmp_path):
     task = Task(["a"], [Image.new("RGB", (8, 8))], ["a small creature on the left, in the snow"])
     first, second = (TextOnly("zoo:sd15-mini", sampling=SAMPLING).generate(task, [0], [noise(0)])[0] for _ in range(2))
     assert first.size == (64, 64) and np.array_equal(first, second)
-    assert PromptAccuracy()(GeneratedSet(task.references, [task.prompts], [[first]])).keys() == {"scene", "place", "size"}
+    assert PromptAccuracy()(GeneratedSet(task.references, [task.prompts], [[first]])).keys() == {
+        "scene",
+        "place",
+        "size",
+    }

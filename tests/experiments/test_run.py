@@ -25,7 +25,10 @@ RECIPE = {
         "training": {"samples": 16, "batch_size": 4, "evaluate_every": 8, "tensorboard": False},
         "evaluation": {"class_path": "a4a.zoo.WorldValidator", "init_args": {"split": "validation", "subjects": 2}},
     },
-    "variants": {"A4A": {}, "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}}},
+    "variants": {
+        "A4A": {},
+        "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}},
+    },
     "seeds": [0, 1],
     "scores": ["identity"],
     "claims": [
@@ -70,7 +73,10 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
     with monkeypatch.context() as patch:  # what another experiment has trained is not trained again
         patch.setattr(experiment, "transfer", wraps(experiment.transfer)(lambda **_: pytest.fail("trained again")))
-        assert main(["experiment", "--config", str(tmp_path / "again.yaml"), "--output", str(tmp_path / "runs" / "again")]) == 0
+        assert (
+            main(["experiment", "--config", str(tmp_path / "again.yaml"), "--output", str(tmp_path / "runs" / "again")])
+            == 0
+        )
     assert (tmp_path / "runs" / "again" / "ours" / "seed1" / "log.csv").read_text() == logs["A4Aseed1"]
     shutil.rmtree(tmp_path / "runs" / "again")
 
@@ -78,11 +84,21 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
     assert len(json.loads((folder / "final" / "results.json").read_text())["methods"]) == 5
     assert run(tmp_path, {**recipe, "recipe": {**recipe["recipe"], "method": {"rounds": 1}}}) == 2
     assert "was trained with method.rounds 0 and the recipe now says 1" in capsys.readouterr().err
-    assert list(json.loads((folder / "validation" / "results.json").read_text())["methods"]) == ["copier"]  # for the curves, on their subjects
+    assert list(json.loads((folder / "validation" / "results.json").read_text())["methods"]) == [
+        "copier"
+    ]  # for the curves, on their subjects
 
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page"), "--title", "Miniature"]) == 0
     text, page = ((tmp_path / "page" / name).read_text() for name in ("README.md", "index.html"))
-    for words in ("# Miniature", "## To a transformer", "What the paper shows.", "| A4A | 16 | 2 |", "copier", "does not hold", "Seeds 0, 1"):
+    for words in (
+        "# Miniature",
+        "## To a transformer",
+        "What the paper shows.",
+        "| A4A | 16 | 2 |",
+        "copier",
+        "does not hold",
+        "Seeds 0, 1",
+    ):
         assert words in text, words
     assert (tmp_path / "page" / "figure7-identity.svg").exists() and (tmp_path / "page" / "figure7.png").exists()
     assert page.count("<svg") == 1 and "A4A reaches the copier." in page and 'src="data:image/png' in page
@@ -120,13 +136,17 @@ def log(*scores):
 
 
 def decide(kind, methods, logs, extra_methods=()):
-    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in extra_methods})[1:]
+    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in extra_methods})[
+        1:
+    ]
 
 
 def test_above_needs_the_whole_interval_of_the_paired_difference():
     base = [[i / 10] for i in range(20)]
     higher = [[v[0] + 0.1 + 0.001 * i] for i, v in enumerate(base)]
-    assert decide("above", [method("a", higher), method("b", base)], {})[0] == "holds"  # paired: spread between subjects does not matter
+    assert (
+        decide("above", [method("a", higher), method("b", base)], {})[0] == "holds"
+    )  # paired: spread between subjects does not matter
     assert decide("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
     assert decide("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
     assert decide("above", [method("a", base)], {})[0] == "not measured"
@@ -155,4 +175,6 @@ def test_reaches_says_when_and_how_many_times_fewer():
     assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
     assert decide("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
     assert decide("reaches", [], {"a": log(0, 0.41)}, [method("b", [[0.3], [0.5]])])[0] == "holds"
-    assert decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"  # on other subjects than the curve
+    assert (
+        decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"
+    )  # on other subjects than the curve

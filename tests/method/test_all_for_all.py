@@ -39,7 +39,10 @@ def draw(batch=3, seed=1, requires_grad=False):
     generator = torch.Generator().manual_seed(seed)
 
     def one():
-        return tuple(torch.randn(batch, TOKENS, s.width, generator=generator, dtype=torch.float64).requires_grad_(requires_grad) for s in BASE)
+        return tuple(
+            torch.randn(batch, TOKENS, s.width, generator=generator, dtype=torch.float64).requires_grad_(requires_grad)
+            for s in BASE
+        )
 
     return SiteFeatures(one(), one())
 
@@ -100,7 +103,10 @@ def chain(features, weights, *, residual, sharing, warm_start, rounds):
     reference = coupling.reshape(-1, D_SCM)
     for r in range(rounds):
         here = f"1.rounds.{r}"
-        own, other = layer_norm(tokens, weights, f"{here}.norm_mapped"), layer_norm(reference, weights, f"{here}.norm_reference")
+        own, other = (
+            layer_norm(tokens, weights, f"{here}.norm_mapped"),
+            layer_norm(reference, weights, f"{here}.norm_reference"),
+        )
         both = torch.cat([own, other])
         w_1, w_2, w_3, w_out = (weights[f"{here}.w_{n}.weight"].T for n in ("1", "2", "3", "out"))
         attended = multi_head_attention(own @ w_1, both @ w_2, both @ w_3) @ w_out
@@ -118,7 +124,10 @@ def test_equations_7_to_12(options):
     method, features = build(**options), draw()
     found = method(features)
     state = method.state_dict()
-    for half, given_half, found_half in (("keys", features.keys, found.keys), ("values", features.values, found.values)):
+    for half, given_half, found_half in (
+        ("keys", features.keys, found.keys),
+        ("values", features.values, found.values),
+    ):
         weights = {name.removeprefix(f"{half}."): t for name, t in state.items() if name.startswith(half)}
         for row in range(features.batch):
             expected = chain([f[row] for f in given_half], weights, **options)
@@ -139,7 +148,9 @@ def test_heads_that_do_not_divide_the_attention_are_refused(heads, inner, wide):
         AllForAll(BASE, UPGRADED, TOKENS, heads=heads, inner=inner)
 
 
-@pytest.mark.parametrize(("widths", "expected"), [((320, 640, 1280), 1280), ((4, 6), 12), ((7,), 7), ((48, 64, 96), 192)])
+@pytest.mark.parametrize(
+    ("widths", "expected"), [((320, 640, 1280), 1280), ((4, 6), 12), ((7,), 7), ((48, 64, 96), 192)]
+)
 def test_the_coupling_width_is_the_least_common_multiple_of_the_base_widths(widths, expected):
     base = [Site(str(i), w, 0.0) for i, w in enumerate(widths)]
     with torch.device("meta"):
@@ -171,7 +182,9 @@ def test_the_parameters_are_exactly_these(options):
         for part in ("norm_mapped", "norm_reference", "ffn.0", "ffn.1", "ffn.3"):
             expected |= linear(f"{here}.{part}")
     method = build(**options)
-    assert {name for name, _ in method.named_parameters()} == {f"{half}.{name}" for half in ("keys", "values") for name in expected}
+    assert {name for name, _ in method.named_parameters()} == {
+        f"{half}.{name}" for half in ("keys", "values") for name in expected
+    }
     assert list(method.buffers()) == []
 
 
@@ -201,7 +214,12 @@ def test_without_rounds_a_warm_start_sees_the_two_nearest_sites_alone():
     method = build(shake=False, rounds=0)
     features = draw(requires_grad=True)
     method(features).keys[1].sum().backward()
-    assert [bool(k.grad.abs().max() > 0) for k in features.keys] == [True, False, True, False]  # depth 0.4 between 0.0 and 0.5
+    assert [bool(k.grad.abs().max() > 0) for k in features.keys] == [
+        True,
+        False,
+        True,
+        False,
+    ]  # depth 0.4 between 0.0 and 0.5
 
 
 def test_one_reference_does_not_see_another():
@@ -276,6 +294,8 @@ def test_nearest_sees_one_base_site_and_all_sees_every_one(warm):
         features = draw(requires_grad=True)
         mapped = method(features)
         for u, base in own.items():
-            gradients = torch.autograd.grad(mapped.keys[u].square().sum(), features.keys, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(
+                mapped.keys[u].square().sum(), features.keys, retain_graph=True, allow_unused=True
+            )
             moved = {i for i, g in enumerate(gradients) if g is not None and g.abs().max() > 0}
             assert moved == ({base} if connectivity == "layer_by_layer" else set(range(4)))

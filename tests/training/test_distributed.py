@@ -81,9 +81,9 @@ def denoising(**options):
     pipe = tiny_models.pixart()
     backbone = backbone_for(pipe)
     options = {"rates": LearningRates(1e-3, 1e-2, 1e-3), **options}
-    return Denoising(backbone, tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe), ObjectiveConfig(**options)), tiny_models.Samples(
-        backbone
-    )
+    return Denoising(
+        backbone, tiny_models.a4a(tiny_models.ip_adapter(tiny_models.sd15()), pipe), ObjectiveConfig(**options)
+    ), tiny_models.Samples(backbone)
 
 
 PLAIN = TrainingConfig(samples=4, batch_size=2, weight_decay=0.0, max_grad_norm=0.0, tensorboard=False)
@@ -125,7 +125,10 @@ def _spread_gradients(process, output):
         objective, table = denoising()
         if how == "spread":
             shard(objective.denoiser, "BasicTransformerBlock")
-            torch.save(sum(getattr(p, "_local_tensor", p).numel() for p in objective.denoiser.parameters()), f"{output}/count{process}.pt")
+            torch.save(
+                sum(getattr(p, "_local_tensor", p).numel() for p in objective.denoiser.parameters()),
+                f"{output}/count{process}.pt",
+            )
         exclude_frozen_from_ddp(objective)
         torch.manual_seed(process)
         nn.parallel.DistributedDataParallel(objective)(table.batch(torch.tensor([process, 2]))).backward()
@@ -148,7 +151,12 @@ def _dry(process, output):
     over = []
     a4a.transfer.dry_run.shard = lambda *args: over.append(args) or shard(*args)
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
-    options = (Method(rounds=1, heads=4), ObjectiveConfig(), TrainingConfig(batch_size=1), Precision("bfloat16", shard=True))
+    options = (
+        Method(rounds=1, heads=4),
+        ObjectiveConfig(),
+        TrainingConfig(batch_size=1),
+        Precision("bfloat16", shard=True),
+    )
     facts = dry_run(*parts, *options, results=Path(output) / "results")
     assert facts["processes"] == 2 and len(over) == 1
     torch.save(facts["losses"], f"{output}/{process}.pt")
@@ -206,9 +214,28 @@ def test_a_signal_to_one_stops_both_and_they_resume_bit_for_bit(tmp_path):
 
 
 def torchrun(output, kind, *more):
-    environment = {**os.environ, "PYTHONPATH": str(Path(a4a.__file__).parents[1]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).with_name("toy_runs.py"))]
-    return subprocess.Popen([*run, str(output), "80", kind, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(a4a.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(Path(__file__).with_name("toy_runs.py")),
+    ]
+    return subprocess.Popen(
+        [*run, str(output), "80", kind, *more],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_one_killed_ends_the_other_and_the_last_checkpoint_is_whole(tmp_path):
@@ -243,7 +270,11 @@ def _differ(process, output, what):
 
 @pytest.mark.parametrize(
     ("what", "said"),
-    [("length", "Process 1 has training samples 22 but process 0 has 20"), ("content", "training data"), ("parameters", "trained parameters")],
+    [
+        ("length", "Process 1 has training samples 22 but process 0 has 20"),
+        ("content", "training data"),
+        ("parameters", "trained parameters"),
+    ],
 )
 def test_two_with_different_data_say_so(tmp_path, what, said):
     launched(_differ, str(tmp_path), what)
@@ -323,7 +354,11 @@ def test_any_pass_can_be_taken_alone():
 
 
 def test_one_bucket_is_none():
-    order, plain, one = EpochShuffle(7, 3), BucketBatchSampler(7, 3, 4), BucketBatchSampler(7, 3, 4, torch.ones(7, dtype=torch.long))
+    order, plain, one = (
+        EpochShuffle(7, 3),
+        BucketBatchSampler(7, 3, 4),
+        BucketBatchSampler(7, 3, 4, torch.ones(7, dtype=torch.long)),
+    )
     for i in range(12):
         assert torch.equal(plain.take(i), order.take(4 * i, 4))
         assert torch.equal(plain.take(i), one.take(i))

@@ -76,7 +76,9 @@ def test_a_denoiser_in_int8_is_half_and_nearly_the_same(pipe, sd15):
     assert sum(t.numel() * t.element_size() for t in backbone.denoiser.state_dict().values()) < before
     rounded, close = gradients(objective, batch)
     assert rounded == pytest.approx(loss, rel=0.02)
-    similarity = torch.cosine_similarity(torch.cat([g.flatten() for g in found]), torch.cat([g.flatten() for g in close]), dim=0)
+    similarity = torch.cosine_similarity(
+        torch.cat([g.flatten() for g in found]), torch.cat([g.flatten() for g in close]), dim=0
+    )
     assert similarity > 0.98
 
 
@@ -90,7 +92,9 @@ def test_one_process_has_nobody_to_spread_over(sd15):
         Precision(shard=True).apply(backbone_for(sd15))
 
 
-@pytest.mark.parametrize("options", [{}, {"base_sites": 2}, {"coupling": False}, {"connectivity": "layer_by_layer"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"base_sites": 2}, {"coupling": False}, {"connectivity": "layer_by_layer"}], ids=str
+)
 def test_no_parameter_is_trained_that_the_method_does_not_use(sd15, pixart, options):
     """With several processes one without a gradient would end the training."""
     backbone = backbone_for(tiny_models.with_own_denoiser(pixart))
@@ -100,7 +104,9 @@ def test_no_parameter_is_trained_that_the_method_does_not_use(sd15, pixart, opti
     _, found = gradients(objective, rows(backbone))
     assert len(found) == sum(len(group["params"]) for group in objective.parameter_groups())
     used = {"base_sites": 2, "coupling": 0}.get(next(iter(options), ""), len(source.sites))
-    assert sum(p.requires_grad for p in adapter.source.parameters()) == 2 * used + len(list(source.image_proj.parameters()))
+    assert sum(p.requires_grad for p in adapter.source.parameters()) == 2 * used + len(
+        list(source.image_proj.parameters())
+    )
 
 
 def test_a_denoiser_in_16_bits_runs_in_16_bits_under_autocast(sd15, pixart):

@@ -42,7 +42,14 @@ def losses(rows):
 
 def run(output, samples=40, objective=None, table=None, resume=False, evaluate=None, **options):
     objective = Regression() if objective is None else objective
-    rows = train(objective, Rows() if table is None else table, config(samples, **options), output, resume=resume, evaluate=evaluate)
+    rows = train(
+        objective,
+        Rows() if table is None else table,
+        config(samples, **options),
+        output,
+        resume=resume,
+        evaluate=evaluate,
+    )
     return objective, rows
 
 
@@ -284,7 +291,9 @@ def test_another_model_is_not_resumed(tmp_path):
         run(tmp_path, objective=other, resume=True)
 
 
-@pytest.mark.parametrize(("options", "found"), [({"batch_size": 1}, 2), ({"batch_size": 4}, 8), ({"gradient_accumulation": 1}, 2)])
+@pytest.mark.parametrize(
+    ("options", "found"), [({"batch_size": 1}, 2), ({"batch_size": 4}, 8), ({"gradient_accumulation": 1}, 2)]
+)
 def test_another_number_of_samples_a_step_is_not_resumed(tmp_path, options, found):
     run(tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -337,7 +346,12 @@ def test_what_was_just_written_is_kept_whatever_else_is_there(tmp_path):
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
     run(tmp_path, 8)
     folder = tmp_path / "checkpoints" / "0000000008"
-    assert sorted(p.name for p in folder.iterdir()) == ["ema.safetensors", "optimizer.pt", "state.json", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "ema.safetensors",
+        "optimizer.pt",
+        "state.json",
+        "weights.safetensors",
+    ]
     trained = {"first.weight", "first.bias", "second.weight", "second.bias"}
     assert set(load_file(folder / "weights.safetensors")) == trained
     assert set(load_file(folder / "ema.safetensors")) == trained
@@ -347,7 +361,9 @@ def test_without_a_moving_average_none_is_written(tmp_path):
     objective, _ = run(tmp_path, 8, ema_decay=None)
     folder = tmp_path / "checkpoints" / "0000000008"
     assert not (folder / "ema.safetensors").exists()
-    assert all(torch.equal(weights(objective)[name], t) for name, t in load_file(folder / "weights.safetensors").items())
+    assert all(
+        torch.equal(weights(objective)[name], t) for name, t in load_file(folder / "weights.safetensors").items()
+    )
 
 
 def test_what_is_frozen_stays_what_it_was(straight):
@@ -386,7 +402,15 @@ def test_an_epoch_takes_every_row_once_in_a_new_order(seed):
 def _two(output):
     torch.set_num_threads(1)
     AcceleratorState._reset_state(True)  # what the parent process has set up is not ours
-    objective, _ = run(output, 24, objective=Regression(noise=0.0), batch_size=2, gradient_accumulation=1, ema_decay=None, max_grad_norm=0.0)
+    objective, _ = run(
+        output,
+        24,
+        objective=Regression(noise=0.0),
+        batch_size=2,
+        gradient_accumulation=1,
+        ema_decay=None,
+        max_grad_norm=0.0,
+    )
     state = PartialState()
     assert state.num_processes == 2
     torch.save(weights(objective), f"{output}/{state.process_index}.pt")
@@ -394,7 +418,15 @@ def _two(output):
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     debug_launcher(_two, args=(str(tmp_path / "two"),), num_processes=2)
-    one, _ = run(tmp_path / "one", 24, objective=Regression(noise=0.0), batch_size=4, gradient_accumulation=1, ema_decay=None, max_grad_norm=0.0)
+    one, _ = run(
+        tmp_path / "one",
+        24,
+        objective=Regression(noise=0.0),
+        batch_size=4,
+        gradient_accumulation=1,
+        ema_decay=None,
+        max_grad_norm=0.0,
+    )
     found = [torch.load(tmp_path / "two" / f"{i}.pt", weights_only=True) for i in range(2)]
     assert equal(*found)
     for name, t in weights(one).items():
@@ -409,7 +441,11 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 
 def denoising(pipe, source_pipe=None, **options):
     own = backbone_for(tiny_models.with_own_denoiser(pipe))
-    adapter = tiny_models.ip_adapter(pipe) if source_pipe is None else tiny_models.a4a(tiny_models.ip_adapter(source_pipe), pipe)
+    adapter = (
+        tiny_models.ip_adapter(pipe)
+        if source_pipe is None
+        else tiny_models.a4a(tiny_models.ip_adapter(source_pipe), pipe)
+    )
     return Denoising(own, adapter, ObjectiveConfig(**options)), tiny_models.Samples(own)
 
 
@@ -451,9 +487,13 @@ def test_conditions_are_dropped_as_often_as_asked(sd15):
     objective, table = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
     seen = {"image": [], "text": []}
     empty = backbone_for(sd15).no_text()["states"]
-    objective.adapter.forward = lambda embeds: seen["image"].append((embeds == 0).all(1)) or tiny_models.ip_adapter(sd15)(embeds)
+    objective.adapter.forward = lambda embeds: (
+        seen["image"].append((embeds == 0).all(1)) or tiny_models.ip_adapter(sd15)(embeds)
+    )
     objective.injection.set = lambda *_: None
-    objective._backbone.predict = lambda noisy, _t, text: seen["text"].append((text["states"] == empty).all(2).all(1)) or noisy.requires_grad_()
+    objective._backbone.predict = lambda noisy, _t, text: (
+        seen["text"].append((text["states"] == empty).all(2).all(1)) or noisy.requires_grad_()
+    )
     torch.manual_seed(0)
     count = 4000
     objective(table.batch(torch.randint(0, 6, (count,))))

@@ -84,5 +84,9 @@ def config(samples, **options):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    output, samples, kind = sys.argv[1], int(sys.argv[2]), {"slow": Slow, "suicidal": Suicidal, "plain": Regression}[sys.argv[3]]
+    output, samples, kind = (
+        sys.argv[1],
+        int(sys.argv[2]),
+        {"slow": Slow, "suicidal": Suicidal, "plain": Regression}[sys.argv[3]],
+    )
     train(kind(), Rows(), config(samples), output, resume="resume" in sys.argv)

@@ -54,7 +54,9 @@ def allocated(loss, inputs):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         loss(inputs).backward()
     alive, peak = {}, 0
-    for event in sorted(allocations(seen.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns):
+    for event in sorted(
+        allocations(seen.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns
+    ):
         memory = event.extra_fields
         if memory.alloc_size > 0:
             alive[memory.ptr] = memory.alloc_size
@@ -92,18 +94,26 @@ def test_what_is_planned_is_right_for_small_and_large_batches(checkpointing):
     method, objective, training = Method(), ObjectiveConfig(gradient_checkpointing=checkpointing), TrainingConfig()
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
     made = estimate_memory(*parts, method, objective, training, Precision())
-    loss = Denoising(made.meta_model.backbone, made.adapter, objective, no_text=text(made.meta_model, 1, Precision(), "meta"))
+    loss = Denoising(
+        made.meta_model.backbone, made.adapter, objective, no_text=text(made.meta_model, 1, Precision(), "meta")
+    )
     for rows in (1, 2, 3, 5, 8, 40):
-        direct = working(loss, batch(made.meta_model, made.adapter, rows, made.meta_model.side(None), Precision(), "meta"))
+        direct = working(
+            loss, batch(made.meta_model, made.adapter, rows, made.meta_model.side(None), Precision(), "meta")
+        )
         assert made.estimate.working(rows) == pytest.approx(direct, rel=0.02), rows
     if checkpointing:
         assert made.estimate.working(1) < 1.1 * made.estimate.gradients
     loss.pause()
-    accumulating = estimate_memory(*parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()).estimate
+    accumulating = estimate_memory(
+        *parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()
+    ).estimate
     assert accumulating.working(40) == made.estimate.working(40) + made.estimate.gradients
 
 
-NEED = MemoryEstimate(denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, least=1_500, fixed=300, each=1_000)
+NEED = MemoryEstimate(
+    denoiser=5_000, adapter=500, gradients=400, optimizer=800, average=0, buckets=0, least=1_500, fixed=300, each=1_000
+)
 
 
 def test_the_largest_batch_is_the_last_that_fits():
@@ -143,7 +153,9 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypa
     recipe.write_text(yaml.safe_dump(content))
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
     sizes = []
-    monkeypatch.setattr("a4a.transfer.plan.estimate_memory", lambda *args, **_: sizes.append(args[-1]) or estimate_memory(*args[:-1]))
+    monkeypatch.setattr(
+        "a4a.transfer.plan.estimate_memory", lambda *args, **_: sizes.append(args[-1]) or estimate_memory(*args[:-1])
+    )
     describe(recipe, 80.0, 1, None)
     assert sizes == [128]
 
@@ -166,14 +178,18 @@ def test_encoders_that_stay_are_planned(recipe):
         facts = describe(recipe, 80.0, 1, None)[0]
         return facts["encoders beside them, bytes"], facts["peak at batch 32, bytes"]
 
-    (none, without), (some, with_) = estimate(), estimate(data={"class_path": "ImageFolderDataset", "init_args": {"path": "nowhere", "size": 64}})
+    (none, without), (some, with_) = (
+        estimate(),
+        estimate(data={"class_path": "ImageFolderDataset", "init_args": {"path": "nowhere", "size": 64}}),
+    )
     assert (none, some, with_ - without) == (0, size, size)
     with pytest.raises(InputError, match=r"the encoders take 0\.\d GB"):
         check_fit(replace(NEED, encoders=10**8), 1, RESERVED)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("[", "cannot be read"), ("a: 1", "names no model"), ("model: x\ntraining: {sample: 3}", "is no recipe")]
+    ("content", "said"),
+    [("[", "cannot be read"), ("a: 1", "names no model"), ("model: x\ntraining: {sample: 3}", "is no recipe")],
 )
 def test_no_recipe_is_an_input_error(tmp_path, content, said):
     (tmp_path / "r.yaml").write_text(content)
@@ -198,15 +214,39 @@ def test_a_dry_run_goes_all_the_way(tmp_path):
 
 def test_published_encoders_have_these_sizes():
     with torch.device("meta"):
-        clip = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
-        large = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20, "projection_dim": 1280}
+        clip = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+        )
+        large = {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "projection_dim": 1280,
+        }
         big = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**large))
-        t5 = transformers.T5Config(d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu", vocab_size=32128)
+        t5 = transformers.T5Config(
+            d_model=4096,
+            d_ff=10240,
+            d_kv=64,
+            num_heads=64,
+            num_layers=24,
+            feed_forward_proj="gated-gelu",
+            vocab_size=32128,
+        )
         xxl = transformers.T5EncoderModel(t5)
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **blocks)
-        vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "patch_size": 14, "projection_dim": 1024}
-        vit = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(num_attention_heads=16, **vision))
+        vision = {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "patch_size": 14,
+            "projection_dim": 1024,
+        }
+        vit = transformers.CLIPVisionModelWithProjection(
+            transformers.CLIPVisionConfig(num_attention_heads=16, **vision)
+        )
 
     def count(model):
         return sum(p.numel() for p in model.parameters())

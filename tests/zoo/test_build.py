@@ -53,7 +53,10 @@ def test_what_was_built_loads_by_the_doors_that_people_use(built):
     adapter = load_adapter(built / "models" / "a4a-pixart-mini")
     assert "library_name: a4a" in (built / "models" / "a4a-pixart-mini" / "README.md").read_text()
     assert adapter.sites == backbone_for(load_pipeline(built / "models" / "pixart-mini")).sites
-    assert load_adapter(built / "models" / "ip-adapter-sd15-mini" / "ip-adapter-sd15-mini.safetensors").tokens == adapter.tokens
+    assert (
+        load_adapter(built / "models" / "ip-adapter-sd15-mini" / "ip-adapter-sd15-mini.safetensors").tokens
+        == adapter.tokens
+    )
 
 
 def test_what_is_finished_is_not_made_again(built):

@@ -37,7 +37,11 @@ def test_captions_name_the_view_and_never_the_subject():
     lines = caption(views, 4)
     traits = {*SHAPES, *(e for e in EARS if e not in ("no", "round")), *HUES, "hat", "cap", "eyes", "fur", "striped"}
     for i, line in enumerate(lines):
-        assert SCENES[int(views.scene[i])] in line and PLACES[int(views.place[i])] in line and SIZES[int(views.size[i])] in line
+        assert (
+            SCENES[int(views.scene[i])] in line
+            and PLACES[int(views.place[i])] in line
+            and SIZES[int(views.size[i])] in line
+        )
         words = set(line.replace(",", "").split())
         assert not words & traits, line
 

@@ -53,7 +53,11 @@ class A4A(ImagePromptAdapter):
         super().__init__()
         self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
         self.sites = sites_from_config(sites)
-        self.image_embed_dim, self.tokens, self.image_encoder = self.source.image_embed_dim, self.source.tokens, self.source.image_encoder
+        self.image_embed_dim, self.tokens, self.image_encoder = (
+            self.source.image_embed_dim,
+            self.source.tokens,
+            self.source.image_encoder,
+        )
         self.coupling, self.used = coupling, _evenly(self.source.sites, base_sites)
         self.mapping = AllForAll(
             [self.source.sites[i] for i in self.used] if coupling else [Site("condition", self.source.text_width, 0.5)],
@@ -83,7 +87,9 @@ class A4A(ImagePromptAdapter):
         With `text`, the upgraded model's own key and value projections at the sites, alignment starts from them (needs
         `sharing="site"`); without, it starts at random as in the paper.
         """
-        base = {name: value for name, value in source.config.items() if not name.startswith("_")}  # not the folder it came from
+        base = {
+            name: value for name, value in source.config.items() if not name.startswith("_")
+        }  # not the folder it came from
         text_width = text[0][0].in_features if text is not None else None
         adapter = cls(base, sites_to_config(sites), text_width=text_width, **options)
         adapter.source.load_state_dict(source.state_dict())
@@ -136,7 +142,12 @@ class A4A(ImagePromptAdapter):
     def train_source(self, mode: bool) -> None:
         """Lets what is used of the source be trained too, or keeps all of it frozen."""
         self.source.requires_grad_(False)
-        used = [maker for makers in (self.source.to_k, self.source.to_v) for i, maker in enumerate(makers) if self.coupling and i in self.used]
+        used = [
+            maker
+            for makers in (self.source.to_k, self.source.to_v)
+            for i, maker in enumerate(makers)
+            if self.coupling and i in self.used
+        ]
         for module in (self.source.image_proj, *used):
             module.requires_grad_(mode)
 
@@ -155,6 +166,8 @@ def _evenly(sites: Sequence[Site], count: int | None) -> list[int]:
     if count is None:
         return list(range(len(sites)))
     if not 1 <= count <= len(sites):
-        raise InputError(f"base_sites is {count} but the source adapter has {len(sites)} sites; give a number from 1 to {len(sites)}.")
+        raise InputError(
+            f"base_sites is {count} but the source adapter has {len(sites)} sites; give a number from 1 to {len(sites)}."
+        )
     chosen = {order[round((i + 0.5) * len(sites) / count - 0.5)] for i in range(count)}
     return sorted(chosen)

@@ -48,7 +48,9 @@ class Description:
 
     @property
     def encoder(self) -> str:
-        return ENCODERS.get(self.image_embed_dim or 0, f"an image encoder with embeddings of width {self.image_embed_dim}")
+        return ENCODERS.get(
+            self.image_embed_dim or 0, f"an image encoder with embeddings of width {self.image_embed_dim}"
+        )
 
 
 def read(path: str | Path) -> IPAdapter:
@@ -63,7 +65,9 @@ def read(path: str | Path) -> IPAdapter:
             f"{path} is an IP-Adapter of the {description.variant} family; only the base family (proj.weight, norm.weight) can be transferred so far."
         )
     sites = [[s.name, s.width, s.depth] for s in description.sites]
-    adapter = IPAdapter(sites, description.image_embed_dim, description.text_width, description.tokens, description.encoder)  # pyright: ignore[reportArgumentType]
+    adapter = IPAdapter(
+        sites, description.image_embed_dim, description.text_width, description.tokens, description.encoder
+    )  # pyright: ignore[reportArgumentType]
     state = {f"image_proj.{name}": t for name, t in image_proj.items()}
     for i, site in enumerate(description.sites):
         for kind in ("k", "v"):
@@ -89,7 +93,9 @@ def write(adapter: IPAdapter, path: str | Path, dtype: torch.dtype = torch.float
         if path.suffix == ".bin":
             save_torch({"image_proj": image_proj, "ip_adapter": layers}, beside)
         else:
-            flat = {f"image_proj.{k}": t for k, t in image_proj.items()} | {f"ip_adapter.{k}": t for k, t in layers.items()}
+            flat = {f"image_proj.{k}": t for k, t in image_proj.items()} | {
+                f"ip_adapter.{k}": t for k, t in layers.items()
+            }
             save_file(flat, beside)
 
 
@@ -105,7 +111,9 @@ def describe(image_proj: Tensors, layers: Tensors, path: str | Path) -> Descript
     numbers = sorted(keys)
     missing = [f"{n}.to_v_ip.weight" for n in numbers if f"{n}.to_v_ip.weight" not in layers]
     if missing:
-        raise InputError(f"{path} is incomplete: it has {numbers[0]}.to_k_ip.weight but lacks {missing[0]}; download it again.")
+        raise InputError(
+            f"{path} is incomplete: it has {numbers[0]}.to_k_ip.weight but lacks {missing[0]}; download it again."
+        )
     text_width = keys[numbers[0]].shape[1]
     widths = [keys[n].shape[0] for n in numbers]
     tokens, image_embed_dim = None, None
@@ -115,7 +123,10 @@ def describe(image_proj: Tensors, layers: Tensors, path: str | Path) -> Descript
     elif variant == "plus":
         tokens = image_proj["latents"].shape[1]
     elif variant == "FaceID":
-        tokens, image_embed_dim = image_proj["proj.2.weight"].shape[0] // text_width, image_proj["proj.0.weight"].shape[1]
+        tokens, image_embed_dim = (
+            image_proj["proj.2.weight"].shape[0] // text_width,
+            image_proj["proj.0.weight"].shape[1],
+        )
     depths = execution_depths(widths)
     sites = tuple(Site(str(n), w, d) for n, w, d in zip(numbers, widths, depths, strict=True))
     return Description(variant, tokens, image_embed_dim, text_width, sites)
@@ -148,7 +159,12 @@ def load(path: str | Path) -> tuple[Tensors, Tensors]:
                 raise InputError(
                     f"{file} holds a {type(loaded).__name__}; expected a dict with image_proj and ip_adapter, as IP-Adapter publishes it."
                 )
-            flat = {f"{half}.{name}": t for half, part in loaded.items() if isinstance(part, dict) for name, t in part.items()}
+            flat = {
+                f"{half}.{name}": t
+                for half, part in loaded.items()
+                if isinstance(part, dict)
+                for name, t in part.items()
+            }
             flat |= {name: t for name, t in loaded.items() if isinstance(t, Tensor)}
     except InputError:
         raise
@@ -183,7 +199,9 @@ def find(path: str | Path) -> Path:
         return files[0]
     if local.is_file():
         if local.suffix not in SUFFIXES:
-            raise InputError(f"{path} is no adapter file by its ending {local.suffix or '(none)'}; expected .safetensors or .bin.")
+            raise InputError(
+                f"{path} is no adapter file by its ending {local.suffix or '(none)'}; expected .safetensors or .bin."
+            )
         return local
     owner, _, rest = path.partition("/")
     repo, _, inside = rest.partition("/")

@@ -21,9 +21,16 @@ class IPAdapter(ImagePromptAdapter):
     """`k_i = W_k,i c`, `v_i = W_v,i c` (eq. 5, 6)."""
 
     @register_to_config
-    def __init__(self, sites: list[list[Any]], image_embed_dim: int, text_width: int, tokens: int = 4, image_encoder: str = ""):
+    def __init__(
+        self, sites: list[list[Any]], image_embed_dim: int, text_width: int, tokens: int = 4, image_encoder: str = ""
+    ):
         super().__init__()
-        self.sites, self.image_embed_dim, self.tokens, self.image_encoder = sites_from_config(sites), image_embed_dim, tokens, image_encoder
+        self.sites, self.image_embed_dim, self.tokens, self.image_encoder = (
+            sites_from_config(sites),
+            image_embed_dim,
+            tokens,
+            image_encoder,
+        )
         self.text_width = text_width
         self.image_proj = ImageProjection(image_embed_dim, tokens, text_width)
         self.to_k = nn.ModuleList(nn.Linear(text_width, s.width, bias=False) for s in self.sites)

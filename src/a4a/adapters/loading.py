@@ -31,12 +31,16 @@ def load_adapter(path: str | Path) -> ImagePromptAdapter:
     except (ValueError, AttributeError) as error:
         raise InputError(f"{config} is not valid JSON; restore the folder from where it came.") from error
     if kind not in KINDS:
-        raise InputError(f"{config} describes a {kind}, not an adapter; expected _class_name to be one of {', '.join(KINDS)}.")
+        raise InputError(
+            f"{config} describes a {kind}, not an adapter; expected _class_name to be one of {', '.join(KINDS)}."
+        )
     place, folder = resolve_model(path, "adapter")
     try:
         return KINDS[kind].from_pretrained(place, **folder, low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"The adapter folder {path} is incomplete or corrupted ({first_line(error)}); copy or train it again.") from error
+        raise InputError(
+            f"The adapter folder {path} is incomplete or corrupted ({first_line(error)}); copy or train it again."
+        ) from error
 
 
 def described(name: str | Path, *files: str) -> Path | None:
@@ -53,7 +57,9 @@ def described(name: str | Path, *files: str) -> Path | None:
             return Path(hf_hub_download(place, file, **folder))
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             reason = first_line(error)
-    raise InputError(f"There is no {name} here, and the hub gave no {' or '.join(files)} of that name ({reason}); check the name or the connection.")
+    raise InputError(
+        f"There is no {name} here, and the hub gave no {' or '.join(files)} of that name ({reason}); check the name or the connection."
+    )
 
 
 def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None = None) -> CLIPImageEncoder:

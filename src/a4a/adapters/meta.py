@@ -24,9 +24,13 @@ def load_meta_adapter(name: str | Path | None) -> IPAdapter | None:
     if (known := SOURCES.get(str(name))) is None:
         return formats.read(name).to("meta")  # pyright: ignore[reportArgumentType]
     depths = formats.execution_depths(known["widths"])
-    sites = [Site(str(2 * i + 1), width, depth) for i, (width, depth) in enumerate(zip(known["widths"], depths, strict=True))]
+    sites = [
+        Site(str(2 * i + 1), width, depth) for i, (width, depth) in enumerate(zip(known["widths"], depths, strict=True))
+    ]
     with torch.device("meta"):
-        return IPAdapter(sites_to_config(sites), known["image_embed_dim"], known["text_width"], known["tokens"], "CLIP ViT-H/14")
+        return IPAdapter(
+            sites_to_config(sites), known["image_embed_dim"], known["text_width"], known["tokens"], "CLIP ViT-H/14"
+        )
 
 
 def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
@@ -51,5 +55,7 @@ def encoder_size(image_encoder: str | Path) -> int:
     try:
         config = transformers.CLIPVisionConfig.from_pretrained(place, **folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"{image_encoder} has no configuration of a CLIP vision model that can be read ({first_line(error)}).") from error
+        raise InputError(
+            f"{image_encoder} has no configuration of a CLIP vision model that can be read ({first_line(error)})."
+        ) from error
     return meta_parameter_count(transformers.CLIPVisionModelWithProjection, config)

@@ -10,7 +10,9 @@ from a4a.adapters.base import ImagePromptAdapter
 def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
     """What the adapter says of itself, and those `facts` that are known."""
     kind, model, source = type(adapter).__name__, facts.get("model"), facts.get("source")
-    data = ModelCardData(library_name="a4a", base_model=model and str(model), tags=["image-prompt", "ip-adapter", kind.lower()])
+    data = ModelCardData(
+        library_name="a4a", base_model=model and str(model), tags=["image-prompt", "ip-adapter", kind.lower()]
+    )
     if model:
         data["base_model_relation"] = "adapter"  # pyright: ignore[reportIndexIssue]
     if kind == "A4A":

@@ -124,5 +124,7 @@ def backbone_for(pipe: DiffusionPipeline) -> Backbone:
     names, known = [kind.__name__ for kind in type(denoiser_of(pipe)).__mro__], families()
     family = next((known[name] for name in names if name in known), None)
     if family is None:
-        raise InputError(f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}.")
+        raise InputError(
+            f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}."
+        )
     return family(pipe)

@@ -12,7 +12,9 @@ from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_zoo
 
 
-def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all") -> DiffusionPipeline:
+def load_pipeline(
+    path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all"
+) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub name or zoo:NAME.
 
     `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
@@ -20,7 +22,9 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32, parts: L
     """
     path = resolve_zoo(path)
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-        raise InputError(f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS.")
+        raise InputError(
+            f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS."
+        )
     try:
         pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_instead(path, parts))
     except (OSError, ValueError) as error:
@@ -38,10 +42,18 @@ def _instead(path: str, parts: str) -> dict[str, Any]:
     """What stands for the parts that are not wanted: nothing, or a shell on the meta device where pipelines read its configuration."""
     if parts == "all":
         return {}
-    named = {name: value for name, value in DiffusionPipeline.load_config(path).items() if isinstance(value, list) and value[0]}  # pyright: ignore[reportAttributeAccessIssue]
+    named = {
+        name: value
+        for name, value in DiffusionPipeline.load_config(path).items()
+        if isinstance(value, list) and value[0]
+    }  # pyright: ignore[reportAttributeAccessIssue]
     denoiser = "unet" if "unet" in named else "transformer"
     hollow = denoiser if parts == "encoders" else "vae"
     kind = getattr(diffusers, named[hollow][1])
     with init_empty_weights():
         meta_model = {hollow: kind.from_config(kind.load_config(path, subfolder=hollow))}
-    return meta_model if parts == "encoders" else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **meta_model}
+    return (
+        meta_model
+        if parts == "encoders"
+        else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **meta_model}
+    )

@@ -41,7 +41,9 @@ def load_meta_model(name: str | Path) -> MetaModel:
     place, _ = resolve_model(name, "model")
     try:
         index = DiffusionPipeline.load_config(place)
-        part, kind = next((part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families())  # pyright: ignore[reportAttributeAccessIssue]
+        part, kind = next(
+            (part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families()
+        )  # pyright: ignore[reportAttributeAccessIssue]
         vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
         scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))  # pyright: ignore[reportArgumentType]
         config = getattr(diffusers, kind).load_config(place, subfolder=part)
@@ -51,7 +53,9 @@ def load_meta_model(name: str | Path) -> MetaModel:
                 made = getattr(transformers, entry[1])
                 encoders[text] = meta_parameter_count(made, made.config_class.from_pretrained(place, subfolder=text))
     except StopIteration as error:
-        raise InputError(f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}.") from error
+        raise InputError(
+            f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}."
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name."

@@ -19,7 +19,9 @@ class PixArt(Backbone):
     def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
         names = [name for name, _ in denoiser.named_modules() if name.endswith(".attn2")]
         last = max(len(names) - 1, 1)
-        return tuple(Site(name, denoiser.get_submodule(name).to_k.out_features, i / last) for i, name in enumerate(names))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        return tuple(
+            Site(name, denoiser.get_submodule(name).to_k.out_features, i / last) for i, name in enumerate(names)
+        )  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     @property
     def _length(self) -> int:
@@ -29,13 +31,22 @@ class PixArt(Backbone):
 
     def call_options(self) -> dict[str, Any]:
         """The pipeline has bins of resolutions for some sizes of model alone, and fails for others unless told."""
-        sizes = (32, 64, 128, 256) if isinstance(self.pipe, PixArtSigmaPipeline | PixArtSigmaPAGPipeline) else (32, 64, 128)
-        return {"use_resolution_binning": self.denoiser.config.sample_size in sizes, "max_sequence_length": self._length}
+        sizes = (
+            (32, 64, 128, 256) if isinstance(self.pipe, PixArtSigmaPipeline | PixArtSigmaPAGPipeline) else (32, 64, 128)
+        )
+        return {
+            "use_resolution_binning": self.denoiser.config.sample_size in sizes,
+            "max_sequence_length": self._length,
+        }
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
         states, mask, *_ = self.pipe.encode_prompt(  # pyright: ignore[reportAttributeAccessIssue]
-            list(prompts), do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._length, clean_caption=False
+            list(prompts),
+            do_classifier_free_guidance=False,
+            device=self.device,
+            max_sequence_length=self._length,
+            clean_caption=False,
         )
         return {"states": states.cpu(), "mask": mask.cpu()}
 
@@ -48,7 +59,9 @@ class PixArt(Backbone):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         added = {"resolution": None, "aspect_ratio": None}
-        if self.denoiser.config.sample_size == 128:  # as the pipeline decides it: only the 1024-pixel models have these embeddings
+        if (
+            self.denoiser.config.sample_size == 128
+        ):  # as the pipeline decides it: only the 1024-pixel models have these embeddings
             factor = self.pipe.vae_scale_factor  # pyright: ignore[reportAttributeAccessIssue]
             height, width = (side * factor for side in noisy.shape[-2:])
             added = {

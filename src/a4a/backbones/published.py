@@ -48,9 +48,13 @@ class Published:
 
 _CLIP_L, _CLIP_G, _T5_XXL, _VAE = 123_060_480, 694_659_840, 4_762_310_656, 83_653_863
 MODELS = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": Published("UNet2DConditionModel", SD15, {"text_encoder": _CLIP_L, "vae": _VAE}),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": Published(
+        "UNet2DConditionModel", SD15, {"text_encoder": _CLIP_L, "vae": _VAE}
+    ),
     "stabilityai/stable-diffusion-xl-base-1.0": Published(
         "UNet2DConditionModel", SDXL, {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G, "vae": _VAE}
     ),
-    "PixArt-alpha/PixArt-XL-2-1024-MS": Published("PixArtTransformer2DModel", PIXART, {"text_encoder": _T5_XXL, "vae": _VAE}),
+    "PixArt-alpha/PixArt-XL-2-1024-MS": Published(
+        "PixArtTransformer2DModel", PIXART, {"text_encoder": _T5_XXL, "vae": _VAE}
+    ),
 }

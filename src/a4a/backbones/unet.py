@@ -28,7 +28,12 @@ class UNet(Backbone):
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        arguments = {"prompt": list(prompts), "device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        arguments = {
+            "prompt": list(prompts),
+            "device": self.device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+        }
         encoded = self.pipe.encode_prompt(**arguments)  # pyright: ignore[reportAttributeAccessIssue]
         names = ("states", "", "pooled", "") if self._is_xl else ("states", "")
         return {name: tensor.cpu() for name, tensor in zip(names, encoded, strict=True) if name}
@@ -41,9 +46,14 @@ class UNet(Backbone):
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         config = self.denoiser.config
         tokenizer = getattr(self.pipe, "tokenizer", None)
-        shapes = {"states": ((tokenizer.model_max_length if tokenizer is not None else 77, config.cross_attention_dim), None)}
+        shapes = {
+            "states": ((tokenizer.model_max_length if tokenizer is not None else 77, config.cross_attention_dim), None)
+        }
         if self._is_xl:
-            shapes["pooled"] = ((config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,), None)  # pyright: ignore[reportArgumentType]
+            shapes["pooled"] = (
+                (config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,),
+                None,
+            )  # pyright: ignore[reportArgumentType]
         return shapes  # pyright: ignore[reportReturnType]
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
@@ -52,5 +62,7 @@ class UNet(Backbone):
             factor = self.pipe.vae_scale_factor  # pyright: ignore[reportAttributeAccessIssue]
             height, width = (side * factor for side in noisy.shape[-2:])
             ids = noisy.new_tensor([[height, width, 0, 0, height, width]])  # original size, crop, target size
-            added = {"added_cond_kwargs": {"text_embeds": text["pooled"].to(noisy), "time_ids": ids.expand(len(noisy), -1)}}
+            added = {
+                "added_cond_kwargs": {"text_embeds": text["pooled"].to(noisy), "time_ids": ids.expand(len(noisy), -1)}
+            }
         return self.denoiser(noisy, timesteps, text["states"].to(noisy), **added).sample

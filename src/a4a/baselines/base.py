@@ -32,7 +32,9 @@ class TwoModelPipeline(ABC):
     def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline):
         check_guidance(pipe)
         if isinstance(pipe, PAGMixin):
-            raise InputError(f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; give that model's plain pipeline.")
+            raise InputError(
+                f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; give that model's plain pipeline."
+            )
         self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
         check_pair(base.backbone, self.backbone)
 
@@ -59,7 +61,9 @@ class TwoModelPipeline(ABC):
 def check_pair(base: Backbone, upgraded: Backbone) -> None:
     """InputError where one model's time step means nothing to the other."""
     if base.denoiser is upgraded.denoiser:
-        raise InputError(f"The base and the upgraded model are the same {type(base.denoiser).__name__}; load two models.")
+        raise InputError(
+            f"The base and the upgraded model are the same {type(base.denoiser).__name__}; load two models."
+        )
     found, expected = (b.training_scheduler.config["num_train_timesteps"] for b in (base, upgraded))
     if found != expected:
         raise InputError(

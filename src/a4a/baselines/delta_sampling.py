@@ -66,17 +66,28 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         if image_prompt is None:
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
         if prompt is None:
-            raise InputError("A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way.")
-        prompts, repeats = [prompt] if isinstance(prompt, str) else list(prompt), kwargs.get("num_images_per_prompt") or 1
+            raise InputError(
+                "A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way."
+            )
+        prompts, repeats = (
+            [prompt] if isinstance(prompt, str) else list(prompt),
+            kwargs.get("num_images_per_prompt") or 1,
+        )
         base, rows = self.base.backbone, len(prompts) * repeats
         positive, negative = self.base.rows(image_prompt, len(prompts), repeats)
         text = self._text(prompts, kwargs.get("negative_prompt"), repeats)
 
-        def add(denoiser: nn.Module, args: tuple, options: dict[str, Any], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def add(
+            denoiser: nn.Module, args: tuple, options: dict[str, Any], output: tuple[Tensor, ...]
+        ) -> tuple[Tensor, ...]:
             latents, timestep = call_of(denoiser, args, options)
             step, alpha = self._same_noise(timestep.flatten()[0])
             noisy = latents.to(base.device, base.dtype)
-            call = (noisy, step.to(base.device).expand(len(noisy)), text if len(noisy) > rows else {n: t[-rows:] for n, t in text.items()})
+            call = (
+                noisy,
+                step.to(base.device).expand(len(noisy)),
+                text if len(noisy) > rows else {n: t[-rows:] for n, t in text.items()},
+            )
             without = base.predict(*call)
             with attach(base.denoiser, base.sites, positive, image_prompt_scale, negative):
                 delta = (base.predict(*call) - without) * converting(*self.kinds, alpha)

@@ -75,16 +75,23 @@ class Branch(nn.Module):
         super().__init__()
         convolution = nn.ConvTranspose2d if doublings > 0 else nn.Conv2d
         self.resize = nn.ModuleList(convolution(inputs, inputs, 3, stride=2, padding=1) for _ in range(abs(doublings)))
-        self.blocks = nn.Sequential(ResNetBlock(inputs, outputs), ResNetBlock(outputs, outputs), ResNetBlock(outputs, outputs))
+        self.blocks = nn.Sequential(
+            ResNetBlock(inputs, outputs), ResNetBlock(outputs, outputs), ResNetBlock(outputs, outputs)
+        )
         self.out = nn.Conv2d(outputs, outputs, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, feature: Float[Tensor, "batch inputs h w"], size: Size) -> Float[Tensor, "batch outputs height width"]:
+    def forward(
+        self, feature: Float[Tensor, "batch inputs h w"], size: Size
+    ) -> Float[Tensor, "batch outputs height width"]:
         hidden = feature.to(self.out.weight)
         for left, layer in zip(reversed(range(len(self.resize))), self.resize, strict=True):
             if isinstance(layer, nn.ConvTranspose2d):  # to a side of 2 n or 2 n - 1, whichever comes nearer
-                hidden = layer(hidden, [min(max(s // 2**left, 2 * n - 1), 2 * n) for s, n in zip(size, hidden.shape[-2:], strict=True)])
+                hidden = layer(
+                    hidden,
+                    [min(max(s // 2**left, 2 * n - 1), 2 * n) for s, n in zip(size, hidden.shape[-2:], strict=True)],
+                )
             else:
                 hidden = layer(hidden)
         if hidden.shape[-2:] != torch.Size(size):
@@ -147,7 +154,9 @@ def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float =
                 f"The upgraded model is at time step {timestep} and the base model at {theirs}; use a scheduler whose steps do not depend on the model."
             )
         if len(latents) != (rows := len(step.features[0])):
-            raise InputError(f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; give both the same guidance.")
+            raise InputError(
+                f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; give both the same guidance."
+            )
         now[:] = [step]
 
     def adding(number: int) -> Any:
@@ -200,21 +209,32 @@ class XAdapterPipeline(TwoModelPipeline):
         `start` is the share of the denoising steps that the second stage does, in (0, 1]: at 1 it begins from noise.
         """
         if prompt is None:
-            raise InputError("A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way.")
+            raise InputError(
+                "A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way."
+            )
         if not 0 < start <= 1 or int(num_inference_steps * start) < 1:
-            raise InputError(f"start is {start:g} of {num_inference_steps} steps; expected at least one step, and at most all: start in (0, 1].")
+            raise InputError(
+                f"start is {start:g} of {num_inference_steps} steps; expected at least one step, and at most all: start in (0, 1]."
+            )
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         height, width = height or side(self.pipe), width or side(self.pipe)
         steps: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         call = steps | {name: kwargs[name] for name in SHARED if name in kwargs}
-        call |= {"image_prompt": None if image_prompt is None else self.embed(image_prompt), "image_prompt_scale": image_prompt_scale}
+        call |= {
+            "image_prompt": None if image_prompt is None else self.embed(image_prompt),
+            "image_prompt_scale": image_prompt_scale,
+        }
 
         pictures = self.base(prompt, **call, **self._base_size(height, width), output_type="pt").images
-        again = ImagePromptPipeline(image_to_image(self.base.pipe, self._base_scheduler()), self.base.adapter, self.base.image_encoder)
+        again = ImagePromptPipeline(
+            image_to_image(self.base.pipe, self._base_scheduler()), self.base.adapter, self.base.image_encoder
+        )
         with recorded(again.backbone.denoiser) as features:
             again(prompt, **call, image=pictures, strength=start, output_type="latent")
         with added(self.backbone.denoiser, self.mapper, features, mapper_scale):
-            return image_to_image(self.pipe)(prompt=prompt, image=resized(pictures, height, width), strength=start, **steps, **kwargs)
+            return image_to_image(self.pipe)(
+                prompt=prompt, image=resized(pictures, height, width), strength=start, **steps, **kwargs
+            )
 
     def _base_size(self, height: int, width: int) -> dict[str, Any]:
         """The same share of the base model's own size, in pixels that its VAE can take."""
@@ -225,8 +245,17 @@ class XAdapterPipeline(TwoModelPipeline):
     def _base_scheduler(self) -> Any:
         """Steps as the upgraded model's scheduler takes them, through the noise that the base model was trained with."""
         mine, theirs = (pipe.scheduler for pipe in (self.pipe, self.base.pipe))  # pyright: ignore[reportAttributeAccessIssue]
-        noise = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "rescale_betas_zero_snr")
-        return type(mine).from_config({**mine.config, **{n: theirs.config[n] for n in noise if n in theirs.config and n in mine.config}})
+        noise = (
+            "beta_start",
+            "beta_end",
+            "beta_schedule",
+            "trained_betas",
+            "prediction_type",
+            "rescale_betas_zero_snr",
+        )
+        return type(mine).from_config(
+            {**mine.config, **{n: theirs.config[n] for n in noise if n in theirs.config and n in mine.config}}
+        )
 
 
 def image_to_image(pipe: Any, scheduler: Any = None) -> Any:
@@ -259,7 +288,11 @@ def _fit(base: nn.Module, upgraded: nn.Module) -> dict[str, list[int]]:
             f"X-Adapter doubles or halves feature maps but the base model's last three have sides {[s for _, s in decoder[-3:]]} and the "
             f"upgraded model's {[s for _, (_, s) in pairs]}; choose two models whose sample_size differs by a power of two."
         )
-    return {"inputs": [w for (w, _), _ in pairs], "outputs": [w for _, (w, _) in pairs], "doublings": [int(d) for d in doublings]}
+    return {
+        "inputs": [w for (w, _), _ in pairs],
+        "outputs": [w for _, (w, _) in pairs],
+        "doublings": [int(d) for d in doublings],
+    }
 
 
 def _maps(unet: nn.Module, which: str, least: int) -> list[tuple[int, float]]:
@@ -271,9 +304,14 @@ def _maps(unet: nn.Module, which: str, least: int) -> list[tuple[int, float]]:
     config: Any = unet.config
     widths, last = list(config.block_out_channels), len(config.block_out_channels) - 1
     if last + 1 < least:
-        raise InputError(f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {last + 1}; choose another model.")
+        raise InputError(
+            f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {last + 1}; choose another model."
+        )
     halvings = [last, *(max(last - 1 - i, 0) for i in range(last + 1))]
-    return [(width, config.sample_size / 2**halved) for width, halved in zip([widths[-1], *widths[::-1]], halvings, strict=True)]
+    return [
+        (width, config.sample_size / 2**halved)
+        for width, halved in zip([widths[-1], *widths[::-1]], halvings, strict=True)
+    ]
 
 
 def _sides(size: Size) -> str:
@@ -284,7 +322,9 @@ def load_mapper(folder: str) -> XAdapter:
     try:
         return XAdapter.from_pretrained(resolve_zoo(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter.") from error
+        raise InputError(
+            f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter."
+        ) from error
 
 
 @dataclass

@@ -28,7 +28,9 @@ class Joined:
         return min(len(table) for table in self.tables.values())
 
     def batch(self, indices: Tensor) -> Batch:
-        return {f"{name}.{key}": value for name, table in self.tables.items() for key, value in table.batch(indices).items()}
+        return {
+            f"{name}.{key}": value for name, table in self.tables.items() for key, value in table.batch(indices).items()
+        }
 
 
 class Resized(TrainingImages):
@@ -69,7 +71,9 @@ class XAdapterMapping(Objective):
     def forward(self, batch: Batch) -> Tensor:
         """`base.latents` and `upgraded.latents` [batch, channels, height, width] of the same pictures, `base.text.*` of their captions."""
         theirs, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
-        timesteps = torch.randint(0, self._schedulers[0].config["num_train_timesteps"], (len(latents),), device=latents.device)
+        timesteps = torch.randint(
+            0, self._schedulers[0].config["num_train_timesteps"], (len(latents),), device=latents.device
+        )
         text: Text = {name.removeprefix("base.text."): t for name, t in batch.items() if name.startswith("base.text.")}
         no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}
 
@@ -115,7 +119,9 @@ def train_x_adapter(
     loss = XAdapterMapping(*backbones, mapper, learning_rate)
     factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
     smaller = data if factor == 1 else Resized(data, factor)
-    table = Joined({"base": encode(smaller, backbones[0], None, folder), "upgraded": encode(data, backbones[1], None, folder)})
+    table = Joined(
+        {"base": encode(smaller, backbones[0], None, folder), "upgraded": encode(data, backbones[1], None, folder)}
+    )
 
     train(loss, table, training, output, resume=resume, description=output.name)
     mapper.eval()

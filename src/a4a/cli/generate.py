@@ -66,12 +66,22 @@ def generate(
             row = [reference]
             for p, text in enumerate(prompt):
                 noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-                pictures = prompted([text] * count, image_prompt=reference, image_prompt_scale=scale, generator=noise, **arguments).images
+                pictures = prompted(
+                    [text] * count, image_prompt=reference, image_prompt_scale=scale, generator=noise, **arguments
+                ).images
                 for i, picture in enumerate(pictures):
                     file = Path(output) / f"reference{r:02d}-prompt{p:02d}-seed{seed + i}.png"
                     with atomic_write(file) as own:
                         picture.save(own, format="PNG")
-                    files.append({"file": file.name, "reference": str(image[r]), "prompt": text, "seed": seed + i, "scale": scale})
+                    files.append(
+                        {
+                            "file": file.name,
+                            "reference": str(image[r]),
+                            "prompt": text,
+                            "seed": seed + i,
+                            "scale": scale,
+                        }
+                    )
                     row.append(picture)
             rows.append(row)
         grid(rows).save(beside, format="PNG")

@@ -70,7 +70,9 @@ def _model(path: str, file: Path) -> dict[str, Any]:
         if isinstance(entry, list) and entry[1] in known:
             kind, config = getattr(diffusers, entry[1]), described(f"{path}/{part}", "config.json")
             if config is None:
-                raise InputError(f"{path} is no whole pipeline: its {part} has no config.json; restore the folder from where it came.")
+                raise InputError(
+                    f"{path} is no whole pipeline: its {part} has no config.json; restore the folder from where it came."
+                )
             with torch.device("meta"):
                 denoiser = kind.from_config(kind.load_config(config.parent))
             return {
@@ -79,7 +81,9 @@ def _model(path: str, file: Path) -> dict[str, Any]:
                 **_sites(known[entry[1]].find_sites(denoiser)),
             }
     names = [entry[1] for entry in index.values() if isinstance(entry, list)]
-    raise InputError(f"{path} has no denoiser that is supported (found {', '.join(map(str, names))}); expected one of {', '.join(sorted(known))}.")
+    raise InputError(
+        f"{path} has no denoiser that is supported (found {', '.join(map(str, names))}); expected one of {', '.join(sorted(known))}."
+    )
 
 
 def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
@@ -96,5 +100,9 @@ def _json(facts: dict[str, Any]) -> str:
 
 
 def _table(facts: dict[str, Any]) -> str:
-    rows = [(k, f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else v) for k, v in facts.items() if k != "layers" and v is not None]
+    rows = [
+        (k, f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else v)
+        for k, v in facts.items()
+        if k != "layers" and v is not None
+    ]
     return "\n".join(f"{name:18} {value}" for name, value in rows)

@@ -99,7 +99,9 @@ def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]
     for name, command in top.items():
         _add(subcommands, name, command)
     group = _Parser(description="The built-in miniature models.")
-    subcommands.add_subcommand("zoo", group, help="The built-in miniature models.")  # before its own commands, as jsonargparse wants it
+    subcommands.add_subcommand(
+        "zoo", group, help="The built-in miniature models."
+    )  # before its own commands, as jsonargparse wants it
     nested = group.add_subcommands()
     miniature = {"build": _Command(zoo.build), "list": _Command(zoo.list_), "show": _Command(zoo.show, True)}
     for name, command in miniature.items():

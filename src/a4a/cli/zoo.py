@@ -14,7 +14,9 @@ from a4a.zoo.evaluation import WorldValidator
 from a4a.zoo.registry import MODELS, RECIPE, figures
 
 
-def build(stages: list[str] | None = None, recipe: Path = RECIPE, models: Path = MODELS, runs: Path = Path("runs/zoo")) -> None:
+def build(
+    stages: list[str] | None = None, recipe: Path = RECIPE, models: Path = MODELS, runs: Path = Path("runs/zoo")
+) -> None:
     """Make the zoo again from nothing, a stage at a time; what is finished is left alone, what was stopped goes on.
 
     Args:
@@ -40,7 +42,10 @@ def list_(models: Path = MODELS) -> None:
 
 
 def _line(values: dict) -> str:
-    shown = [f"{name} {value['mean']:.2f}" if isinstance(value, dict) else f"{name} {value:.3g}" for name, value in values.items()]
+    shown = [
+        f"{name} {value['mean']:.2f}" if isinstance(value, dict) else f"{name} {value:.3g}"
+        for name, value in values.items()
+    ]
     return ", ".join(shown)
 
 

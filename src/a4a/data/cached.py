@@ -48,15 +48,22 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(pictures: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path) -> Encoded:
+def encode(
+    pictures: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path
+) -> Encoded:
     """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
     vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
-    (references, reference), (targets, target) = (column.unique(return_inverse=True) for column in pictures.pairs.unbind(1))
+    (references, reference), (targets, target) = (
+        column.unique(return_inverse=True) for column in pictures.pairs.unbind(1)
+    )
 
     def over(rows: Tensor, name: str, model: nn.Module, function: Callable[[Tensor], Tensor], batch: int) -> Tensor:
         def make() -> dict[str, Tensor]:
             torch.manual_seed(0)  # latents are samples of a posterior
-            parts = [function(pictures.pixels(r)).to("cpu", torch.float16) for r in tqdm(rows.split(batch), desc=f"encoding {name}", leave=False)]
+            parts = [
+                function(pictures.pixels(r)).to("cpu", torch.float16)
+                for r in tqdm(rows.split(batch), desc=f"encoding {name}", leave=False)
+            ]
             return {name: torch.cat(parts).contiguous()}  # channels come last where pictures were read from files
 
         chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
@@ -77,8 +84,14 @@ def encode(pictures: TrainingImages, backbone: Backbone, image_encoder: CLIPImag
             parts.append({name: t.half() if t.is_floating_point() else t for name, t in encoded.items()})
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
-    readers = [fingerprint(part) for name, part in sorted(backbone.pipe.components.items()) if name.startswith("text_encoder") and part is not None]
-    text = _cached(folder / f"text-{_hash(json.dumps(lines), repr(backbone.text_shapes()), *readers)}.safetensors", states)
+    readers = [
+        fingerprint(part)
+        for name, part in sorted(backbone.pipe.components.items())
+        if name.startswith("text_encoder") and part is not None
+    ]
+    text = _cached(
+        folder / f"text-{_hash(json.dumps(lines), repr(backbone.text_shapes()), *readers)}.safetensors", states
+    )
     number = {line: i for i, line in enumerate(lines)}
     line = torch.tensor([number[c] for c in captions])
     return Encoded(latents, embeds, text, line, torch.stack([reference, target], 1))

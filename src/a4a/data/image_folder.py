@@ -43,9 +43,14 @@ class ImageFolderDataset(TrainingImages):
             subjects.append(subject)
         if broken:
             shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
-            print(f"{path}: {len(broken)} of {len(rows)} pictures cannot be read and are left out: {shown}", file=sys.stderr)
+            print(
+                f"{path}: {len(broken)} of {len(rows)} pictures cannot be read and are left out: {shown}",
+                file=sys.stderr,
+            )
         if not self.files:
-            raise InputError(f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl.")
+            raise InputError(
+                f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl."
+            )
         self.pairs = pairs_of(subjects)
         stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
@@ -55,7 +60,10 @@ class ImageFolderDataset(TrainingImages):
         return len(self.files)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        pictures = [ImageOps.fit(open_image(self.files[i]), (self.size, self.size), Image.Resampling.LANCZOS) for i in indices.tolist()]
+        pictures = [
+            ImageOps.fit(open_image(self.files[i]), (self.size, self.size), Image.Resampling.LANCZOS)
+            for i in indices.tolist()
+        ]
         return self._processor.preprocess(pictures)  # pyright: ignore[reportArgumentType]
 
 
@@ -76,9 +84,15 @@ def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
             row = json.loads(line)
             if not isinstance(row["text"], str):
                 raise TypeError("text is no string")
-            rows.append((folder / row["file_name"], row["text"], None if row.get("subject") is None else str(row["subject"])))
+            rows.append(
+                (folder / row["file_name"], row["text"], None if row.get("subject") is None else str(row["subject"]))
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{table}, line {number}: expected a JSON object with file_name and text as strings, found {line[:60]!r}.") from error
+            raise InputError(
+                f"{table}, line {number}: expected a JSON object with file_name and text as strings, found {line[:60]!r}."
+            ) from error
     if not rows:
-        raise InputError(f"The data folder {folder} is empty: its metadata.jsonl has no lines; give at least one picture.")
+        raise InputError(
+            f"The data folder {folder} is empty: its metadata.jsonl has no lines; give at least one picture."
+        )
     return rows

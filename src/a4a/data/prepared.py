@@ -91,12 +91,16 @@ class Prepared(TrainingData):
         reference, reference_view, target, target_view = self.samples[indices].numpy().T
         found = {int(b) for b in self._bucket[target]}
         if len(found) != 1:
-            raise ValueError(f"A batch has targets of the buckets {sorted(found)}; rows of one bucket alone can be stacked.")
+            raise ValueError(
+                f"A batch has targets of the buckets {sorted(found)}; rows of one bucket alone can be stacked."
+            )
         batch = {"latents": self._read("rows", "latents", target, np.float16, self._shapes[found.pop()], target_view)}
         for name, (kind, shape) in self.manifest["text"].items():
             batch[f"text.{name}"] = self._read("text", name, target, np.dtype(kind), tuple(shape))
         if self.embeds is not None:
-            batch["embeds"] = self._read("rows", f"embeds.{self.embeds}", reference, np.float16, (self.image_embed_dim,), reference_view)
+            batch["embeds"] = self._read(
+                "rows", f"embeds.{self.embeds}", reference, np.float16, (self.image_embed_dim,), reference_view
+            )
         return batch
 
     def references(self, count: int) -> Tensor:
@@ -109,7 +113,9 @@ class Prepared(TrainingData):
         found = [shards.read(self._shards[s] / "rows.arrow", [name], [])[0][name] for s in range(len(self._shards))]
         return [found[s][r] for s, r in zip(self._shard, self._row, strict=True)]
 
-    def _read(self, file: str, name: str, rows: np.ndarray, kind: Any, shape: tuple[int, ...], views: np.ndarray | None = None) -> Tensor:
+    def _read(
+        self, file: str, name: str, rows: np.ndarray, kind: Any, shape: tuple[int, ...], views: np.ndarray | None = None
+    ) -> Tensor:
         out = np.empty((len(rows), *shape), kind)
         starts = self._places[name][rows]
         if views is not None:
@@ -121,9 +127,13 @@ class Prepared(TrainingData):
     def _choose(self, name: str | None) -> str | None:
         known = sorted(self.manifest["embeds"] or {})
         if name is None and len(known) > 1:
-            raise InputError(f"{self.path} has embeddings of {', '.join(known)}; say which are the reference's with data.init_args.image_encoder.")
+            raise InputError(
+                f"{self.path} has embeddings of {', '.join(known)}; say which are the reference's with data.init_args.image_encoder."
+            )
         if name is not None and name not in known:
-            raise InputError(f"{self.path} has no embeddings {name!r}, it has {', '.join(known) or 'none'}; choose one or prepare the data again.")
+            raise InputError(
+                f"{self.path} has no embeddings {name!r}, it has {', '.join(known) or 'none'}; choose one or prepare the data again."
+            )
         return name if name is not None else next(iter(known), None)
 
     def _open(self, split: str, verify: bool) -> list[str | None]:
@@ -131,7 +141,9 @@ class Prepared(TrainingData):
         words = ["split", "group", "subject", "bucket", "line", *(["face"] if self.embeds == "arcface" else [])]
         numbers = ["latents", *([f"embeds.{self.embeds}"] if self.embeds is not None else [])]
         subjects: list[str | None] = []
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "row", "bucket", *numbers, *self.manifest["text"])}
+        parts: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("shard", "row", "bucket", *numbers, *self.manifest["text"])
+        }
         places: dict[str, tuple[str, Path]] = {}
         for shard in self.manifest["shards"]:
             folder = self.path / "shards" / shard["name"]
@@ -152,7 +164,14 @@ class Prepared(TrainingData):
                         f"The subject {group!r} is in {before} in {place} and in {where} in {folder}; prepare the data again, or it is tested on what it has seen."
                     )
             faces = said.get("face", [True] * shard["rows"])
-            chosen = np.array([r for r, (where, face) in enumerate(zip(said["split"], faces, strict=True)) if where == split and face], np.int64)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+            chosen = np.array(
+                [
+                    r
+                    for r, (where, face) in enumerate(zip(said["split"], faces, strict=True))
+                    if where == split and face
+                ],
+                np.int64,
+            )  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
             subjects += [said["subject"][r] for r in chosen]
             line = np.array(said["line"], np.int64)[chosen]
             parts["shard"].append(np.full(len(chosen), len(self._shards)))
@@ -177,7 +196,9 @@ class Prepared(TrainingData):
                 f"{self.path} has one view of each photo but reference is view; set it to same, or prepare the data again with crop.views or crop.flips."
             )
         if reference == "subject" and not any(subjects):
-            raise InputError(f"{self.path} was prepared without subjects but reference is subject; set it to same, or {SUBJECTS}.")
+            raise InputError(
+                f"{self.path} was prepared without subjects but reference is subject; set it to same, or {SUBJECTS}."
+            )
         pairs = pairs_of(subjects) if reference == "subject" else torch.arange(len(subjects))[:, None].expand(-1, 2)
         view = torch.arange(self.views).repeat(len(pairs))
         other = view if reference == "same" else (view + 1) % self.views
@@ -191,7 +212,9 @@ def subjects_of(path: Path, split: Literal["train", "validation", "test"]) -> se
     for shard in _manifest(path)["shards"]:
         if shard["rows"]:
             said, _ = shards.read(path / "shards" / shard["name"] / "rows.arrow", ["split", "subject"], [])
-            found |= {str(name): where for name, where in zip(said["subject"], said["split"], strict=True) if name is not None}
+            found |= {
+                str(name): where for name, where in zip(said["subject"], said["split"], strict=True) if name is not None
+            }
     if not found:
         raise InputError(f"{path} was prepared without subjects; {SUBJECTS}.")
     return {name for name, where in found.items() if where == split}

@@ -22,7 +22,9 @@ OPEN_FILES = 64
 
 def write(path: Path, words: Mapping[str, pa.Array | Sequence], numbers: Mapping[str, Sequence[np.ndarray]]) -> None:
     """An Arrow file. `numbers` are arrays of any shape, one a row, all of a column of one type."""
-    columns: dict[str, pa.Array] = {name: pa.array(values) if not isinstance(values, pa.Array) else values for name, values in words.items()}
+    columns: dict[str, pa.Array] = {
+        name: pa.array(values) if not isinstance(values, pa.Array) else values for name, values in words.items()
+    }
     for name, rows in numbers.items():
         places = np.cumsum([0, *(row.size for row in rows)])
         flat = np.concatenate([row.reshape(-1) for row in rows]) if rows else np.empty(0, np.float16)
@@ -43,7 +45,9 @@ def read(path: Path, words: Sequence[str], numbers: Sequence[str]) -> tuple[dict
             file.seek(0)
             table = pa.ipc.open_file(file).read_all()
             if missing := [name for name in (*words, *numbers) if name not in table.column_names]:
-                raise InputError(f"The shard {path} has no column {missing[0]!r}; run a4a prepare again with the step that makes it.")
+                raise InputError(
+                    f"The shard {path} has no column {missing[0]!r}; run a4a prepare again with the step that makes it."
+                )
             places = {}
             for name in numbers:
                 column = table[name].chunk(0)
@@ -54,7 +58,9 @@ def read(path: Path, words: Sequence[str], numbers: Sequence[str]) -> tuple[dict
     except FileNotFoundError as error:
         raise InputError(f"The shard {path} is missing; copy it again, or run a4a prepare again.") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"The shard {path} is no Arrow file ({first_line(error)}); copy it again, or run a4a prepare again.") from error
+        raise InputError(
+            f"The shard {path} is no Arrow file ({first_line(error)}); copy it again, or run a4a prepare again."
+        ) from error
 
 
 def checksum(path: Path) -> str:
@@ -75,7 +81,9 @@ class Files:
             handle = self._handle(path)
             count = os.preadv(handle, [array.view(np.uint8).reshape(-1).data], place)
         if count != array.nbytes:
-            raise InputError(f"The shard {path} was cut short while it was read; copy it again, or run a4a prepare again.")
+            raise InputError(
+                f"The shard {path} was cut short while it was read; copy it again, or run a4a prepare again."
+            )
 
     def _handle(self, path: Path) -> int:
         if path in self._open:

@@ -21,7 +21,9 @@ def _load(folder: Path, det_size: int | None, det_threshold: float):
     from insightface.app import FaceAnalysis
 
     try:
-        faces = FaceAnalysis(name=str(folder), allowed_modules=["detection", "recognition"])  # on the GPU where ONNX Runtime has one
+        faces = FaceAnalysis(
+            name=str(folder), allowed_modules=["detection", "recognition"]
+        )  # on the GPU where ONNX Runtime has one
     except AssertionError:  # insightface's word for a folder without a detector
         models: Any = {"recognition": None}
     except Exception as error:  # what ONNX Runtime raises has no class of its own
@@ -32,9 +34,13 @@ def _load(folder: Path, det_size: int | None, det_threshold: float):
         faces.prepare(ctx_id=0, det_thresh=det_threshold, det_size=det_size and (det_size, det_size))  # pyright: ignore[reportArgumentType]
         models = faces.models
     if missing := {"detection", "recognition"} - set(models):
-        raise InputError(f"{folder} has no ONNX model for face {' and '.join(sorted(missing))}; unpack all of InsightFace's antelopev2 there.")
+        raise InputError(
+            f"{folder} has no ONNX model for face {' and '.join(sorted(missing))}; unpack all of InsightFace's antelopev2 there."
+        )
     if not models["detection"].use_kps:
-        raise InputError(f"The face detector in {folder} gives no landmarks to align faces by; unpack InsightFace's antelopev2 there.")
+        raise InputError(
+            f"The face detector in {folder} gives no landmarks to align faces by; unpack InsightFace's antelopev2 there."
+        )
     return models["detection"], models["recognition"]
 
 
@@ -51,14 +57,18 @@ class ArcFace:
 
     def __init__(self, folder: Path, det_size: int | None = None, det_threshold: float = 0.5):
         if missing := [name for name in ("insightface", "onnxruntime") if find_spec(name) is None]:
-            raise InputError(f"The identity score needs {' and '.join(missing)}, not installed here; pip install 'a4a[eval]'.")
+            raise InputError(
+                f"The identity score needs {' and '.join(missing)}, not installed here; pip install 'a4a[eval]'."
+            )
         if det_size is not None and (det_size <= 0 or det_size % 32):
             raise InputError(f"det_size is {det_size}; expected a multiple of 32, such as 640.")
         folder = Path(folder).expanduser()
         nested = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         found = next((p for p in (folder, *nested) if any(p.glob("*.onnx"))), None)
         if found is None:
-            raise InputError(f"{folder} holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked.")
+            raise InputError(
+                f"{folder} holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked."
+            )
         self.folder, self.det_size, self.det_threshold = found, det_size, det_threshold
         self.key = f"ArcFace {found} {det_size} {det_threshold}"
 

@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionModelWithProjection
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPVisionModelWithProjection,
+)
 
 from a4a.encoders.base import check_width
 from a4a.errors import InputError, first_line
@@ -49,8 +56,13 @@ class CLIPImageEncoder:
     @torch.no_grad()
     def __call__(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
         """Pictures as [batch, 3, height, width] in [0, 1], or as PIL images."""
-        if isinstance(pictures, Tensor) and pictures.shape[-2:] == (self.processor.crop_size["height"], self.processor.crop_size["width"]):
-            mean, std = (pictures.new_tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std))
+        if isinstance(pictures, Tensor) and pictures.shape[-2:] == (
+            self.processor.crop_size["height"],
+            self.processor.crop_size["width"],
+        ):
+            mean, std = (
+                pictures.new_tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std)
+            )
             pixels = ((pictures * 255).round() / 255 - mean) / std  # what the processor does with pictures that fit
         else:
             images = to_pil(pictures) if isinstance(pictures, Tensor) else [p.convert("RGB") for p in pictures]
@@ -77,8 +89,12 @@ def _load(model: str, device: str) -> tuple[Any, CLIPImageProcessorPil]:
         # whole, although only half may be used: in some published configurations (laion's) the halves do not know their projection
         whole: Any = CLIPModel.from_pretrained(name, **folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model} could not be loaded as a CLIP model ({first_line(error)}); give a hub name or a folder of one.") from error
-    return whole.to(device).eval().requires_grad_(False), clip_processor(name, folder, whole.config.vision_config.image_size)
+        raise InputError(
+            f"{model} could not be loaded as a CLIP model ({first_line(error)}); give a hub name or a folder of one."
+        ) from error
+    return whole.to(device).eval().requires_grad_(False), clip_processor(
+        name, folder, whole.config.vision_config.image_size
+    )
 
 
 @cache
@@ -92,7 +108,9 @@ def _tokenizer(model: str, words: int):
     except (OSError, ValueError):
         found = 0
     if found != words:  # where there are no files, transformers makes a tokenizer of two words and says nothing
-        raise InputError(f"The tokenizer of {model} has {found} words where its text tower has {words}; add CLIP's tokenizer to the folder.")
+        raise InputError(
+            f"The tokenizer of {model} has {found} words where its text tower has {words}; add CLIP's tokenizer to the folder."
+        )
     return tokenizer
 
 
@@ -113,7 +131,11 @@ class CLIP:
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         model, processor = _load(self.model, self.device)
         pixels = processor([p.convert("RGB") for p in pictures], return_tensors="pt").pixel_values.to(model.device)
-        found = model.get_image_features(pixel_values=pixels).pooler_output if isinstance(model, CLIPModel) else model(pixels).image_embeds
+        found = (
+            model.get_image_features(pixel_values=pixels).pooler_output
+            if isinstance(model, CLIPModel)
+            else model(pixels).image_embeds
+        )
         return normalize(found.float(), dim=-1)
 
     @torch.no_grad()
@@ -121,10 +143,14 @@ class CLIP:
         """Unit vectors [prompts, width]; what does not fit into the text tower is cut off. InputError for a model without one."""
         model, _ = _load(self.model, self.device)
         if not isinstance(model, CLIPModel):
-            raise InputError(f"{self.model} is a vision tower alone; the text score needs a whole CLIP model, such as {LARGE}.")
+            raise InputError(
+                f"{self.model} is a vision tower alone; the text score needs a whole CLIP model, such as {LARGE}."
+            )
         text = model.config.text_config
         tokens = _tokenizer(self.model, text.vocab_size)(
             list(prompts), padding=True, truncation=True, max_length=text.max_position_embeddings, return_tensors="pt"
         )
-        found = model.get_text_features(tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)).pooler_output
+        found = model.get_text_features(
+            tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
+        ).pooler_output
         return normalize(found.float(), dim=-1)

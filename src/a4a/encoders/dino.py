@@ -23,14 +23,18 @@ def _load(model: str, device: str):
     try:
         config = AutoConfig.from_pretrained(name, **folder)
         if config.model_type not in KINDS:
-            raise InputError(f"{model} is a model of type {config.model_type}; the DINO score takes {', '.join(KINDS)}, such as {BASE}.")
+            raise InputError(
+                f"{model} is a model of type {config.model_type}; the DINO score takes {', '.join(KINDS)}, such as {BASE}."
+            )
         options = {"add_pooling_layer": False} if config.model_type == "vit" else {}
         found = AutoModel.from_pretrained(name, **folder, **options, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(name, **folder, backend="pil")
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(f"{model} could not be loaded as a DINO model with its preprocessing ({first_line(error)}); give its hub name.") from error
+        raise InputError(
+            f"{model} could not be loaded as a DINO model with its preprocessing ({first_line(error)}); give its hub name."
+        ) from error
     return found.to(device).eval().requires_grad_(False), processor
 
 

@@ -57,7 +57,10 @@ def evaluate(
     if baseline is not None and baseline not in methods:
         raise InputError(f"baseline is {baseline!r}, which is none of the methods {', '.join(methods)}.")
     output = Path(output)
-    _claim(output / "task.json", {"task": task.key, "seed": seed, "subjects": len(task.subjects), "generations": task.generations})
+    _claim(
+        output / "task.json",
+        {"task": task.key, "seed": seed, "subjects": len(task.subjects), "generations": task.generations},
+    )
     for s, reference in enumerate(task.references):
         with atomic_write(output / "references" / f"{s:05d}.png") as beside:
             reference.save(beside, format="PNG")
@@ -73,12 +76,26 @@ def evaluate(
         with atomic_write(folder / "grid.png") as beside:
             picture_grid(task, pictures, grid_subjects).save(beside, format="PNG")
         with atomic_write(folder / "scores.json") as beside:
-            beside.write_text(json.dumps({k: asdict(v) if isinstance(v, Estimate) else v.tolist() for k, v in values[name].items()}))
-        entries[name] = {"folder": folder.name, **cost, "scores": {k: asdict(e) for k, e in estimates(values[name]).items()}}
+            beside.write_text(
+                json.dumps({k: asdict(v) if isinstance(v, Estimate) else v.tolist() for k, v in values[name].items()})
+            )
+        entries[name] = {
+            "folder": folder.name,
+            **cost,
+            "scores": {k: asdict(e) for k, e in estimates(values[name]).items()},
+        }
     if baseline is not None:
         for name in methods:
-            both = [k for k, v in values[name].items() if isinstance(v, np.ndarray) and isinstance(values[baseline].get(k), np.ndarray)]
-            entries[name]["baseline"] = {k: asdict(paired_difference(values[name][k], values[baseline][k])) for k in both} if name != baseline else {}  # pyright: ignore[reportArgumentType]
+            both = [
+                k
+                for k, v in values[name].items()
+                if isinstance(v, np.ndarray) and isinstance(values[baseline].get(k), np.ndarray)
+            ]
+            entries[name]["baseline"] = (
+                {k: asdict(paired_difference(values[name][k], values[baseline][k])) for k in both}
+                if name != baseline
+                else {}
+            )  # pyright: ignore[reportArgumentType]
     results = {
         "title": title or output.name,
         "description": description,

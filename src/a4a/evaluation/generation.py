@@ -24,19 +24,32 @@ class Sampling:
     """Height and width in pixels."""
 
     def options(self) -> dict[str, Any]:
-        named = {"num_inference_steps": self.steps, "guidance_scale": self.guidance, "height": self.size, "width": self.size}
+        named = {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "height": self.size,
+            "width": self.size,
+        }
         return {name: value for name, value in named.items() if value is not None}
 
 
 def generate_images(
-    pipe: Any, task: Task, pictures: Sequence[int], noise: Sequence[Generator], sampling: Sampling, scale: float = 1.0, **options: Any
+    pipe: Any,
+    task: Task,
+    pictures: Sequence[int],
+    noise: Sequence[Generator],
+    sampling: Sampling,
+    scale: float = 1.0,
+    **options: Any,
 ) -> list[Image.Image]:
     """Calls anything that is called as an `ImagePromptPipeline`; each reference is embedded once."""
     subjects = list(dict.fromkeys(task.subject(i) for i in pictures))
     embeds = pipe.embed([task.references[s] for s in subjects])
     rows = embeds[[subjects.index(task.subject(i)) for i in pictures]]
     prompts = [task.prompts[i] for i in pictures]
-    return pipe(prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **sampling.options(), **options).images
+    return pipe(
+        prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **sampling.options(), **options
+    ).images
 
 
 def generate_text_only(

@@ -37,14 +37,18 @@ def bootstrap_mean(scores: np.ndarray, seed: int = 0) -> Estimate:
     mean = float(per_subject.mean())
     if len(per_subject) < 2 or np.ptp(per_subject) == 0:
         return Estimate(mean, mean, mean, len(per_subject), pictures)
-    interval = bootstrap((per_subject,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(seed)).confidence_interval
+    interval = bootstrap(
+        (per_subject,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(seed)
+    ).confidence_interval
     return Estimate(mean, float(interval.low), float(interval.high), len(per_subject), pictures)
 
 
 def paired_difference(scores: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     """How much higher `scores` are than `others`, picture by picture of the same subjects, prompts and noise."""
     if scores.shape != others.shape:
-        raise InputError(f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on the same task.")
+        raise InputError(
+            f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on the same task."
+        )
     return bootstrap_mean(scores.astype(np.float64) - others.astype(np.float64), seed)
 
 
@@ -73,7 +77,9 @@ def mean_over_seeds(scores: np.ndarray) -> Estimate:
     squares, freedom = by_subject, subjects - 1.0
     if by_seed > rest:  # else seeds differ no more than chance makes them
         squares = by_seed + by_subject - rest
-        freedom = squares**2 / (by_seed**2 / (seeds - 1) + by_subject**2 / (subjects - 1) + rest**2 / ((seeds - 1) * (subjects - 1)))
+        freedom = squares**2 / (
+            by_seed**2 / (seeds - 1) + by_subject**2 / (subjects - 1) + rest**2 / ((seeds - 1) * (subjects - 1))
+        )
     half = t.ppf(0.975, freedom) * np.sqrt(squares / each.size)
     return Estimate(float(mean), float(mean - half), float(mean + half), subjects, int(counts.sum()))
 

@@ -36,7 +36,11 @@ def table(results: dict) -> str:
     for name, method in methods.items():
         cells = [str(Estimate(**method["scores"][n])) if n in method["scores"] else "" for n in names]
         seconds = method["seconds_per_picture"]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['base_calls']} | {f'{seconds:.2f}' if seconds is not None else ''} |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(cells)
+            + f" | {method['base_calls']} | {f'{seconds:.2f}' if seconds is not None else ''} |"
+        )
     note = f"{task['subjects']} subjects x {task['generations']} pictures, seed {task['seed']}; means with 95 % bootstrap intervals over subjects; {results['machine']}."
     if results["baseline"]:
         lines += [

@@ -57,7 +57,9 @@ class Validator:
         )
 
     @torch.no_grad()
-    def draw(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None) -> list[Image.Image]:
+    def draw(
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
+    ) -> list[Image.Image]:
         prompted = ImagePromptPipeline(pipe, adapter, image_encoder) if adapter is not None else None
         pictures: list[Image.Image] = []
         for start in range(0, len(self.task), self.batch):
@@ -75,11 +77,17 @@ class Validator:
         pictures = self.draw(pipe, adapter, image_encoder)
         return pictures, estimates(measure(self.metrics, generated(self.task, pictures)))
 
-    def __call__(self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None) -> ValidationResult:
+    def __call__(
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
+    ) -> ValidationResult:
         pictures, scores = self.draw_and_score(pipe, adapter, image_encoder)
         return ValidationResult(scores, picture_grid(self.task, pictures, self.grid_subjects))
 
 
 def logged(scores: dict[str, Estimate]) -> dict[str, float]:
     """Columns of a log: the mean under the score's name, and its interval."""
-    return {f"{name}{end}": value for name, e in scores.items() for end, value in (("", e.mean), (".low", e.low), (".high", e.high))}
+    return {
+        f"{name}{end}": value
+        for name, e in scores.items()
+        for end, value in (("", e.mean), (".low", e.low), (".high", e.high))
+    }

@@ -23,7 +23,9 @@ class Claim:
     score: str = "identity"
 
 
-def _decide(claim: Claim, methods: dict[str, Method], logs: dict[str, list], others: dict[str, Method]) -> tuple[str, str, str]:
+def _decide(
+    claim: Claim, methods: dict[str, Method], logs: dict[str, list], others: dict[str, Method]
+) -> tuple[str, str, str]:
     if claim.kind in ("above", "not_above"):
         if not all(name in methods and claim.score in methods[name].scores for name in (claim.a, claim.b)):
             return claim.description, "not measured", ""

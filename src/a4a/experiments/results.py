@@ -46,7 +46,9 @@ def _methods(folder: Path, variants: list[str]) -> tuple[dict[str, Method], dict
         scores = {k: np.array([v[k] for v in values], dtype=float) for k in values[0] if k not in whole}
         ends = {k: {end: float(np.mean([v[k][end] for v in values])) for end in ("mean", "low", "high")} for k in whole}
         alone = {k: Estimate(**(values[0][k] | ends[k])) for k in whole}
-        methods[name] = Method(name, len(members), scores, alone, entries[0], folder / entries[0]["folder"] / "pictures")
+        methods[name] = Method(
+            name, len(members), scores, alone, entries[0], folder / entries[0]["folder"] / "pictures"
+        )
     return methods, results
 
 
@@ -66,5 +68,9 @@ def _points(found: list[list[dict[str, float]]], score: str) -> Iterator[tuple[f
     for samples in sorted(set.intersection(*(set(t) for t in tables))):
         values = [t[samples][score] for t in tables]
         only = tables[0][samples]
-        ends = (min(values), max(values)) if len(values) > 1 else (only.get(f"{score}.low", values[0]), only.get(f"{score}.high", values[0]))
+        ends = (
+            (min(values), max(values))
+            if len(values) > 1
+            else (only.get(f"{score}.low", values[0]), only.get(f"{score}.high", values[0]))
+        )
         yield samples, float(np.mean(values)), *ends

@@ -65,7 +65,10 @@ def experiment(
     output = Path(output)
     if not variants or not seeds:
         raise InputError(f"The experiment {title!r} has no variants or no seeds; give at least one of each.")
-    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {*variants, *(final.extra_methods if final else {})}:
+    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {
+        *variants,
+        *(final.extra_methods if final else {}),
+    }:
         raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
     for claim in claims:
         if claim.kind in ("always_above", "reaches") and claim.score not in scores:
@@ -100,7 +103,14 @@ def experiment(
     if final is not None:
         watched = _evaluation(merged(recipe, {"output": str(output)}))
         if watched is not None and final.extra_methods:
-            evaluate(watched.task, final.extra_methods, watched.metrics, output / "validation", batch=watched.batch, seed=watched.seed)
+            evaluate(
+                watched.task,
+                final.extra_methods,
+                watched.metrics,
+                output / "validation",
+                batch=watched.batch,
+                seed=watched.seed,
+            )
         evaluate(final.task, {**final.extra_methods, **finished}, final.metrics, output / "final", batch=final.batch)
 
 

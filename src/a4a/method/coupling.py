@@ -30,7 +30,9 @@ class CouplingSpaceProjection(nn.Module):
             return torch.stack(self.linears(sites), dim=1)
 
     @torch.no_grad()
-    def init_from_source(self, makers: Sequence[nn.Linear], space: Float[Tensor, "d_scm text"], mean: Float[Tensor, " text"]) -> None:
+    def init_from_source(
+        self, makers: Sequence[nn.Linear], space: Float[Tensor, "d_scm text"], mean: Float[Tensor, " text"]
+    ) -> None:
         """Each site's layer undoes what made its features of the condition, `k_i = W_i c`, as far as can be: `space (c - mean)`.
 
         All base sites then say the same in the coupling space, and mixing them loses nothing. Needs a layer per site.

@@ -48,18 +48,30 @@ class UpgradedSpaceMapping(nn.Module):
         connectivity: Connectivity = "all_to_all",
     ):
         super().__init__()
-        start = interpolation(base_depths, upgraded_depths) if connectivity == "all_to_all" else nearest(base_depths, upgraded_depths)
-        sites = torch.cat([torch.eye(len(start)), start], dim=1).bool()  # what each upgraded site may attend to: [K^, K]
+        start = (
+            interpolation(base_depths, upgraded_depths)
+            if connectivity == "all_to_all"
+            else nearest(base_depths, upgraded_depths)
+        )
+        sites = torch.cat(
+            [torch.eye(len(start)), start], dim=1
+        ).bool()  # what each upgraded site may attend to: [K^, K]
         self.register_buffer("seen", None if connectivity == "all_to_all" else start, persistent=False)
         self.register_buffer(
-            "mask", None if connectivity == "all_to_all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1), persistent=False
+            "mask",
+            None if connectivity == "all_to_all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1),
+            persistent=False,
         )
         self.latents = nn.Parameter(torch.randn(len(upgraded_depths), tokens, width) * (0.02 if warm_start else 1.0))
         self.mixture = nn.Parameter(start.clone()) if warm_start else None
         self.norm = nn.LayerNorm(width) if warm_start else None
-        self.rounds = nn.ModuleList(_Round(width, inner, heads, residual, identity=warm_start and residual) for _ in range(rounds))
+        self.rounds = nn.ModuleList(
+            _Round(width, inner, heads, residual, identity=warm_start and residual) for _ in range(rounds)
+        )
 
-    def forward(self, coupling: Float[Tensor, "batch base tokens width"]) -> Float[Tensor, "batch upgraded tokens width"]:
+    def forward(
+        self, coupling: Float[Tensor, "batch base tokens width"]
+    ) -> Float[Tensor, "batch upgraded tokens width"]:
         mapped = self.latents.expand(len(coupling), -1, -1, -1)
         if self.mixture is not None and self.norm is not None:
             mixture = self.mixture if self.seen is None else self.mixture * self.seen
@@ -83,14 +95,19 @@ class _Round(nn.Module):
         self.norm_mapped, self.norm_reference = nn.LayerNorm(width), nn.LayerNorm(width)
         self.w_1, self.w_2, self.w_3 = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.w_out = nn.Linear(inner, width, bias=False)
-        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.ffn = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         if identity:
             for last in (self.w_out, self.ffn[-1]):
                 for parameter in last.parameters():
                     nn.init.zeros_(parameter)
 
     def forward(
-        self, mapped: Float[Tensor, "batch queries width"], reference: Float[Tensor, "batch keys width"], mask: Tensor | None = None
+        self,
+        mapped: Float[Tensor, "batch queries width"],
+        reference: Float[Tensor, "batch keys width"],
+        mask: Tensor | None = None,
     ) -> Float[Tensor, "batch queries width"]:
         normed = self.norm_mapped(mapped)
         context = torch.cat([normed, self.norm_reference(reference)], dim=1)

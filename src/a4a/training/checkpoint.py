@@ -22,7 +22,15 @@ from a4a.errors import InputError
 from a4a.utils.files import atomic_write, save_torch
 
 
-def save(folder: Path, samples: int, step: int, weights: dict[str, Tensor], optimizer: dict, ema: dict[str, Tensor] | None, keep: int) -> Path:
+def save(
+    folder: Path,
+    samples: int,
+    step: int,
+    weights: dict[str, Tensor],
+    optimizer: dict,
+    ema: dict[str, Tensor] | None,
+    keep: int,
+) -> Path:
     """Writes the checkpoint of `samples` into `folder` and removes all but the last `keep`."""
     target = folder / f"{samples:010d}"
     with atomic_write(target) as beside:
@@ -52,7 +60,9 @@ def load(path: Path) -> tuple[int, int, dict[str, Tensor], dict, dict[str, Tenso
         optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
     except Exception as error:
-        raise InputError(f"The checkpoint {path} cannot be read ({error}); remove that folder and resume from an earlier one.") from error
+        raise InputError(
+            f"The checkpoint {path} cannot be read ({error}); remove that folder and resume from an earlier one."
+        ) from error
     return step, samples, weights, optimizer, ema
 
 

@@ -39,4 +39,6 @@ class TrainingConfig:
         for name in ("batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"training.{name} is {value}; give a number of at least 1, or leave it out for its default.")
+                raise InputError(
+                    f"training.{name} is {value}; give a number of at least 1, or leave it out for its default."
+                )

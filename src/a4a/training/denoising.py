@@ -63,20 +63,32 @@ class ObjectiveConfig:
 class Denoising(Objective):
     """The denoising loss of a backbone, of which an adapter is trained, or the denoiser itself where there is none."""
 
-    def __init__(self, backbone: Backbone, adapter: ImagePromptAdapter | None, config: ObjectiveConfig, no_text: Text | None = None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: ImagePromptAdapter | None,
+        config: ObjectiveConfig,
+        no_text: Text | None = None,
+    ):
         super().__init__()
         self.config, self.adapter = config, adapter
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
         self.scheduler = backbone.training_scheduler
-        self._no_text = backbone.no_text() if no_text is None else no_text  # given where the text encoders are not there
+        self._no_text = (
+            backbone.no_text() if no_text is None else no_text
+        )  # given where the text encoders are not there
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
         if adapter is not None:
             adapter.train().requires_grad_(True)
             if isinstance(adapter, A4A):
                 adapter.train_source(config.train_source)
         if config.gradient_checkpointing:
-            own = {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)} if adapter is not None else {}  # pyright: ignore[reportOptionalMemberAccess]
+            own = (
+                {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)}
+                if adapter is not None
+                else {}
+            )  # pyright: ignore[reportOptionalMemberAccess]
             self.denoiser.enable_gradient_checkpointing(**own)
         if config.compile:
             self.denoiser._repeated_blocks = [backbone.block]  # diffusers names none for PixArt
@@ -85,8 +97,14 @@ class Denoising(Objective):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.adapter is None:
             return [{"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
-        trained = {name: [p for p in group if p.requires_grad] for name, group in self.adapter.parameter_groups().items()}
-        return [{"name": name, "params": group, "lr": getattr(self.config.rates, name)} for name, group in trained.items() if group]
+        trained = {
+            name: [p for p in group if p.requires_grad] for name, group in self.adapter.parameter_groups().items()
+        }
+        return [
+            {"name": name, "params": group, "lr": getattr(self.config.rates, name)}
+            for name, group in trained.items()
+            if group
+        ]
 
     def forward(self, batch: Batch) -> Tensor:
         """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, image_embed_dim]."""
@@ -104,7 +122,11 @@ class Denoising(Objective):
 
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()
-            self.set_condition(self.injection, self.adapter, torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds))
+            self.set_condition(
+                self.injection,
+                self.adapter,
+                torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds),
+            )
         kind = self.denoiser.dtype
         # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
         plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
@@ -126,7 +148,9 @@ class Denoising(Objective):
         how = self.config
         if how.timesteps == "uniform":
             return torch.randint(0, steps, (count,), device=device)
-        density = compute_density_for_timestep_sampling(how.timesteps, count, how.logit_mean, how.logit_std, how.mode_scale, device)
+        density = compute_density_for_timestep_sampling(
+            how.timesteps, count, how.logit_mean, how.logit_std, how.mode_scale, device
+        )
         return (density * steps).long().clamp(0, steps - 1)
 
     def _text(self, batch: Batch, without: Tensor) -> Text:

@@ -29,7 +29,9 @@ def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Acceler
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation, sync_with_dataloader=False),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=gradient_accumulation, sync_with_dataloader=False
+        ),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
@@ -54,7 +56,11 @@ def data_fingerprint(table: Any) -> str:
     for i in sorted({0, len(table) // 2, len(table) - 1}):
         for name, value in sorted(table.batch(torch.tensor([i])).items()):
             digest.update(name.encode())
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+            digest.update(
+                value.contiguous().view(torch.uint8).numpy().tobytes()
+                if isinstance(value, Tensor)
+                else repr(value).encode()
+            )
     return digest.hexdigest()[:16]
 
 
@@ -68,7 +74,9 @@ def shard(model: nn.Module, block: str) -> None:
     """Gives each process its part of every block of a frozen model; blocks are put together as they run (FSDP 2)."""
     ours = state()
     if ours.num_processes == 1:
-        raise InputError("precision.shard is set but there is one process; start several with torchrun, or set it to false.")
+        raise InputError(
+            "precision.shard is set but there is one process; start several with torchrun, or set it to false."
+        )
     mesh = init_device_mesh(ours.device.type, (ours.num_processes,))  # pyright: ignore[reportOptionalMemberAccess]
     for module in model.modules():
         if type(module).__name__ == block:

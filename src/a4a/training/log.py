@@ -38,7 +38,9 @@ class MetricLogger:
                 self.writer.add_scalar(name, value, int(row["samples"]))
 
     def _rewrite(self) -> None:
-        self.columns = list(dict.fromkeys(["step", "samples", "loss", "samples_per_second", *(k for r in self.rows for k in r)]))
+        self.columns = list(
+            dict.fromkeys(["step", "samples", "loss", "samples_per_second", *(k for r in self.rows for k in r)])
+        )
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()

@@ -46,7 +46,9 @@ class BucketBatchSampler:
             epoch += 1
         before = self._before(epoch)
         kinds = torch.repeat_interleave(self._before(epoch + 1) - before)
-        kinds = kinds[torch.randperm(len(kinds), generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch, len(kinds))))]
+        kinds = kinds[
+            torch.randperm(len(kinds), generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch, len(kinds))))
+        ]
         place = number - int(before.sum())
         bucket = int(kinds[place])
         nth = int(before[bucket] + (kinds[:place] == bucket).sum())

@@ -69,12 +69,18 @@ def train(
 
     optimizer = optimizer_for(config.optimizer, groups, config.weight_decay, accelerator.device)
     scheduler = get_scheduler(config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
-    ema = EMAModel(trained.values(), decay=config.ema_decay, use_ema_warmup=True, power=0.75) if config.ema_decay else None
+    ema = (
+        EMAModel(trained.values(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+        if config.ema_decay
+        else None
+    )
 
     folder, first = output / "checkpoints", 0
     saved = checkpoint.existing(folder)
     if saved and not resume:
-        raise InputError(f"{output} already holds a run; pass --resume to go on with it, or choose another output folder.")
+        raise InputError(
+            f"{output} already holds a run; pass --resume to go on with it, or choose another output folder."
+        )
     if saved:
         first, samples, weights, state, average = checkpoint.load(saved[-1])
         if samples != first * per_step:
@@ -83,7 +89,9 @@ def train(
                 f"but this run takes {per_step}; set them so that they are as many again, or choose another output folder."
             )
         if weights.keys() != trained.keys() or any(weights[n].shape != p.shape for n, p in trained.items()):
-            raise InputError(f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder.")
+            raise InputError(
+                f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder."
+            )
         with torch.no_grad():
             for name, p in trained.items():
                 p.copy_(weights[name])
@@ -98,7 +106,12 @@ def train(
 
     if accelerator.num_processes > 1:
         shapes = sha256(repr([(n, tuple(p.shape)) for n, p in trained.items()]).encode()).hexdigest()[:16]
-        facts = {"training samples": len(table), "training data": data_fingerprint(table), "trained parameters": shapes, "checkpoint of step": first}
+        facts = {
+            "training samples": len(table),
+            "training data": data_fingerprint(table),
+            "trained parameters": shapes,
+            "checkpoint of step": first,
+        }
         check_consistent(accelerator, facts)
         exclude_frozen_from_ddp(objective)
     model, optimizer = accelerator.prepare(objective, optimizer)
@@ -116,7 +129,9 @@ def train(
     def save(step: int) -> None:
         if accelerator.is_main_process:
             average = dict(zip(trained, ema.shadow_params, strict=True)) if ema is not None else None
-            checkpoint.save(folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints)
+            checkpoint.save(
+                folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints
+            )
         accelerator.wait_for_everyone()
 
     def score(step: int) -> Scores:
@@ -143,7 +158,13 @@ def train(
 
     objective.train()
     passes = config.gradient_accumulation
-    bar = tqdm(total=steps * per_step, initial=first * per_step, desc=description, unit="sample", disable=not accelerator.is_main_process)
+    bar = tqdm(
+        total=steps * per_step,
+        initial=first * per_step,
+        desc=description,
+        unit="sample",
+        disable=not accelerator.is_main_process,
+    )
     ahead = accelerator.device.type != "cpu"  # on a CPU a second thread would only fight for the cores
     with ThreadPoolExecutor(1) as pool, _stop_signals() as stopped:
         if first == 0 and evaluate is not None:
@@ -160,15 +181,21 @@ def train(
                 torch.manual_seed(mix_seed(config.seed, number, accelerator.process_index))
                 with accelerator.accumulate(model):
                     loss = model(_to(batch, accelerator.device))
-                    seen = accelerator.gather(torch.stack([loss.detach().float(), loss.new_tensor(stopped()).float()])[None])
+                    seen = accelerator.gather(
+                        torch.stack([loss.detach().float(), loss.new_tensor(stopped()).float()])[None]
+                    )
                     values, signals = seen.T.tolist()  # pyright: ignore[reportAttributeAccessIssue]
                     for process, value in enumerate(values):
                         if not math.isfinite(value):
                             raise not_finite(f"The loss is {value}", step, rows_of(number, process))
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        norm = float(accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf))  # pyright: ignore[reportArgumentType]
-                        if accelerator.scaler is None and not math.isfinite(norm):  # a scaler of fp16 skips such steps itself
+                        norm = float(
+                            accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf)
+                        )  # pyright: ignore[reportArgumentType]
+                        if accelerator.scaler is None and not math.isfinite(
+                            norm
+                        ):  # a scaler of fp16 skips such steps itself
                             rows = torch.cat([order.take(n) for n in range(number + 1 - passes, number + 1)])
                             raise not_finite(f"The norm of the gradients is {norm}", step, rows)
                     optimizer.step()
@@ -181,7 +208,12 @@ def train(
             bar.update(per_step)
             bar.set_postfix(loss=f"{total:.4f}")
             last = step == steps
-            row = {"step": step, "samples": step * per_step, "loss": total, "samples_per_second": shown / (time.perf_counter() - began)}
+            row = {
+                "step": step,
+                "samples": step * per_step,
+                "loss": total,
+                "samples_per_second": shown / (time.perf_counter() - began),
+            }
             if last or crossed(config.evaluate_every, step):
                 before = time.perf_counter()
                 row |= score(step)
@@ -219,7 +251,9 @@ def _stop_signals() -> Iterator[Callable[[], int]]:
     """Catches SIGTERM and Ctrl-C; what it yields tells the signal's number, 0 while none came."""
     received: list[int] = []
     try:
-        previous = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
+        }
     except ValueError:  # not the main thread: whoever runs us there handles signals
         previous = {}
     try:

@@ -68,9 +68,13 @@ class Method:
                     f"method.{name} needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.{name} to false."
                 )
         if self.whiten_init and not self.coupling:
-            raise InputError("method.whiten_init needs the source's features but method.coupling is false; set method.whiten_init to false.")
+            raise InputError(
+                "method.whiten_init needs the source's features but method.coupling is false; set method.whiten_init to false."
+            )
         options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
-        return A4A.from_source(source, backbone.sites, backbone.text_projections() if self.text_init else None, **options)
+        return A4A.from_source(
+            source, backbone.sites, backbone.text_projections() if self.text_init else None, **options
+        )
 
     def _from_scratch(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> IPAdapter:
         """The denoiser's own text projections can serve the source's tokens only where its text states are as wide."""
@@ -89,7 +93,18 @@ class Method:
         return adapter
 
 
-_A4A_OPTIONS = ("d_scm", "rounds", "inner", "heads", "residual", "sharing", "warm_start", "connectivity", "coupling", "base_sites")
+_A4A_OPTIONS = (
+    "d_scm",
+    "rounds",
+    "inner",
+    "heads",
+    "residual",
+    "sharing",
+    "warm_start",
+    "connectivity",
+    "coupling",
+    "base_sites",
+)
 
 
 @dataclass
@@ -104,7 +119,9 @@ class Precision:
 
     def __post_init__(self):
         if self.shard and self.frozen == "int8":
-            raise InputError("precision.shard and precision.frozen int8 do not go together; set frozen to bfloat16, or spread to false.")
+            raise InputError(
+                "precision.shard and precision.frozen int8 do not go together; set frozen to bfloat16, or spread to false."
+            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -59,7 +59,17 @@ def dry_run(
     """
     ours = distributed.state()
     device = ours.device
-    plan = estimate_memory(model, image_encoder, source, method, replace(objective, compile=False), training, precision, ours.num_processes, pixels)
+    plan = estimate_memory(
+        model,
+        image_encoder,
+        source,
+        method,
+        replace(objective, compile=False),
+        training,
+        precision,
+        ours.num_processes,
+        pixels,
+    )
     meta_model, adapter = plan.meta_model, plan.adapter
     backbone, side = meta_model.backbone, meta_model.side(pixels)
     torch.manual_seed(training.seed)  # the same weights and rows in all processes
@@ -74,7 +84,9 @@ def dry_run(
         shard(backbone.denoiser, backbone.block)
     per_step = training.batch_size * training.gradient_accumulation * ours.num_processes
     table = _Random(batch(meta_model, adapter, per_step, side, precision, "cpu"))
-    with TemporaryDirectory() as folder:  # each process has its own: only the first writes of the run, and all save and load the adapter
+    with (
+        TemporaryDirectory() as folder
+    ):  # each process has its own: only the first writes of the run, and all save and load the adapter
         config = replace(training, samples=STEPS * per_step, warmup=0, evaluate_every=None, tensorboard=False)
         began = time.perf_counter()
         rows = train(loss, table, config, Path(folder), description="dry run")
@@ -93,7 +105,10 @@ def dry_run(
         "batch": training.batch_size,
         "processes": ours.num_processes,
         "gradient_checkpointing": objective.gradient_checkpointing,
-        "parameters": {"denoiser": sum(p.numel() for p in backbone.denoiser.parameters()), "adapter": sum(p.numel() for p in adapter.parameters())},
+        "parameters": {
+            "denoiser": sum(p.numel() for p in backbone.denoiser.parameters()),
+            "adapter": sum(p.numel() for p in adapter.parameters()),
+        },
         "trained": plan.trained,
         "losses": [r["loss"] for r in rows],
         "seconds_in_all": seconds,

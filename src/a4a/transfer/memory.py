@@ -111,18 +111,31 @@ def estimate_memory(
     meta_model, origin = load_meta_model(model), load_meta_adapter(source)
     with torch.device("meta"):
         adapter = method.build(meta_model.backbone, origin, embed_width(image_encoder, origin))
-    nn.Module.to(meta_model.backbone.denoiser, precision.dtype)  # diffusers' own warns of layers that it would keep, where there are none
+    nn.Module.to(
+        meta_model.backbone.denoiser, precision.dtype
+    )  # diffusers' own warns of layers that it would keep, where there are none
     alone = replace(precision, shard=False)
     with torch.device("meta"):
         alone.apply(meta_model.backbone)
-    loss = Denoising(meta_model.backbone, adapter, replace(objective, compile=False), no_text=text(meta_model, 1, precision, "meta"))
+    loss = Denoising(
+        meta_model.backbone, adapter, replace(objective, compile=False), no_text=text(meta_model, 1, precision, "meta")
+    )
     side = meta_model.side(pixels)
-    one, many, twice = (working(loss, batch(meta_model, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY))
+    one, many, twice = (
+        working(loss, batch(meta_model, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY)
+    )
     loss.pause()
-    kept, trained = _bytes(meta_model.backbone.denoiser), sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    kept, trained = (
+        _bytes(meta_model.backbone.denoiser),
+        sum(p.numel() for p in adapter.parameters() if p.requires_grad),
+    )
     if precision.shard:
-        blocks = [_bytes(m) for m in meta_model.backbone.denoiser.modules() if type(m).__name__ == meta_model.backbone.block]
-        kept -= sum(blocks) - sum(blocks) // processes - 2 * max(blocks)  # two are together at a time: one runs, one is fetched
+        blocks = [
+            _bytes(m) for m in meta_model.backbone.denoiser.modules() if type(m).__name__ == meta_model.backbone.block
+        ]
+        kept -= (
+            sum(blocks) - sum(blocks) // processes - 2 * max(blocks)
+        )  # two are together at a time: one runs, one is fetched
     always = 2 * trained if training.mixed_precision != "no" else 0  # autocast's copies of what is trained
     held = 4 * trained if training.gradient_accumulation > 1 else 0
     estimate = MemoryEstimate(
@@ -135,7 +148,9 @@ def estimate_memory(
         least=always + one,
         fixed=always + held + max(2 * many - twice, 0),
         each=(twice - many) // MANY,
-        encoders=precision.dtype.itemsize * (sum(meta_model.encoders.values()) + encoder_size(image_encoder)) if encoders else 0,
+        encoders=precision.dtype.itemsize * (sum(meta_model.encoders.values()) + encoder_size(image_encoder))
+        if encoders
+        else 0,
     )
     return TransferPlan(meta_model, adapter, estimate, trained)
 
@@ -157,7 +172,12 @@ def check_fit(estimate: MemoryEstimate, batch_size: int, gpu: float) -> None:
 
 
 def batch(
-    meta_model: MetaModel, adapter: ImagePromptAdapter, rows: int, side: int, precision: Precision, device: torch.device | str
+    meta_model: MetaModel,
+    adapter: ImagePromptAdapter,
+    rows: int,
+    side: int,
+    precision: Precision,
+    device: torch.device | str,
 ) -> dict[str, Any]:
     """Random numbers in the shapes that the training data have."""
     return {
@@ -170,7 +190,9 @@ def batch(
 def text(meta_model: MetaModel, rows: int, precision: Precision, device: torch.device | str) -> dict[str, Tensor]:
     shapes = meta_model.backbone.text_shapes().items()
     return {
-        name: torch.ones(rows, *shape, dtype=kind, device=device) if kind else torch.randn(rows, *shape, dtype=precision.dtype, device=device)
+        name: torch.ones(rows, *shape, dtype=kind, device=device)
+        if kind
+        else torch.randn(rows, *shape, dtype=precision.dtype, device=device)
         for name, (shape, kind) in shapes
     }
 

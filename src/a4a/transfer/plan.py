@@ -14,7 +14,9 @@ from a4a.transfer.memory import RESERVED, check_fit, estimate_memory
 from a4a.transfer.run import transfer
 
 
-def plan(recipe: Path, gpu: float = 80.0, processes: int = 1, samples_per_second: float | None = None, json: bool = False) -> None:
+def plan(
+    recipe: Path, gpu: float = 80.0, processes: int = 1, samples_per_second: float | None = None, json: bool = False
+) -> None:
     """Say what a transfer needs: parameters, memory, largest batch, disk, time.
 
     Args:
@@ -25,12 +27,18 @@ def plan(recipe: Path, gpu: float = 80.0, processes: int = 1, samples_per_second
         json: Print JSON instead of a table.
     """
     facts, fits = describe(recipe, gpu, processes, samples_per_second)
-    print(jsons.dumps(facts, indent=1) if json else "\n".join(f"{name:44} {_shown(value)}" for name, value in facts.items()))
+    print(
+        jsons.dumps(facts, indent=1)
+        if json
+        else "\n".join(f"{name:44} {_shown(value)}" for name, value in facts.items())
+    )
     if fits is not None:
         raise fits
 
 
-def describe(recipe: Path, gpu: float, processes: int, samples_per_second: float | None) -> tuple[dict[str, Any], InputError | None]:
+def describe(
+    recipe: Path, gpu: float, processes: int, samples_per_second: float | None
+) -> tuple[dict[str, Any], InputError | None]:
     """The facts, and the error that says that the recipe's batch does not fit, where it does not."""
     chosen, raw = _read(recipe)
     pixels = _find(raw.get("data"), "size")
@@ -88,15 +96,21 @@ def _read(recipe: Path) -> tuple[Namespace, dict[str, Any]]:
     try:
         raw = yaml.safe_load(Path(recipe).read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"The recipe {recipe} cannot be read ({first_line(error)}); give a YAML file of a4a transfer.") from error
+        raise InputError(
+            f"The recipe {recipe} cannot be read ({first_line(error)}); give a YAML file of a4a transfer."
+        ) from error
     if isinstance(raw, dict) and "recipe" in raw:
         raw = raw["recipe"]
     if not isinstance(raw, dict) or "model" not in raw:
-        raise InputError(f"{recipe} is no recipe of a4a transfer: it names no model; give one such as recipes/sd15-to-pixart.yaml.")
+        raise InputError(
+            f"{recipe} is no recipe of a4a transfer: it names no model; give one such as recipes/sd15-to-pixart.yaml."
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(transfer, skip={"data", "evaluation"})
     try:
-        chosen = parser.parse_object({"output": "runs/plan"} | {k: v for k, v in raw.items() if k not in ("data", "evaluation")})
+        chosen = parser.parse_object(
+            {"output": "runs/plan"} | {k: v for k, v in raw.items() if k not in ("data", "evaluation")}
+        )
         return parser.instantiate_classes(chosen), raw  # pyright: ignore[reportReturnType]
     except InputError:
         raise

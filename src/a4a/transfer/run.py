@@ -64,17 +64,23 @@ def transfer(
     """
     output = Path(output)
     if dry_run:
-        trial(model, image_encoder, source, method, objective, training, precision, None if dry_run is True else dry_run)
+        trial(
+            model, image_encoder, source, method, objective, training, precision, None if dry_run is True else dry_run
+        )
         return None
     ours = distributed.state()
     device = ours.device
     encoders = not isinstance(data, Prepared) or evaluation is not None  # whether anything is left to encode
     if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
         pixels = getattr(data, "size", None)
-        made = estimate_memory(model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels, encoders)
+        made = estimate_memory(
+            model, image_encoder, source, method, objective, training, precision, ours.num_processes, pixels, encoders
+        )
         check_fit(made.estimate, training.batch_size, torch.cuda.get_device_properties(device).total_memory)
     if precision.shard and evaluation is not None:
-        raise InputError("precision.shard is set, so no process has the whole denoiser to draw with; leave out evaluation and use a4a evaluate.")
+        raise InputError(
+            "precision.shard is set, so no process has the whole denoiser to draw with; leave out evaluation and use a4a evaluate."
+        )
     adapter_source = formats.read(source) if source is not None else None
     ready = data if isinstance(data, Prepared) else None
     if ready is not None:
@@ -87,7 +93,9 @@ def transfer(
         check_width(image_embed_dim, adapter_source.image_embed_dim, str(source))
     pipe = load_pipeline(model, dtype=precision.dtype, parts="all" if encoders else "denoiser")
     for part in pipe.components.values():
-        if isinstance(part, nn.Module) and not (precision.shard and part is denoiser_of(pipe)):  # which may not fit: each takes its part below
+        if isinstance(part, nn.Module) and not (
+            precision.shard and part is denoiser_of(pipe)
+        ):  # which may not fit: each takes its part below
             part.to(device)
     if encoder is not None:
         encoder.model.to(device)  # pyright: ignore[reportArgumentType]

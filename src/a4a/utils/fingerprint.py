@@ -15,7 +15,11 @@ def file_fingerprint(name: str | Path) -> str:
     place = Path(resolve_zoo(name)).expanduser()
     if not place.exists():
         return str(name)
-    folder, found = (place.parent, [place]) if place.is_file() else (place, sorted(f for f in place.rglob("*") if f.suffix in WEIGHTS))
+    folder, found = (
+        (place.parent, [place])
+        if place.is_file()
+        else (place, sorted(f for f in place.rglob("*") if f.suffix in WEIGHTS))
+    )
     digest = hashlib.sha256()
     for file in found:
         place = file.relative_to(folder)

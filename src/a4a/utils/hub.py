@@ -15,7 +15,11 @@ def resolve_zoo(name: str | Path) -> str:
         return name
     place = ZOO / name.removeprefix("zoo:")
     if not place.exists():
-        known = ", ".join(sorted(p.name for p in ZOO.iterdir() if p.is_dir() and not p.name.startswith("."))) if ZOO.is_dir() else "nothing yet"
+        known = (
+            ", ".join(sorted(p.name for p in ZOO.iterdir() if p.is_dir() and not p.name.startswith(".")))
+            if ZOO.is_dir()
+            else "nothing yet"
+        )
         raise InputError(f"The zoo has no {name.removeprefix('zoo:')}; it has {known}.")
     return str(place)
 

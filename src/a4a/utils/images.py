@@ -20,7 +20,9 @@ def open_image(path: Path | str) -> Image.Image:
     except FileNotFoundError as error:
         raise InputError(f"There is no picture {path}; give a PNG or JPEG file.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture that can be read ({first_line(error)}); give a PNG or JPEG file.") from error
+        raise InputError(
+            f"{path} is no picture that can be read ({first_line(error)}); give a PNG or JPEG file."
+        ) from error
 
 
 def rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -33,7 +35,9 @@ def rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         seen = image.convert("RGBA")
         if seen.getchannel("A").getextrema()[0] != 255:
-            return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB"), ["transparent, laid on white"]
+            return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB"), [
+                "transparent, laid on white"
+            ]
     return image.convert("RGB"), ["CMYK made RGB"] if image.mode == "CMYK" else []
 
 
@@ -45,7 +49,9 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
 
 def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
     """Pictures of one size as [n, 3, height, width] in [0, 1]."""
-    return torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2).float() / 255
+    return (
+        torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2).float() / 255
+    )
 
 
 def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:

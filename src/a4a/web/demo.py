@@ -51,19 +51,38 @@ class Shown:
 
 
 COLUMNS = (
-    Shown("PTA on its base", "sd15-mini", "ip-adapter-sd15-mini", "the adapter that is transferred, on the model that it was trained for"),
+    Shown(
+        "PTA on its base",
+        "sd15-mini",
+        "ip-adapter-sd15-mini",
+        "the adapter that is transferred, on the model that it was trained for",
+    ),
     Shown("PixArt, text only", "pixart-mini", None, "the upgraded transformer without any adapter"),
-    Shown("PixArt, IP-Adapter*", "pixart-mini", "ip-adapter-pixart-mini", "from scratch, as many samples as A4A trained long"),
+    Shown(
+        "PixArt, IP-Adapter*",
+        "pixart-mini",
+        "ip-adapter-pixart-mini",
+        "from scratch, as many samples as A4A trained long",
+    ),
     Shown("PixArt, A4A trained long", "pixart-mini", "a4a-pixart-mini", "shipped with the zoo"),
     Shown("SDXL, text only", "sdxl-mini", None, "the upgraded U-Net without any adapter"),
-    Shown("SDXL, PTA-UM", "sdxl-mini", "ip-adapter-sdxl-mini", "an adapter trained for this model itself, from scratch"),
+    Shown(
+        "SDXL, PTA-UM", "sdxl-mini", "ip-adapter-sdxl-mini", "an adapter trained for this model itself, from scratch"
+    ),
     Shown("SDXL, A4A", "sdxl-mini", "a4a-sdxl-mini", "shipped with the zoo"),
 )
 BEFORE_LIVE = "PixArt, IP-Adapter*"
 LIVE = Shown("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 
 
-def demo(output: Path = Path("demo"), samples: int = 8_000, creatures: int = 4_000, subjects: int = 48, seed: int = 0, full: bool = False) -> None:
+def demo(
+    output: Path = Path("demo"),
+    samples: int = 8_000,
+    creatures: int = 4_000,
+    subjects: int = 48,
+    seed: int = 0,
+    full: bool = False,
+) -> None:
     """Transfer the zoo's adapter from a U-Net to a transformer, live, and write a page about it.
 
     Args:
@@ -179,7 +198,9 @@ def _plots(run: Path, zoo: Path) -> list[str]:
     own = figures("ip-adapter-sd15-mini", zoo)["identity"]["mean"]
 
     def plot(title: str, live: list[Curve], runs: dict[str, str]) -> str:
-        lines = live + [curve(f"{label}, recorded", recorded(name)) for label, name in runs.items() if recorded(name).is_file()]
+        lines = live + [
+            curve(f"{label}, recorded", recorded(name)) for label, name in runs.items() if recorded(name).is_file()
+        ]
         return curves(title, "identity, validation subjects", lines, {"PTA on its own base": own})
 
     pixart = {"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini"}
@@ -188,7 +209,9 @@ def _plots(run: Path, zoo: Path) -> list[str]:
     return plots + ([plot("To the larger U-Net", [], sdxl)] if recorded("a4a-sdxl-mini").is_file() else [])
 
 
-def _table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) -> list[tuple[str, str, str, str, str, str, str]]:
+def _table(
+    live: dict[str, Estimate], samples: int, subjects: int, zoo: Path
+) -> list[tuple[str, str, str, str, str, str, str]]:
     def row(title: str, count: int | None, scores: dict[str, Estimate], pictures: str) -> tuple:
         said = [scores[name].mean for name in ("scene", "place", "size")]
         return (
@@ -207,7 +230,14 @@ def _table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) ->
         if not _ready(zoo, column):
             continue
         entry = figures(column.folder, zoo)
-        rows.append(row(column.title, entry.get("samples") if column.adapter else None, {n: Estimate(**entry[n]) for n in names}, "100 x 4"))
+        rows.append(
+            row(
+                column.title,
+                entry.get("samples") if column.adapter else None,
+                {n: Estimate(**entry[n]) for n in names},
+                "100 x 4",
+            )
+        )
         if column.title == BEFORE_LIVE:
             rows.append(row(LIVE.title, samples, live, f"{subjects} x 1"))
     ceiling = {n: Estimate(**value) for n, value in figures("ceiling", zoo).items()}

@@ -37,13 +37,22 @@ def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, flo
     for colour, line in zip(cycle(COLOURS), lines, strict=False):
         thousands = [s / 1000 for s in line.samples]
         axes.plot(
-            thousands, line.scores, color=colour, marker="o", markersize=3.5, linewidth=2.4 if line.live else 1.6, linestyle="-", label=line.label
+            thousands,
+            line.scores,
+            color=colour,
+            marker="o",
+            markersize=3.5,
+            linewidth=2.4 if line.live else 1.6,
+            linestyle="-",
+            label=line.label,
         )
         if line.low is not None and line.high is not None:
             axes.fill_between(thousands, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
     for name, value in levels.items():
         axes.axhline(value, color="#555", linewidth=1, linestyle="--")
-        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555")
+        axes.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555"
+        )
     axes.set(title=title, xlabel="training samples (thousands)", ylabel=score)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

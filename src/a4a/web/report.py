@@ -50,7 +50,9 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", gr
     inside = {e / part for e in experiments for part in ("final", "validation")}
     evaluations = sorted(p.parent for p in runs.rglob("results.json") if p.parent not in inside)
     if not experiments and not evaluations:
-        raise InputError(f"{runs} holds no finished experiment or evaluation; run `a4a experiment` or `a4a evaluate` with an output below it.")
+        raise InputError(
+            f"{runs} holds no finished experiment or evaluation; run `a4a experiment` or `a4a evaluate` with an output below it."
+        )
     sections = [_experiment(e, _name(e, runs), grid_subjects) for e in experiments] + [
         _evaluation(e, _name(e, runs), grid_subjects) for e in evaluations
     ]
@@ -76,7 +78,11 @@ def _experiment(folder: Path, called: str, grid_subjects: int) -> Section:
     about = json.loads((folder / "experiment.json").read_text())
     logs = {name: _logs(folder / short, about["seeds"]) for name, short in about["variants"].items()}
     logs = {name: found for name, found in logs.items() if found}
-    methods, results = _methods(folder / "final", list(about["variants"])) if (folder / "final" / "results.json").exists() else ({}, None)
+    methods, results = (
+        _methods(folder / "final", list(about["variants"]))
+        if (folder / "final" / "results.json").exists()
+        else ({}, None)
+    )
     others = _methods(folder / "validation", [])[0] if (folder / "validation" / "results.json").exists() else {}
     plots = []
     for score in about["scores"]:
@@ -104,7 +110,16 @@ def _experiment(folder: Path, called: str, grid_subjects: int) -> Section:
 def _evaluation(folder: Path, called: str, grid_subjects: int) -> Section:
     methods, results = _methods(folder, [])
     tables = [_table(methods, {}), _differences(results)]
-    return Section(results["title"], results["description"], [], tables, [], *_pictures(methods, folder, grid_subjects), _note(results), called)
+    return Section(
+        results["title"],
+        results["description"],
+        [],
+        tables,
+        [],
+        *_pictures(methods, folder, grid_subjects),
+        _note(results),
+        called,
+    )
 
 
 def _note(results: dict) -> str:
@@ -117,11 +132,26 @@ def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str
         return []
     names = list(dict.fromkeys(n for m in methods.values() for n in (*m.scores, *m.alone)))
     memory = any(m.cost["peak_gpu_bytes"] for m in methods.values())
-    rows = [["method", "samples", "seeds", *names, "parameters", "base calls", "s a picture", *(["GPU GB"] if memory else [])]]
+    rows = [
+        [
+            "method",
+            "samples",
+            "seeds",
+            *names,
+            "parameters",
+            "base calls",
+            "s a picture",
+            *(["GPU GB"] if memory else []),
+        ]
+    ]
     for method in methods.values():
         cells = [str(_estimate(method, n)) if n in method.scores or n in method.alone else "" for n in names]
         seconds, samples = method.cost["seconds_per_picture"], trained.get(method.name)
-        cost = [f"{method.cost['parameters']:,}", str(method.cost["base_calls"]), f"{seconds:.2f}" if seconds is not None else ""]
+        cost = [
+            f"{method.cost['parameters']:,}",
+            str(method.cost["base_calls"]),
+            f"{seconds:.2f}" if seconds is not None else "",
+        ]
         if memory:
             cost.append(f"{(method.cost['peak_gpu_bytes'] or 0) / 1e9:.1f}")
         rows.append([method.name, f"{samples:,}" if samples else "", str(method.seeds), *cells, *cost])
@@ -132,7 +162,9 @@ def _differences(results: dict) -> list[list[str]]:
     """Of an evaluation's methods to the one that it is held against, in pairs of pictures."""
     found = {name: method["baseline"] for name, method in results["methods"].items() if method.get("baseline")}
     names = list(dict.fromkeys(n for scores in found.values() for n in scores))
-    rows = [[name, *(str(Estimate(**scores[n])) if n in scores else "" for n in names)] for name, scores in found.items()]
+    rows = [
+        [name, *(str(Estimate(**scores[n])) if n in scores else "" for n in names)] for name, scores in found.items()
+    ]
     return [[f"minus {results['baseline']}", *names], *rows] if found else []
 
 

@@ -21,7 +21,9 @@ def vae_model(widths: tuple[int, ...]) -> AutoencoderKL:
         mid_block_add_attention=False,
         sample_size=64,
     )
-    with torch.no_grad():  # the posterior starts narrow: at unit width its noise drowns the picture for hundreds of steps
+    with (
+        torch.no_grad()
+    ):  # the posterior starts narrow: at unit width its noise drowns the picture for hundreds of steps
         vae.quant_conv.weight[8:].zero_()  # pyright: ignore[reportOptionalMemberAccess]
         vae.quant_conv.bias[8:].fill_(-5.0)  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
     return vae

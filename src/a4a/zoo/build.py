@@ -15,7 +15,13 @@ from typing import Any
 import torch
 import yaml
 from diffusers import DiffusionPipeline
-from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, T5EncoderModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    T5EncoderModel,
+)
 
 from a4a.adapters import formats
 from a4a.adapters.base import ImagePromptAdapter
@@ -77,7 +83,16 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @stage
-def vae(context: BuildContext, target: Path, training: dict, subjects: int, widths: list[int], rate: float, edges: float, prior: float) -> None:
+def vae(
+    context: BuildContext,
+    target: Path,
+    training: dict,
+    subjects: int,
+    widths: list[int],
+    rate: float,
+    edges: float,
+    prior: float,
+) -> None:
     """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
     model = vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     table = Drawings("vae", subjects)
@@ -93,7 +108,9 @@ def vae(context: BuildContext, target: Path, training: dict, subjects: int, widt
     card(target, {"psnr_held_out": float((-10 * error.log10()).mean()), "images": len(held)})
 
 
-def _clip(context: BuildContext, name: str, target: Path, training: dict, data: dict, guided: bool, rate: float, shape: dict) -> None:
+def _clip(
+    context: BuildContext, name: str, target: Path, training: dict, data: dict, guided: bool, rate: float, shape: dict
+) -> None:
     tokenizer = clip_tokenizer()
     model = perception.clip_model(len(tokenizer), tokenizer.convert_tokens_to_ids(tokenizer.eos_token), **shape)  # pyright: ignore[reportArgumentType]
     context.run(name, perception.Contrast(model, rate, guided), perception.Captioned(tokenizer, **data), training)
@@ -134,12 +151,16 @@ def clip_large(context: BuildContext, target: Path, **recipe) -> None:
 
 
 @stage
-def t5(context: BuildContext, target: Path, training: dict, sentences: int, rate: float, width: int, layers: int) -> None:
+def t5(
+    context: BuildContext, target: Path, training: dict, sentences: int, rate: float, width: int, layers: int
+) -> None:
     """The text encoder of pixart-mini, trained by span corruption."""
     tokenizer = t5_tokenizer()
     model = language.t5_model(len(tokenizer), width, layers)
     sentinel = int(tokenizer.convert_tokens_to_ids("<extra_id_0>"))  # pyright: ignore[reportArgumentType]
-    context.run("t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training)
+    context.run(
+        "t5", language.SpanCorruption(model, sentinel, rate), language.Sentences(tokenizer, sentences), training
+    )
     encoder = T5EncoderModel(model.config)
     encoder.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(("shared", "encoder"))})
     encoder.half().save_pretrained(target / "text_encoder")
@@ -161,7 +182,10 @@ def identity(context: BuildContext, target: Path, training: dict, subjects: int,
         first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])
     model.half().save_pretrained(target)
     found = (first @ second.T).argmax(1) == torch.arange(100)
-    card(target, {"cosine_of_two_drawings": float((first * second).sum(1).mean()), "found_of_100": float(found.float().mean())})
+    card(
+        target,
+        {"cosine_of_two_drawings": float((first * second).sum(1).mean()), "found_of_100": float(found.float().mean())},
+    )
 
 
 @stage
@@ -187,7 +211,15 @@ def ceiling(context: BuildContext, target: Path) -> None:
 
 
 def _denoiser(
-    context: BuildContext, name: str, pipe, target: Path, training: dict, data: dict, rate: float, told: dict, compile: bool = False
+    context: BuildContext,
+    name: str,
+    pipe,
+    target: Path,
+    training: dict,
+    data: dict,
+    rate: float,
+    told: dict,
+    compile: bool = False,
 ) -> None:
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten. Then it is told of traits."""
     backbone = backbone_for(pipe)
@@ -225,10 +257,22 @@ def pixart_mini(context: BuildContext, target: Path, model: dict, **recipe) -> N
     _denoiser(context, "pixart-mini", denoisers.pixart_mini(context.models, **model), target, **recipe)
 
 
-def _adapter(context: BuildContext, name: str, target: Path, model: str, data: dict, training: dict, source: str | None = None, **recipe) -> None:
+def _adapter(
+    context: BuildContext,
+    name: str,
+    target: Path,
+    model: str,
+    data: dict,
+    training: dict,
+    source: str | None = None,
+    **recipe,
+) -> None:
     """Trains an adapter by the same code as `a4a transfer`, and measures it on the test subjects."""
     method, objective = Method(**recipe.get("method", {})), ObjectiveConfig(**recipe.get("objective", {}))
-    objective.rates, objective.dropping = LearningRates(**recipe.get("rates", {})), ConditionDropout(**recipe.get("dropping", {}))
+    objective.rates, objective.dropping = (
+        LearningRates(**recipe.get("rates", {})),
+        ConditionDropout(**recipe.get("dropping", {})),
+    )
     adapter = transfer(
         model=context.models / model,
         data=WorldImages("train", **data),
@@ -253,7 +297,9 @@ def _adapter(context: BuildContext, name: str, target: Path, model: str, data: d
     _measure(context, target, pipe, adapter, training["samples"])
 
 
-def _measure(context: BuildContext, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int) -> None:
+def _measure(
+    context: BuildContext, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int
+) -> None:
     """What is published of a model: its scores on the test subjects, and pictures of some."""
     result = context.test(pipe, adapter, CLIPImageEncoder.load(context.image_encoder))
     result.picture.save(target / "samples.png")
@@ -266,7 +312,9 @@ def card(target: Path, figures: dict[str, Any]) -> None:
     rows = []
     for name, value in figures.items():
         interval = (
-            f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}], {value['subjects']} subjects" if isinstance(value, dict) else value
+            f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}], {value['subjects']} subjects"
+            if isinstance(value, dict)
+            else value
         )
         rows.append(f"| {name} | {interval} |")
     readme = target / "README.md"

@@ -19,7 +19,9 @@ from a4a.zoo.world import Subjects, Views, caption, describe
 # --- CLIP -------------------------------------------------------------------------------------------------------------
 
 
-def clip_model(vocabulary: int, end: int, patch: int, width: int, layers: int, text_width: int, text_layers: int, projection: int) -> CLIPModel:
+def clip_model(
+    vocabulary: int, end: int, patch: int, width: int, layers: int, text_width: int, text_layers: int, projection: int
+) -> CLIPModel:
     vision = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
@@ -90,7 +92,9 @@ class _Guide(nn.Module):
     def __init__(self, embed: int, widths: tuple[int, ...] = (24, 48, 96)):
         super().__init__()
         self.local = nn.Sequential(*strided(3, widths))
-        self.whole = nn.Sequential(*strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed))
+        self.whole = nn.Sequential(
+            *strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed)
+        )
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, 3, 64, 64] to [batch, 64, width] and [batch, embed]."""
@@ -134,7 +138,9 @@ class Contrast(Objective):
             logits = self.clip.logit_scale.exp() * pictures @ texts.T
             target, told = torch.arange(len(ids), device=ids.device), mask[:, 1:]
             before = read.last_hidden_state[:, :-1][told]
-            picture = pictures[:, None].expand(-1, told.shape[1], -1)[told] * pictures.shape[-1] ** 0.5  # they are of unit length
+            picture = (
+                pictures[:, None].expand(-1, told.shape[1], -1)[told] * pictures.shape[-1] ** 0.5
+            )  # they are of unit length
             words = self.writer(torch.cat([before, picture], dim=-1))
             contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
             return contrast + F.cross_entropy(words, ids[:, 1:][told])
@@ -145,5 +151,9 @@ class Contrast(Objective):
         cells, whole = self.guide(pixels)
         whole = F.normalize(whole, dim=-1)
         cells = F.layer_norm(cells, cells.shape[-1:]).detach()
-        imitated = (self.imitation(seen.last_hidden_state[:, 1:]) - cells).square().mean() + 1 - (pictures * whole.detach()).sum(-1).mean()
+        imitated = (
+            (self.imitation(seen.last_hidden_state[:, 1:]) - cells).square().mean()
+            + 1
+            - (pictures * whole.detach()).sum(-1).mean()
+        )
         return loss + described(whole) + imitated

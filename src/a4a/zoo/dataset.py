@@ -26,7 +26,10 @@ class WorldImages(TrainingImages):
 
     def __init__(self, split: str, subjects: int, views: int = 2):
         self.key = f"world {VERSION} {split} {subjects} x {views}"
-        targets, portraits = Views.sample(subjects * views, 100 + len(split)), Views.sample(subjects, 200 + len(split)).as_portraits()
+        targets, portraits = (
+            Views.sample(subjects * views, 100 + len(split)),
+            Views.sample(subjects, 200 + len(split)).as_portraits(),
+        )
         owner = torch.arange(subjects).repeat_interleave(views)
         self.subjects = Subjects.sample(subjects, split)[torch.cat([owner, torch.arange(subjects)])]
         self.views = targets + portraits

@@ -33,7 +33,12 @@ def scheduler() -> DPMSolverMultistepScheduler:
     The models predict velocity, as SD2.1 does: noise prediction hardly weighs the noisiest steps, where a text decides
     what goes where, and a small U-Net then learns place last.
     """
-    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    noise = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+    }
     return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)
 
 
@@ -70,10 +75,14 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
     )
 
 
-def sdxl_mini(models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int) -> StableDiffusionXLPipeline:
+def sdxl_mini(
+    models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int
+) -> StableDiffusionXLPipeline:
     """Two widths, several transformer layers a block, two text encoders, pooled text and time ids."""
     first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
-    second = CLIPTextModelWithProjection.from_pretrained(models / "clip-medium" / "text_encoder_with_projection", dtype=torch.float32)
+    second = CLIPTextModelWithProjection.from_pretrained(
+        models / "clip-medium" / "text_encoder_with_projection", dtype=torch.float32
+    )
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=8,
@@ -144,7 +153,10 @@ class TraitConditioned(Denoising):
         self.denoiser.train().requires_grad_(True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [*super().parameter_groups(), {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
+        return [
+            *super().parameter_groups(),
+            {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser},
+        ]
 
     def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
         if torch.rand(()) < self.silent:

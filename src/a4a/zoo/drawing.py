@@ -223,7 +223,12 @@ def _creature(picture: Tensor, s: Subjects, views: Views, x: Tensor, y: Tensor) 
     hats = (
         (1, torch.minimum(_box(u, crown + 0.38, 0.36, 0.36), _box(u, crown + 0.02, 0.62, 0.08))),
         (2, _triangle(u, crown - 0.1, 0.48, 1.0)),
-        (3, torch.minimum(torch.maximum(_ellipse(u, crown - 0.06, 0.56, 0.4), crown - 0.06), _box(u - 0.5, crown, 0.42, 0.07))),
+        (
+            3,
+            torch.minimum(
+                torch.maximum(_ellipse(u, crown - 0.06, 0.56, 0.4), crown - 0.06), _box(u - 0.5, crown, 0.42, 0.07)
+            ),
+        ),
     )
     for index, distance in hats:
         picture = paint(picture, distance - stroke, line, kind(s.hat, index))

@@ -85,7 +85,10 @@ class PromptAccuracy(Metric):
         seen = [torch.cat(parts).argmax(1) for parts in zip(*chunks, strict=True)]
         wanted = torch.tensor([asked(p) for row in generated.prompts for p in row]).unbind(1)
         shape = (generated.subjects, generated.generations)
-        return {n: (s == w).double().reshape(shape).numpy() for n, s, w in zip(("scene", "place", "size"), seen, wanted, strict=True)}
+        return {
+            n: (s == w).double().reshape(shape).numpy()
+            for n, s, w in zip(("scene", "place", "size"), seen, wanted, strict=True)
+        }
 
 
 def asked(prompt: str) -> list[int]:
@@ -96,7 +99,12 @@ def asked(prompt: str) -> list[int]:
 def world_metrics(models: Path = MODELS) -> list[Metric]:
     """What is scored of a picture alone."""
     encoder = Identity(models)
-    return [Similarity(encoder, "identity"), Retrieval(encoder), CLIPImageScore(str(models / "clip-large" / "image_encoder")), PromptAccuracy(models)]
+    return [
+        Similarity(encoder, "identity"),
+        Retrieval(encoder),
+        CLIPImageScore(str(models / "clip-large" / "image_encoder")),
+        PromptAccuracy(models),
+    ]
 
 
 class WorldValidator(Validator):
@@ -112,6 +120,19 @@ class WorldValidator(Validator):
     """
 
     def __init__(
-        self, split: str = "validation", subjects: int = 64, generations: int = 1, models: Path = MODELS, scale: float = 1.0, grid_subjects: int = 12
+        self,
+        split: str = "validation",
+        subjects: int = 64,
+        generations: int = 1,
+        models: Path = MODELS,
+        scale: float = 1.0,
+        grid_subjects: int = 12,
     ):
-        super().__init__(WorldTask(split, subjects, generations), world_metrics(Path(models)), SAMPLING, scale, batch=50, grid_subjects=grid_subjects)
+        super().__init__(
+            WorldTask(split, subjects, generations),
+            world_metrics(Path(models)),
+            SAMPLING,
+            scale,
+            batch=50,
+            grid_subjects=grid_subjects,
+        )

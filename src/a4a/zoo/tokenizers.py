@@ -48,7 +48,10 @@ def t5_tokenizer() -> T5Tokenizer:
     """A unigram model: the world's words by their frequency, and letters for all others."""
     pieces = Counter(piece for line in sentences() for piece in re.findall(r"\w+|[^\w\s]", line))
     total = sum(pieces.values())
-    words = [((" " + piece).replace(" ", "\u2581") if piece.isalnum() else piece, math.log(n / total)) for piece, n in pieces.most_common()]
+    words = [
+        ((" " + piece).replace(" ", "\u2581") if piece.isalnum() else piece, math.log(n / total))
+        for piece, n in pieces.most_common()
+    ]
     known = {piece for piece, _ in words}
     letters = [(letter, -15.0) for letter in ("\u2581", *ALPHABET) if letter not in known]
     vocab: list = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *words, *letters]

@@ -84,7 +84,9 @@ class Subjects(_Table):
         pattern_hue = (skin_hue + 0.25 + 0.5 * next(column)) % 1  # never the skin's own colour
         hat_hue, eye_hue = next(column), next(column)
         eye_size, eye_distance = 0.18 + 0.13 * next(column), 0.28 + 0.2 * next(column)
-        return cls(shape, ears, pattern, hat, skin_hue, lightness, pattern_hue, hat_hue, eye_hue, eye_size, eye_distance)
+        return cls(
+            shape, ears, pattern, hat, skin_hue, lightness, pattern_hue, hat_hue, eye_hue, eye_size, eye_distance
+        )
 
     def numbers(self) -> Tensor:
         """All traits, [n, 27]: kinds as one-hots, hues as points of a circle, lengths from -1 to 1."""

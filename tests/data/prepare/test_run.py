@@ -79,7 +79,11 @@ def lines(output):
 
 
 def contents(output):
-    return {str(p.relative_to(output)): p.read_bytes() for p in sorted(output.rglob("*")) if p.is_file() and p.suffix in (".arrow", ".jsonl")}
+    return {
+        str(p.relative_to(output)): p.read_bytes()
+        for p in sorted(output.rglob("*"))
+        if p.is_file() and p.suffix in (".arrow", ".jsonl")
+    }
 
 
 @pytest.fixture
@@ -94,7 +98,11 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
     arguments = ["--count", "2000", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip")]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(["src", *sys.path])}
     done = subprocess.run(
-        [sys.executable, "benchmarks/prepare_resume.py", str(tmp_path / "x"), *arguments], capture_output=True, text=True, env=env, check=False
+        [sys.executable, "benchmarks/prepare_resume.py", str(tmp_path / "x"), *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -123,7 +131,9 @@ def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypat
 
 def test_without_a_check_unreadable_pictures_are_reported_all_the_same(tmp_path, models):
     draw(tmp_path / "pictures", 8)
-    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=None, crop=Crop(SIDE), encode=encode(models))
+    prepare(
+        ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=None, crop=Crop(SIDE), encode=encode(models)
+    )
     assert [line["left_out"].partition(":")[0] for line in lines(tmp_path / "out")] == ["broken"] * 3
 
 
@@ -133,7 +143,11 @@ def blip2(folder):
     tokenizer = tiny_models.clip_tokenizer()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     processor = Blip2Processor(BlipImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, num_query_tokens=4)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id or 0}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id or 0,
+    }
     text = {
         "model_type": "opt",
         **sizes,
@@ -146,7 +160,9 @@ def blip2(folder):
     vision = {**sizes, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
     former = {**sizes, "intermediate_size": 16, "encoder_hidden_size": 16, "vocab_size": len(tokenizer)}
     token = tokenizer.convert_tokens_to_ids("<image>")
-    config = Blip2Config(vision_config=vision, qformer_config=former, text_config=text, num_query_tokens=4, image_token_index=token)
+    config = Blip2Config(
+        vision_config=vision, qformer_config=former, text_config=text, num_query_tokens=4, image_token_index=token
+    )
     torch.manual_seed(0)
     Blip2ForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -161,10 +177,20 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
     loaded, alive = Captioner.__init__, []
-    monkeypatch.setattr(Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self)))
-    monkeypatch.setattr("a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k))
+    monkeypatch.setattr(
+        Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self))
+    )
+    monkeypatch.setattr(
+        "a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: alive.append(alive[0]()) or load_pipeline(*a, **k)
+    )
     prepare(
-        ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", caption=caption, crop=Crop(SIDE), encode=encode(models), split=Split(0, 0), chunk=3
+        ImageFolder(str(tmp_path / "pictures")),
+        tmp_path / "out",
+        caption=caption,
+        crop=Crop(SIDE),
+        encode=encode(models),
+        split=Split(0, 0),
+        chunk=3,
     )
     texts = Prepared(tmp_path / "out").words("text")
     assert texts[1] == "a cat"
@@ -182,11 +208,26 @@ def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
 
 
 def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
-    from transformers import BlipImageProcessorPil, GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+    from transformers import (
+        BlipImageProcessorPil,
+        GPT2Config,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+    )
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     text = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50)
-    VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)).save_pretrained(tmp_path)
+    VisionEncoderDecoderModel(
+        VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)
+    ).save_pretrained(tmp_path)
     BlipImageProcessorPil().save_pretrained(tmp_path)
     sentence("no processor of pictures and text together", Captioner(Caption(tmp_path)), [picture(0)])
 
@@ -200,7 +241,9 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
     images = [ImageOps.fit(Image.open(photos / name), (SIDE, SIDE), Image.Resampling.LANCZOS) for name in ids]
     batch = table.batch(torch.arange(7))
     torch.manual_seed(0)
-    assert torch.allclose(batch["latents"].float(), backbone_for(pixart).encode_pixels(to_tensor(images) * 2 - 1), atol=2e-3)
+    assert torch.allclose(
+        batch["latents"].float(), backbone_for(pixart).encode_pixels(to_tensor(images) * 2 - 1), atol=2e-3
+    )
     text = backbone_for(pixart).encode_text([""])
     assert torch.allclose(batch["text.states"].float(), text["states"].expand(7, -1, -1), atol=2e-3)
     assert batch["text.mask"].equal(text["mask"].expand(7, -1))
@@ -240,7 +283,9 @@ def test_references_are_the_same_view_another_view_or_another_photo(photos, mode
 
 def test_buckets_never_mix_shapes(photos, models, tmp_path):
     table = Prepared(made(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
-    shapes = {int(b): table.batch((table.buckets == b).nonzero()[:, 0])["latents"].shape[1:] for b in table.buckets.unique()}
+    shapes = {
+        int(b): table.batch((table.buckets == b).nonzero()[:, 0])["latents"].shape[1:] for b in table.buckets.unique()
+    }
     assert len(set(shapes.values())) == len(shapes) > 1
     mixed = [int((table.buckets == b).nonzero()[0]) for b in table.buckets.unique()]
     with pytest.raises(ValueError, match="buckets"):
@@ -253,7 +298,10 @@ def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models,
         tiny_encoders.picture(i, face=i != 2).save(tmp_path / "pictures" / f"{i}.png")
     options = {"crop": Crop(64), "split": Split(0, 0)}
     prepare(
-        ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", encode=encode(models, arcface=tiny_encoders.faces(tmp_path / "faces")), **options
+        ImageFolder(str(tmp_path / "pictures")),
+        tmp_path / "out",
+        encode=encode(models, arcface=tiny_encoders.faces(tmp_path / "faces")),
+        **options,
     )
     with pytest.raises(InputError, match="arcface, clip"):
         Prepared(tmp_path / "out")
@@ -324,11 +372,16 @@ def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, 
 
     loaded = []
     monkeypatch.setattr(
-        CLIPImageEncoder, "__call__", lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny_models.EMBED)
+        CLIPImageEncoder,
+        "__call__",
+        lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny_models.EMBED),
     )
     shutil.copytree(photos / "subject0", tmp_path / "pictures")
     (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
-    options = {"method": Method(kind="ip_adapter"), "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False)}
+    options = {
+        "method": Method(kind="ip_adapter"),
+        "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False),
+    }
     data = ImageFolderDataset(tmp_path / "pictures", SIDE)
     transfer(models / "pixart", data, models / "clip", tmp_path / "run", precision=Precision("bfloat16"), **options)
     assert loaded == [torch.bfloat16]
@@ -343,7 +396,9 @@ def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, 
     formats.write(tiny_models.ip_adapter(sd15), tmp_path / "source.safetensors")
     options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=LearningRates(0, 0, 0))}
     training = TrainingConfig(samples=2, batch_size=2, weight_decay=0.0, tensorboard=False)
-    adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", training=training, **options)
+    adapter = transfer(
+        models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", training=training, **options
+    )
     features = adapter.source(Prepared(prepared).references(4096))
     coupled = adapter.mapping.projections[0](features.keys)
     same = [i for i, maker in enumerate(adapter.source.to_k) if maker.out_features >= adapter.source.text_width]
@@ -353,8 +408,25 @@ def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, 
 def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_path):
     from a4a.cli.main import main
 
-    arguments = ["transfer", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip"), "--method.kind", "ip_adapter"]
-    arguments += ["--data", "a4a.data.Prepared", "--data.init_args.path", str(prepared), "--training.samples", "2", "--training.batch_size", "2"]
+    arguments = [
+        "transfer",
+        "--model",
+        str(models / "pixart"),
+        "--image_encoder",
+        str(models / "clip"),
+        "--method.kind",
+        "ip_adapter",
+    ]
+    arguments += [
+        "--data",
+        "a4a.data.Prepared",
+        "--data.init_args.path",
+        str(prepared),
+        "--training.samples",
+        "2",
+        "--training.batch_size",
+        "2",
+    ]
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
 
 
@@ -369,13 +441,30 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     from a4a.transfer.run import Method, transfer
 
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
-    transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", method=Method(kind="ip_adapter"), training=training)
+    transfer(
+        models / "pixart",
+        Prepared(prepared),
+        models / "clip",
+        tmp_path / "run",
+        method=Method(kind="ip_adapter"),
+        training=training,
+    )
     (tmp_path / "prompts.txt").write_text("a photo of {subject}\n")
     task = FolderTask(photos, tmp_path / "prompts.txt", generations=1, prepared=prepared)
     assert set(task.subjects) == set(Prepared(prepared, split="test").words("subject"))
     assert not set(task.subjects) & set(Prepared(prepared).words("subject"))
-    ours = ImagePromptMethod(str(models / "pixart"), str(tmp_path / "run" / "adapter"), str(models / "clip"), sampling=Sampling(steps=1, size=SIDE))
-    evaluate(task, {"ours": ours, "a second photo": HeldOutPhoto()}, [CLIPImageScore(str(models / "clip"))], tmp_path / "scores")
+    ours = ImagePromptMethod(
+        str(models / "pixart"),
+        str(tmp_path / "run" / "adapter"),
+        str(models / "clip"),
+        sampling=Sampling(steps=1, size=SIDE),
+    )
+    evaluate(
+        task,
+        {"ours": ours, "a second photo": HeldOutPhoto()},
+        [CLIPImageScore(str(models / "clip"))],
+        tmp_path / "scores",
+    )
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert {"ours", "a second photo"} <= set(json.dumps(scores).replace('"', ",").split(","))
     with pytest.raises(InputError, match="subject of the test split"):
@@ -392,7 +481,9 @@ def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test
     after = {s: split(s) for s in reversed(subjects)}
     assert before.items() <= after.items()
     larger = Split(min(validation + 0.1, 1 - test), test, seed)
-    assert all(larger(s) != "train" for s in subjects if split(s) == "validation")  # growing a share takes from training alone
+    assert all(
+        larger(s) != "train" for s in subjects if split(s) == "validation"
+    )  # growing a share takes from training alone
     assert all(larger(s) == "test" for s in subjects if split(s) == "test")
 
 

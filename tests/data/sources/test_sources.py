@@ -33,7 +33,11 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     source = ImageFolder(str(tmp_path))
     found = source.items()
-    assert [(i.id, i.text, i.subject) for i in found] == [("a.png", None, None), ("b.png", "a cat", "3"), ("gone.png", None, None)]
+    assert [(i.id, i.text, i.subject) for i in found] == [
+        ("a.png", None, None),
+        ("b.png", "a cat", "3"),
+        ("gone.png", None, None),
+    ]
     assert opened(source, found[0]).size == (64, 64)
     assert inspect(source, found[2], Check()) == {"id": "gone.png", "left_out": "missing"}
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png", "text": ["x", "y"]}')
@@ -75,10 +79,16 @@ def test_webdataset_tars(tmp_path):
     for number in range(2):
         first, second = (saved(picture(number * 10 + i), "PNG") for i in range(2))
         said = json.dumps({"caption": "a dog", "subject": 7}).encode()
-        tar(tmp_path / f"train-{number}.tar", {"000.png": first, "000.txt": b"a cat\n", "001.png": second, "001.txt": b"a cat\n", "001.json": said})
+        tar(
+            tmp_path / f"train-{number}.tar",
+            {"000.png": first, "000.txt": b"a cat\n", "001.png": second, "001.txt": b"a cat\n", "001.json": said},
+        )
     source = WebDataset(str(tmp_path / "train-*.tar"))
     found = source.items()
-    assert [(i.id, i.text, i.subject) for i in found][:2] == [("train-0/000", "a cat", None), ("train-0/001", "a dog", "7")]
+    assert [(i.id, i.text, i.subject) for i in found][:2] == [
+        ("train-0/000", "a cat", None),
+        ("train-0/001", "a dog", "7"),
+    ]
     assert len(found) == 4
     assert opened(pickle.loads(pickle.dumps(source)), found[3]).tobytes() == picture(11).tobytes()
     (tmp_path / "train-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes()[:700])
@@ -105,14 +115,28 @@ def test_a_data_set_that_datasets_loads(tmp_path):
     import datasets
 
     features = datasets.Features(
-        {"photo": datasets.Image(), "mask": datasets.Image(), "said": datasets.Value("string"), "who": datasets.ClassLabel(names=["anna", "ben"])}
+        {
+            "photo": datasets.Image(),
+            "mask": datasets.Image(),
+            "said": datasets.Value("string"),
+            "who": datasets.ClassLabel(names=["anna", "ben"]),
+        }
     )
-    rows = {"photo": [picture(i) for i in range(3)], "mask": [picture(0)] * 3, "said": ["a", "b", None], "who": [1, 0, 1]}
+    rows = {
+        "photo": [picture(i) for i in range(3)],
+        "mask": [picture(0)] * 3,
+        "said": ["a", "b", None],
+        "who": [1, 0, 1],
+    }
     (tmp_path / "set").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
     source = HubDataset(str(tmp_path / "set"), image="photo", text="said", subject="who")
     found = source.items()
-    assert [(i.id, i.text, i.subject) for i in found] == [("000000000", "a", "ben"), ("000000001", "b", "anna"), ("000000002", None, "ben")]
+    assert [(i.id, i.text, i.subject) for i in found] == [
+        ("000000000", "a", "ben"),
+        ("000000001", "b", "anna"),
+        ("000000002", None, "ben"),
+    ]
     assert opened(source, found[2]).tobytes() == picture(2).tobytes()
     prepare(source, tmp_path / "out")
     with pytest.raises(InputError, match=r"made with source.image = photo, not mask"):
@@ -130,7 +154,9 @@ def test_celebamask_hq_as_unpacked(tmp_path):
     picture(9).save(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png")
     for i in range(3):
         picture(i).save(root / "CelebA-HQ-img" / f"{i}.jpg")
-    (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text("idx\torig_idx\torig_file\n0\t119613\t119614.jpg\n1\t99094\t099095.jpg\n2\t5\t000006.jpg\n")
+    (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
+        "idx\torig_idx\torig_file\n0\t119613\t119614.jpg\n1\t99094\t099095.jpg\n2\t5\t000006.jpg\n"
+    )
     (tmp_path / "identity_CelebA.txt").write_text("119614.jpg 2880\n099095.jpg 2880\n")
     source = CelebAMaskHQ(str(root), str(tmp_path / "identity_CelebA.txt"))
     assert [(i.id, i.subject) for i in source.items()] == [("0.jpg", "2880"), ("1.jpg", "2880"), ("2.jpg", None)]
@@ -146,7 +172,9 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     photo = Image.new("RGB", (200, 100), "blue")
     photo.paste(picture(1, 60, 60), (20, 20))
     photo.save(tmp_path / "train" / "train_0" / "000a.png")
-    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    head = (
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    )
     rows = [
         "000a,xclick,/m/0bt9lr,1,0.1,0.4,0.2,0.8,0,0,0,0,0",
         "000a,xclick,/m/01yrx,1,0.1,0.9,0.1,0.9,0,0,0,0,0",
@@ -157,7 +185,11 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     ]
     (tmp_path / "boxes.csv").write_text("\n".join([head, *rows]) + "\n")
     (tmp_path / "classes.csv").write_text("LabelName,DisplayName\n/m/0bt9lr,Dog\n/m/01yrx,Cat\n")
-    options = {"images": str(tmp_path / "train"), "boxes": str(tmp_path / "boxes.csv"), "classes": str(tmp_path / "classes.csv")}
+    options = {
+        "images": str(tmp_path / "train"),
+        "boxes": str(tmp_path / "boxes.csv"),
+        "classes": str(tmp_path / "classes.csv"),
+    }
     source = OpenImages(**options, labels=["Dog"], margin=0, text="a photo of a {label}")
     (found,) = source.items()
     assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)

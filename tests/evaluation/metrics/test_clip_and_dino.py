@@ -32,7 +32,11 @@ def test_the_image_score_is_the_cosine_of_clip_vectors(whole):
 
 def test_the_text_score_is_the_models_own_logit(whole):
     generated = tiny_encoders.generated(subjects=2, generations=3, of=lambda s, g: tiny_encoders.noise(3 * s + g))
-    model, tokenizer, encoder = CLIPModel.from_pretrained(whole).eval(), tiny_models.clip_tokenizer(), CLIPImageEncoder.load(whole)
+    model, tokenizer, encoder = (
+        CLIPModel.from_pretrained(whole).eval(),
+        tiny_models.clip_tokenizer(),
+        CLIPImageEncoder.load(whole),
+    )
     scores = CLIPTextScore(whole)(generated)["clip_text"]
     for s in range(2):
         for g in range(3):
@@ -40,7 +44,9 @@ def test_the_text_score_is_the_models_own_logit(whole):
             pixels = encoder.processor([generated.pictures[s][g]], return_tensors="pt").pixel_values
             with torch.no_grad():
                 out = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)
-            assert scores[s, g] == pytest.approx(float(out.logits_per_image / model.logit_scale.exp().detach()), abs=1e-5)
+            assert scores[s, g] == pytest.approx(
+                float(out.logits_per_image / model.logit_scale.exp().detach()), abs=1e-5
+            )
 
 
 def test_a_prompt_longer_than_the_text_tower_is_cut_off(whole):
@@ -62,7 +68,10 @@ def test_the_zoos_clip_is_found_with_its_tokenizer():
 def test_a_folder_without_a_tokenizer_is_no_model_of_texts(whole, tmp_path):
     model = CLIPModel.from_pretrained(whole)
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=rf"^The tokenizer of .* has \d+ words where its text tower has {model.config.text_config.vocab_size}; add"):
+    with pytest.raises(
+        InputError,
+        match=rf"^The tokenizer of .* has \d+ words where its text tower has {model.config.text_config.vocab_size}; add",
+    ):
         CLIPTextScore(str(tmp_path))(tiny_encoders.generated(subjects=2))
 
 
@@ -82,9 +91,14 @@ def test_dino_is_the_class_token(tmp_path, kind, cls):
     mean, std = (
         (0.5, 0.5)
         if kind == "vit"
-        else (torch.tensor(v)[:, None, None] for v in ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]))
+        else (
+            torch.tensor(v)[:, None, None]
+            for v in ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+        )
     )
-    pixels = (torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1) / 255 - mean) / std
+    pixels = (
+        torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1) / 255 - mean
+    ) / std
     with torch.no_grad():
         expected = torch.nn.functional.normalize(model(pixels[None]).last_hidden_state[:, 0], dim=-1)
     torch.testing.assert_close(DINO(folder).encode([picture]), expected, atol=1e-5, rtol=1e-4)
@@ -102,7 +116,9 @@ def test_dino_without_its_preprocessing(tmp_path):
         DINOScore(folder)(tiny_encoders.generated(subjects=2))
 
 
-@pytest.mark.parametrize(("make", "what"), [(CLIPImageScore, "CLIP model"), (CLIPTextScore, "CLIP model"), (DINOScore, "DINO model")])
+@pytest.mark.parametrize(
+    ("make", "what"), [(CLIPImageScore, "CLIP model"), (CLIPTextScore, "CLIP model"), (DINOScore, "DINO model")]
+)
 def test_names_that_cannot_be_right_are_refused_before_anything_is_generated(make, what):
     with pytest.raises(InputError, match=rf"^There is no {what} folder \./nowhere; give one, or owner/repo"):
         make("./nowhere")

@@ -68,7 +68,14 @@ def test_pictures_smaller_and_larger_than_the_detector_sees(folder):
 
 
 def test_grey_and_transparent_pictures_are_read(folder):
-    assert ArcFace(folder).encode([tiny_encoders.picture(0).convert("RGBA"), tiny_encoders.picture(0)]).diff(dim=0).abs().max() == 0
+    assert (
+        ArcFace(folder)
+        .encode([tiny_encoders.picture(0).convert("RGBA"), tiny_encoders.picture(0)])
+        .diff(dim=0)
+        .abs()
+        .max()
+        == 0
+    )
     assert ArcFace(folder).encode([tiny_encoders.picture(0).convert("L")]).isnan().all()
 
 
@@ -80,7 +87,10 @@ def test_nothing_is_printed(tmp_path, capfd, recwarn):
 
 def test_bad_folders(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match=r"holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked\.$"):
+        with pytest.raises(
+            InputError,
+            match=r"holds no ONNX files; give the folder into which InsightFace's antelopev2 was unpacked\.$",
+        ):
             IDA(folder)
     with pytest.raises(InputError, match="no ONNX model for face recognition; unpack all"):
         IDA(tiny_encoders.faces(tmp_path / "a", recogniser=False))(tiny_encoders.generated())
@@ -89,7 +99,9 @@ def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match=r"detector in .* gives no landmarks"):
         IDA(tiny_encoders.faces(tmp_path / "c", landmarks=False))(tiny_encoders.generated())
     (tiny_encoders.faces(tmp_path / "d") / "arcface.onnx").write_bytes(b"half a file")
-    with pytest.raises(InputError, match=r"ONNX file that could not be loaded .*; unpack InsightFace's antelopev2 again"):
+    with pytest.raises(
+        InputError, match=r"ONNX file that could not be loaded .*; unpack InsightFace's antelopev2 again"
+    ):
         IDA(tmp_path / "d")(tiny_encoders.generated())
 
 

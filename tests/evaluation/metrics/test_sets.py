@@ -16,7 +16,10 @@ class TraitConditioned:
     """An encoder whose vectors are written down: a picture's red value is its row."""
 
     def __init__(self, rows):
-        self.rows, self.key = torch.nn.functional.normalize(torch.as_tensor(rows, dtype=torch.float32), dim=-1), f"told {id(rows)}"
+        self.rows, self.key = (
+            torch.nn.functional.normalize(torch.as_tensor(rows, dtype=torch.float32), dim=-1),
+            f"told {id(rows)}",
+        )
 
     def encode(self, pictures):
         return self.rows[[p.getpixel((0, 0))[0] for p in pictures]]
@@ -39,19 +42,25 @@ def test_retrieval_counts_what_is_nearest_and_no_tie():
 
 
 def test_retrieval_among_one_subject_says_nothing():
-    with pytest.raises(InputError, match=r"^Retrieval was given one subject, among which every picture is found; give at least two\.$"):
+    with pytest.raises(
+        InputError, match=r"^Retrieval was given one subject, among which every picture is found; give at least two\.$"
+    ):
         Retrieval(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
 
 
 def test_diversity_is_the_mean_distance_of_pairs_that_have_vectors():
     rows = [[1, 0], [0, 1], [-1, 0], [np.nan, np.nan]]
-    found = Diversity(TraitConditioned(rows))(generated([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))["diversity"]
+    found = Diversity(TraitConditioned(rows))(generated([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))[
+        "diversity"
+    ]
     assert found[:3] == pytest.approx([(1 + 2 + 1) / 3, 0, 1])
     assert np.isnan(found[3])
 
 
 def test_diversity_of_one_picture_is_refused():
-    with pytest.raises(InputError, match=r"^Diversity was given one picture for each reference; generate at least two\.$"):
+    with pytest.raises(
+        InputError, match=r"^Diversity was given one picture for each reference; generate at least two\.$"
+    ):
         Diversity(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
 
 
@@ -59,7 +68,9 @@ def kid(references, pictures):
     """KID of vectors [n, width] and [n, generations, width]."""
     n, generations = pictures.shape[:2]
     rows = torch.cat([references, pictures.flatten(0, 1)])
-    return KID(TraitConditioned(rows))(generated(range(n), np.arange(n, n + n * generations).reshape(n, generations)))["kid"]
+    return KID(TraitConditioned(rows))(generated(range(n), np.arange(n, n + n * generations).reshape(n, generations)))[
+        "kid"
+    ]
 
 
 def unit(*shape, seed):
@@ -80,7 +91,9 @@ def test_kid_is_torchmetrics_but_for_a_picture_and_its_own_reference():
 
 def test_kid_averages_over_generations():
     references, pictures = unit(10, 8, seed=0), unit(10, 3, 8, seed=1)
-    assert kid(references, pictures).mean == pytest.approx(np.mean([kid(references, pictures[:, [g]]).mean for g in range(3)]))
+    assert kid(references, pictures).mean == pytest.approx(
+        np.mean([kid(references, pictures[:, [g]]).mean for g in range(3)])
+    )
 
 
 def test_kid_of_two_draws_of_one_distribution_is_nothing_on_average_and_the_interval_holds_it():
@@ -102,11 +115,15 @@ def test_kid_leaves_out_subjects_without_all_vectors():
     pictures[3, 1] = torch.nan
     keep = [i for i in range(10) if i != 3]
     found, expected = kid(references, pictures), kid(references[keep], pictures[keep])
-    assert (found.mean, found.low, found.subjects, found.pictures) == pytest.approx((expected.mean, expected.low, 9, 18))
+    assert (found.mean, found.low, found.subjects, found.pictures) == pytest.approx(
+        (expected.mean, expected.low, 9, 18)
+    )
 
 
 def test_kid_of_two_subjects_is_refused():
-    with pytest.raises(InputError, match=r"^KID has 2 subjects whose pictures could all be encoded; give at least three\.$"):
+    with pytest.raises(
+        InputError, match=r"^KID has 2 subjects whose pictures could all be encoded; give at least three\.$"
+    ):
         kid(unit(2, 4, seed=0), unit(2, 1, 4, seed=1))
 
 

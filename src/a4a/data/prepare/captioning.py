@@ -40,10 +40,14 @@ class Captioner:
 
         name, folder = resolve_model(self.settings.model, "captioning model")
         try:
-            model = AutoModelForImageTextToText.from_pretrained(name, **folder, dtype=getattr(torch, self.settings.precision))
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, **folder, dtype=getattr(torch, self.settings.precision)
+            )
             processor = AutoProcessor.from_pretrained(name, **folder)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.settings.model} could not be loaded as an image-to-text model ({first_line(error)}).") from error
+            raise InputError(
+                f"{self.settings.model} could not be loaded as an image-to-text model ({first_line(error)})."
+            ) from error
         if not hasattr(processor, "tokenizer"):  # of pictures or of text alone
             raise InputError(
                 f"{self.settings.model} comes with a {type(processor).__name__} and no processor of pictures and text together; give a model such as BLIP-2."
@@ -61,7 +65,9 @@ class Captioner:
         said: list[str] = []
         for start in range(0, len(pictures), self.settings.batch):
             part = list(pictures[start : start + self.settings.batch])
-            inputs = processor(images=part, text=[self.settings.prompt] * len(part), return_tensors="pt", padding=True).to(model.device)
+            inputs = processor(
+                images=part, text=[self.settings.prompt] * len(part), return_tensors="pt", padding=True
+            ).to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             written = model.generate(**inputs, max_new_tokens=self.settings.length, do_sample=False)
             said += [_decoded(processor.tokenizer, ids) for ids in written]

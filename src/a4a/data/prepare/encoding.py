@@ -39,7 +39,9 @@ class Encode:
 
     def __post_init__(self):
         if FACES in self.image_encoders:
-            raise InputError(f"encode.image_encoders names one {FACES!r}, which is kept for encode.arcface; choose another name.")
+            raise InputError(
+                f"encode.image_encoders names one {FACES!r}, which is kept for encode.arcface; choose another name."
+            )
 
 
 class Encoders:
@@ -69,7 +71,11 @@ class Encoders:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of the weights of every model; of ArcFace, which are its files, its settings."""
-        parts = {n: p for n, p in self.backbone.pipe.components.items() if isinstance(p, torch.nn.Module) and n not in ("unet", "transformer")}
+        parts = {
+            n: p
+            for n, p in self.backbone.pipe.components.items()
+            if isinstance(p, torch.nn.Module) and n not in ("unet", "transformer")
+        }
         own = {f"model.{name}": fingerprint(part) for name, part in sorted(parts.items())}
         return own | {name: fingerprint(encoder.model) for name, encoder in self.images.items() if name != FACES}
 
@@ -85,7 +91,10 @@ class Encoders:
 
     def text(self, lines: Sequence[str]) -> dict[str, Tensor]:
         """As the backbone encodes it; a row a line."""
-        parts = [self.backbone.encode_text(lines[i : i + self.settings.batch]) for i in range(0, len(lines), self.settings.batch)]
+        parts = [
+            self.backbone.encode_text(lines[i : i + self.settings.batch])
+            for i in range(0, len(lines), self.settings.batch)
+        ]
         return {name: half(torch.cat([part[name] for part in parts])) for name in parts[0]}
 
     def no_text(self) -> dict[str, Tensor]:

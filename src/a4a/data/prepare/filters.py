@@ -38,7 +38,9 @@ def decode_image(data: bytes, box: tuple[float, float, float, float] | None = No
     repaired = []
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # cameras keep a second view or a depth map in those
+            if (
+                frames := getattr(image, "n_frames", 1)
+            ) > 1 and image.format != "MPO":  # cameras keep a second view or a depth map in those
                 raise RejectedImage(f"animated: {frames} frames")
             image.load()
             turned = image.getexif().get(0x0112, 1) not in (0, 1)
@@ -56,7 +58,9 @@ def decode_image(data: bytes, box: tuple[float, float, float, float] | None = No
         raise RejectedImage(f"broken: {error}") from error
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RejectedImage("broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}") from error
+        raise RejectedImage(
+            "broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}"
+        ) from error
 
 
 def opened(source: Source, item: ImageRecord) -> tuple[Image.Image, list[str]]:
@@ -100,7 +104,9 @@ def duplicates(records: Iterable[Record], distance: int) -> dict[str, str]:
         bits = int(record["hash"], 16)
         colours = np.frombuffer(bytes.fromhex(record["colours"]), np.uint8).astype(int)
         near = (other for mask, table in zip(masks, kept, strict=True) for other in table.get(bits & mask, ()))
-        first = next((name for b, c, name in near if (bits ^ b).bit_count() <= distance and np.abs(colours - c).max() <= 8), None)
+        first = next(
+            (name for b, c, name in near if (bits ^ b).bit_count() <= distance and np.abs(colours - c).max() <= 8), None
+        )
         if first is not None:
             same[record["id"]] = first
             continue

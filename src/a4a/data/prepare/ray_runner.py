@@ -40,7 +40,10 @@ def over_cluster(step: Step, chunks: Sequence[Chunk], workers: int) -> Iterator[
     import ray.data
 
     if not ray.is_initialized():
-        alone = {"num_cpus": max(os.cpu_count() or 1, workers + 3), "include_dashboard": False}  # Ray Data needs some besides its actors
+        alone = {
+            "num_cpus": max(os.cpu_count() or 1, workers + 3),
+            "include_dashboard": False,
+        }  # Ray Data needs some besides its actors
         try:
             ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone), log_to_driver=False)
         except Exception as error:  # what it raises has no class of its own

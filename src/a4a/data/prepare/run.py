@@ -66,7 +66,9 @@ def prepare(
     settings = _settings(source, items, check, crop, caption, encode, split, chunk)
     _claim(output, settings)
     with _alone(output):
-        chunks = [Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))]
+        chunks = [
+            Chunk(number, items[start : start + chunk]) for number, start in enumerate(range(0, len(items), chunk))
+        ]
 
         def run(step: Step, over: Sequence[Chunk]) -> None:
             _sweep(output / step.name)
@@ -97,7 +99,9 @@ def _alone(output: Path) -> AcquireReturnProxy:
     try:
         return FileLock(output / "lock").acquire(timeout=0)
     except Timeout as error:
-        raise InputError(f"Another a4a prepare is at work in {output}; wait until it ends, or choose another output folder.") from error
+        raise InputError(
+            f"Another a4a prepare is at work in {output}; wait until it ends, or choose another output folder."
+        ) from error
 
 
 def _here(step: Step, chunks: Sequence[Chunk]):
@@ -120,7 +124,9 @@ def _sweep(folder: Path) -> None:
 def _settings(source: Source, items: Sequence[ImageRecord], *groups: Any) -> dict[str, Any]:
     """All that decides what comes out, by names of options; models by what they are, whatever their place."""
     listing = hashlib.sha256(json.dumps([asdict(item) for item in items]).encode()).hexdigest()[:16]
-    found: dict[str, Any] = {f"source.{name}": value for name, value in source.facts().items()} | {"data": f"{len(items)} pictures, {listing}"}
+    found: dict[str, Any] = {f"source.{name}": value for name, value in source.facts().items()} | {
+        "data": f"{len(items)} pictures, {listing}"
+    }
     for name, group in zip(("check", "crop", "caption", "encode", "split", "chunk"), groups, strict=True):
         if group is None or isinstance(group, int):
             found[name] = group
@@ -152,14 +158,29 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     found = json.loads(file.read_text())
     for name in {**found, **settings}:
         before, now = (s.get(name) for s in (found, settings))
-        if (before["origin"], True) == (now["origin"], True) if isinstance(before, dict) and isinstance(now, dict) else before == now:
+        if (
+            (before["origin"], True) == (now["origin"], True)
+            if isinstance(before, dict) and isinstance(now, dict)
+            else before == now
+        ):
             continue
-        said = [f"{v['name']} ({v['origin']})" if isinstance(v, dict) else "nothing" if v is None else v for v in (before, now)]
-        raise InputError(f"{output} was made with {name} = {said[0]}, not {said[1]}; choose another output folder or remove this one.")
+        said = [
+            f"{v['name']} ({v['origin']})" if isinstance(v, dict) else "nothing" if v is None else v
+            for v in (before, now)
+        ]
+        raise InputError(
+            f"{output} was made with {name} = {said[0]}, not {said[1]}; choose another output folder or remove this one."
+        )
 
 
 def _finish(
-    output: Path, settings: dict[str, Any], source: Source, listed: int, chunks: Sequence[Chunk], report: list[dict[str, str]], encoding: Encoding
+    output: Path,
+    settings: dict[str, Any],
+    source: Source,
+    listed: int,
+    chunks: Sequence[Chunk],
+    report: list[dict[str, str]],
+    encoding: Encoding,
 ) -> None:
     """Writes the report, then the manifest: where that is, all is."""
     counts: Counter[str] = Counter()
@@ -176,7 +197,9 @@ def _finish(
         latents |= facts.get("latents", {})
         for name in made:
             if name in facts and made[name] not in (None, facts[name]):
-                raise InputError(f"The shard {encoding.place(chunk)} was made by other {name} than those before it; remove its folder and run again.")
+                raise InputError(
+                    f"The shard {encoding.place(chunk)} was made by other {name} than those before it; remove its folder and run again."
+                )
             made[name] = facts.get(name, made[name])
     if not counts["rows"]:
         reasons = Counter(line["left_out"].partition(":")[0] for line in report if "left_out" in line).most_common(1)
@@ -194,7 +217,10 @@ def _finish(
     manifest = {
         "format": FORMAT,
         "made_by": f"a4a {version('a4a')}",
-        "source": {"class": type(source).__name__, **{k: str(v) for k, v in vars(source).items() if isinstance(v, str)}},
+        "source": {
+            "class": type(source).__name__,
+            **{k: str(v) for k, v in vars(source).items() if isinstance(v, str)},
+        },
         "settings": settings,
         **made,
         "sizes": encoding.crop.sizes,

@@ -19,7 +19,9 @@ class Split:
 
     def __post_init__(self):
         if min(self.validation, self.test) < 0 or self.validation + self.test > 1:
-            raise InputError(f"split.validation is {self.validation} and split.test {self.test}; expected shares that leave some for training.")
+            raise InputError(
+                f"split.validation is {self.validation} and split.test {self.test}; expected shares that leave some for training."
+            )
 
     def __call__(self, subject: str) -> Name:
         """By the subject's name alone, so that more data move nobody."""

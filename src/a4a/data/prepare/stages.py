@@ -98,7 +98,13 @@ class Captioning(Step):
         said: dict[str, str] = {}
         with _threads() as over:
             for part in _parts([item for item in chunk.items if item.text is None], self.caption.settings.batch):
-                views = dict(zip((item.id for item in part), over(lambda item: _views(self.source, item, self.crop), part), strict=True))
+                views = dict(
+                    zip(
+                        (item.id for item in part),
+                        over(lambda item: _views(self.source, item, self.crop), part),
+                        strict=True,
+                    )
+                )
                 found = {name: v[0] for name, v in views.items() if not isinstance(v, RejectedImage)}
                 said |= zip(found, self.caption(list(found.values())), strict=True)
         self._write(chunk, said)
@@ -144,11 +150,21 @@ class Encoding(Step):
                 if self.encoders is not None:
                     facts |= self._texts(beside / "text.arrow", words)
                     words["bucket"] = [encoded[name]["bucket"] for name in words["id"]]
-                    numbers = {column: [encoded[name][column] for name in words["id"]] for column in encoded[words["id"][0]] if column != "bucket"}
+                    numbers = {
+                        column: [encoded[name][column] for name in words["id"]]
+                        for column in encoded[words["id"][0]]
+                        if column != "bucket"
+                    }
                     if faces := numbers.get(f"embeds.{FACES}"):
                         words["face"] = [not np.isnan(face).any() for face in faces]
-                    facts["latents"] = {str(b): row.shape[1:] for b, row in zip(words["bucket"], numbers["latents"], strict=True)}
-                    facts["embeds"] = {c.removeprefix("embeds."): rows[0].shape[-1] for c, rows in numbers.items() if c.startswith("embeds.")}
+                    facts["latents"] = {
+                        str(b): row.shape[1:] for b, row in zip(words["bucket"], numbers["latents"], strict=True)
+                    }
+                    facts["embeds"] = {
+                        c.removeprefix("embeds."): rows[0].shape[-1]
+                        for c, rows in numbers.items()
+                        if c.startswith("embeds.")
+                    }
                     facts["models"] = models
                 shards.write(beside / "rows.arrow", words, numbers)
             for file in sorted(beside.iterdir()):
@@ -176,7 +192,9 @@ class Encoding(Step):
 
         with _threads() as over:
             for part in _parts(chunk.items, at_once):
-                for item, views in zip(part, over(lambda item: _views(self.source, item, self.crop), part), strict=True):
+                for item, views in zip(
+                    part, over(lambda item: _views(self.source, item, self.crop), part), strict=True
+                ):
                     if isinstance(views, RejectedImage):
                         left_out[item.id] = str(views)
                         continue
@@ -196,16 +214,25 @@ class Encoding(Step):
         words["line"] = [number[line] for line in words["text"]]
         states = self.encoders.text(lines)
         shards.write(path, {"text": lines}, {name: arrays(t) for name, t in states.items()})
-        return {"texts": len(lines), "text": {name: [str(t.dtype).removeprefix("torch."), list(t.shape[1:])] for name, t in states.items()}}
+        return {
+            "texts": len(lines),
+            "text": {name: [str(t.dtype).removeprefix("torch."), list(t.shape[1:])] for name, t in states.items()},
+        }
 
 
 def survivors(chunks: Sequence[Chunk], checking: Checking) -> tuple[list[Chunk], list[dict[str, str]]]:
     """The chunks without what is left out, and the report's lines on what was left out or mended."""
     records = [record for chunk in chunks for record in checking.result(chunk)]
     same = duplicates(records, checking.check.distance) if checking.check.duplicates else {}
-    reasons = {r["id"]: r["left_out"] for r in records if "left_out" in r} | {name: f"duplicate: looks like {first}" for name, first in same.items()}
+    reasons = {r["id"]: r["left_out"] for r in records if "left_out" in r} | {
+        name: f"duplicate: looks like {first}" for name, first in same.items()
+    }
     report = [{"id": name, "left_out": reason} for name, reason in reasons.items()]
-    report += [{"id": r["id"], "repaired": "; ".join(r["repaired"])} for r in records if "repaired" in r and r["id"] not in reasons]
+    report += [
+        {"id": r["id"], "repaired": "; ".join(r["repaired"])}
+        for r in records
+        if "repaired" in r and r["id"] not in reasons
+    ]
     return [Chunk(c.number, [item for item in c.items if item.id not in reasons]) for c in chunks], report
 
 

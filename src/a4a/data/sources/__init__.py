@@ -7,4 +7,13 @@ from a4a.data.sources.hub import HubDataset
 from a4a.data.sources.openimages import OpenImages
 from a4a.data.sources.webdataset import WebDataset
 
-__all__ = ["CelebAMaskHQ", "HubDataset", "ImageFolder", "ImageRecord", "OpenImages", "Source", "SubjectFolders", "WebDataset"]
+__all__ = [
+    "CelebAMaskHQ",
+    "HubDataset",
+    "ImageFolder",
+    "ImageRecord",
+    "OpenImages",
+    "Source",
+    "SubjectFolders",
+    "WebDataset",
+]

@@ -19,9 +19,14 @@ class CelebAMaskHQ(Source):
         self.path, self.identities, self.text = path, identities, text
 
     def items(self) -> list[ImageRecord]:
-        sizes = {name: size for name, size in files(posixpath.join(self.path, "CelebA-HQ-img")).items() if is_picture(name)}
+        sizes = {
+            name: size for name, size in files(posixpath.join(self.path, "CelebA-HQ-img")).items() if is_picture(name)
+        }
         subjects = self._subjects() if self.identities is not None else {}
-        rows = [ImageRecord(name, self.text, subjects.get(posixpath.splitext(name)[0]), bytes=size) for name, size in sizes.items()]
+        rows = [
+            ImageRecord(name, self.text, subjects.get(posixpath.splitext(name)[0]), bytes=size)
+            for name, size in sizes.items()
+        ]
         return some(rows, f"{self.path}/CelebA-HQ-img has no pictures; unpack CelebAMask-HQ again.")
 
     def _subjects(self) -> dict[str, str]:
@@ -41,5 +46,7 @@ def _words(folder: str, name: str, count: int) -> list[list[str]]:
         raise InputError(f"There is no {posixpath.join(folder, name)}; give the folder as it was unpacked.") from error
     for number, line in enumerate(lines, 1):
         if len(line) != count:
-            raise InputError(f"{posixpath.join(folder, name)}, line {number}: expected {count} words, found {' '.join(line)[:60]!r}.")
+            raise InputError(
+                f"{posixpath.join(folder, name)}, line {number}: expected {count} words, found {' '.join(line)[:60]!r}."
+            )
     return lines

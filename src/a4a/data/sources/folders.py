@@ -23,8 +23,14 @@ class ImageFolder(Source):
         sizes = files(self.path)
         if "metadata.jsonl" in sizes:
             return sorted(self._named(sizes), key=lambda item: item.id)
-        found = [ImageRecord(name, subject=self.subject(name), bytes=size) for name, size in sizes.items() if is_picture(name)]
-        return some(found, f"The data folder {self.path} has no pictures ({', '.join(SUFFIXES)}); give one that has some.")
+        found = [
+            ImageRecord(name, subject=self.subject(name), bytes=size)
+            for name, size in sizes.items()
+            if is_picture(name)
+        ]
+        return some(
+            found, f"The data folder {self.path} has no pictures ({', '.join(SUFFIXES)}); give one that has some."
+        )
 
     def subject(self, name: str) -> str | None:
         return None
@@ -45,7 +51,9 @@ class ImageFolder(Source):
                     f"{place}, line {number}: expected a JSON object with file_name, and text as a string where it is known, found {line[:60]!r}."
                 ) from error
             found[name] = ImageRecord(name, text, None if subject is None else str(subject), bytes=sizes.get(name))
-        return some(list(found.values()), f"{posixpath.join(self.path, 'metadata.jsonl')} names no pictures; give at least one.")
+        return some(
+            list(found.values()), f"{posixpath.join(self.path, 'metadata.jsonl')} names no pictures; give at least one."
+        )
 
     def read(self, item: ImageRecord) -> bytes:
         return read(self.path, item.id)
@@ -59,7 +67,10 @@ class SubjectFolders(ImageFolder):
     """
 
     def items(self) -> list[ImageRecord]:
-        return some([i for i in super().items() if i.subject], f"{self.path} has no pictures in folders; give one with a folder for each subject.")
+        return some(
+            [i for i in super().items() if i.subject],
+            f"{self.path} has no pictures in folders; give one with a folder for each subject.",
+        )
 
     def subject(self, name: str) -> str | None:
         return name.partition("/")[0] if "/" in name else None

@@ -21,9 +21,22 @@ class HubDataset(Source):
     """
 
     def __init__(
-        self, name: str, split: str = "train", config: str | None = None, image: str = "image", text: str | None = None, subject: str | None = None
+        self,
+        name: str,
+        split: str = "train",
+        config: str | None = None,
+        image: str = "image",
+        text: str | None = None,
+        subject: str | None = None,
     ):
-        self.name, self.split, self.config, self.image, self.text, self.subject = name, split, config, image, text, subject
+        self.name, self.split, self.config, self.image, self.text, self.subject = (
+            name,
+            split,
+            config,
+            image,
+            text,
+            subject,
+        )
         self._rows: Any = None
 
     @property
@@ -34,22 +47,31 @@ class HubDataset(Source):
             try:
                 rows = datasets.load_dataset(self.name, name=self.config, split=self.split)
             except Exception as error:  # what it raises has no class of its own
-                raise InputError(f"{self.name} could not be loaded as a data set, split {self.split} ({first_line(error)}).") from error
+                raise InputError(
+                    f"{self.name} could not be loaded as a data set, split {self.split} ({first_line(error)})."
+                ) from error
             columns = rows.column_names
             for option in ("image", "text", "subject"):
                 if (column := getattr(self, option)) is not None and column not in columns:
-                    raise InputError(f"The data set {self.name} has no column {column!r} for {option}; it has {', '.join(columns)}.")
+                    raise InputError(
+                        f"The data set {self.name} has no column {column!r} for {option}; it has {', '.join(columns)}."
+                    )
             self._rows = rows.cast_column(self.image, datasets.Image(decode=False))
         return self._rows
 
     def items(self) -> list[ImageRecord]:
         count = len(self.rows)
-        said = {option: self._column(column, count) for option, column in (("text", self.text), ("subject", self.subject))}
+        said = {
+            option: self._column(column, count) for option, column in (("text", self.text), ("subject", self.subject))
+        }
         rows = [ImageRecord(f"{i:09d}", said["text"][i], said["subject"][i]) for i in range(count)]
         return some(rows, f"The data set {self.name} has no rows in its split {self.split}; choose another.")
 
     def facts(self) -> dict[str, str | None]:
-        return {**{name: getattr(self, name) for name in ("name", "config", "split", "image")}, "fingerprint": self.rows._fingerprint}
+        return {
+            **{name: getattr(self, name) for name in ("name", "config", "split", "image")},
+            "fingerprint": self.rows._fingerprint,
+        }
 
     def _column(self, name: str | None, count: int) -> list[str | None]:
         if name is None:

@@ -9,7 +9,9 @@ import pyarrow.csv
 from a4a.data.sources.base import ImageRecord, Source, files, filesystem, is_picture, read, some
 from a4a.errors import InputError, first_line
 
-BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64())
+BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(
+    ("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64()
+)
 """Columns of OpenImages' boxes that are read."""
 
 
@@ -40,7 +42,9 @@ class OpenImages(Source):
         text: str | None = None,
     ):
         if classes is None and (labels or text):
-            raise InputError("source.labels and source.text need source.classes; give the CSV file with the classes' names.")
+            raise InputError(
+                "source.labels and source.text need source.classes; give the CSV file with the classes' names."
+            )
         self.images, self.boxes, self.classes, self.labels = images, boxes, classes, labels
         self.minimum, self.margin, self.text = minimum, margin, text
         self.names: dict[str, str] = {}
@@ -53,15 +57,24 @@ class OpenImages(Source):
         for box in _table(self.boxes, BOX):  # pyright: ignore[reportArgumentType]
             left, top, right, bottom = box["XMin"], box["YMin"], box["XMax"], box["YMax"]
             wanted = box["ImageID"] in self.names and not (box["IsGroupOf"] > 0 or box["IsDepiction"] > 0)
-            if not wanted or min(right - left, bottom - top) < self.minimum or (self.labels and box["LabelName"] not in classes):
+            if (
+                not wanted
+                or min(right - left, bottom - top) < self.minimum
+                or (self.labels and box["LabelName"] not in classes)
+            ):
                 continue
             x, y = self.margin * (right - left), self.margin * (bottom - top)
             around = (max(left - x, 0.0), max(top - y, 0.0), min(right + x, 1.0), min(bottom + y, 1.0))
             corner = "-".join(f"{round(10_000 * v):05d}" for v in (left, top, right, bottom))
             name = f"{box['ImageID']}/{box['LabelName'].strip('/').replace('/', '_')}-{corner}"
             text = self.text.replace("{label}", classes.get(box["LabelName"], "thing").lower()) if self.text else None
-            rows[name] = ImageRecord(name, text, group=box["ImageID"], box=around, bytes=found[self.names[box["ImageID"]]])
-        return some(list(rows.values()), f"No box of {self.boxes} is of a photo in {self.images}, of the labels and the minimum size asked for.")
+            rows[name] = ImageRecord(
+                name, text, group=box["ImageID"], box=around, bytes=found[self.names[box["ImageID"]]]
+            )
+        return some(
+            list(rows.values()),
+            f"No box of {self.boxes} is of a photo in {self.images}, of the labels and the minimum size asked for.",
+        )
 
     def _classes(self) -> dict[str, str]:
         """Names by label; the wanted ones alone."""
@@ -70,7 +83,9 @@ class OpenImages(Source):
         try:
             table = read(*posixpath.split(self.classes)).decode()
         except FileNotFoundError as error:
-            raise InputError(f"There is no table of classes {self.classes}; give OpenImages' CSV file with the classes' names.") from error
+            raise InputError(
+                f"There is no table of classes {self.classes}; give OpenImages' CSV file with the classes' names."
+            ) from error
         lines = [line.split(",", 1) for line in table.splitlines() if "," in line]
         names = {label: name.strip().strip('"') for label, name in lines}
         if missing := sorted(set(self.labels or []) - set(names.values())):
@@ -86,7 +101,9 @@ class OpenImages(Source):
 def _table(path: str, columns: dict[str, pa.DataType]):
     """Rows of a CSV file as dictionaries, a block at a time: OpenImages' has 14 million."""
     system, place = filesystem(path)
-    options: Any = pyarrow.csv.ConvertOptions(include_columns=list(columns), column_types=columns)  # guessed, ids of digits alone would be numbers
+    options: Any = pyarrow.csv.ConvertOptions(
+        include_columns=list(columns), column_types=columns
+    )  # guessed, ids of digits alone would be numbers
     try:
         with system.open(place, "rb") as stream, pyarrow.csv.open_csv(stream, convert_options=options) as reader:
             for block in reader:
@@ -94,4 +111,6 @@ def _table(path: str, columns: dict[str, pa.DataType]):
     except FileNotFoundError as error:
         raise InputError(f"There is no table of boxes {path}; give OpenImages' CSV file.") from error
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
-        raise InputError(f"{path} is no table of boxes ({first_line(error)}); expected a CSV file with the columns {', '.join(columns)}.") from error
+        raise InputError(
+            f"{path} is no table of boxes ({first_line(error)}); expected a CSV file with the columns {', '.join(columns)}."
+        ) from error

@@ -39,14 +39,26 @@ class WebDataset(Source):
             except InputError:
                 raise
             except FileNotFoundError as error:
-                raise InputError(f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar.") from error
+                raise InputError(
+                    f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar."
+                ) from error
             except (tarfile.TarError, ValueError, OSError) as error:
-                raise InputError(f"{tar} is no WebDataset tar that can be read ({first_line(error)}); uncompressed ones can.") from error
-        rows = [ImageRecord(id=name, **{k: v for k, v in facts.items() if k != "place"}) for name, facts in found.items() if "place" in facts]
+                raise InputError(
+                    f"{tar} is no WebDataset tar that can be read ({first_line(error)}); uncompressed ones can."
+                ) from error
+        rows = [
+            ImageRecord(id=name, **{k: v for k, v in facts.items() if k != "place"})
+            for name, facts in found.items()
+            if "place" in facts
+        ]
         self.places = {name: facts["place"] for name, facts in found.items() if "place" in facts}
-        return some(rows, f"{self.path} holds no pictures ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them.")
+        return some(
+            rows, f"{self.path} holds no pictures ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them."
+        )
 
-    def _member(self, found: dict[str, dict[str, Any]], tar: str, called: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _member(
+        self, found: dict[str, dict[str, Any]], tar: str, called: str, archive: tarfile.TarFile, member: tarfile.TarInfo
+    ) -> None:
         folder, name = posixpath.split(member.name)
         key, _, suffix = name.partition(".")
         facts = found.setdefault(posixpath.join(called, folder, key), {})

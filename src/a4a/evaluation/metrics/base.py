@@ -28,7 +28,13 @@ class GeneratedSet:
 
     def __post_init__(self):
         subjects, each = len(self.references), {len(row) for row in self.pictures} | {len(row) for row in self.prompts}
-        if not subjects or len(self.pictures) != subjects or len(self.prompts) != subjects or len(each) != 1 or 0 in each:
+        if (
+            not subjects
+            or len(self.pictures) != subjects
+            or len(self.prompts) != subjects
+            or len(each) != 1
+            or 0 in each
+        ):
             raise InputError(
                 f"A gallery has {subjects} references, {len(self.prompts)} rows of prompts and {len(self.pictures)} rows of pictures "
                 f"of lengths {sorted(each)}; expected at least one reference and as many prompts as pictures for each."
@@ -44,7 +50,9 @@ class GeneratedSet:
 
     def image_vectors(self, encoder: ImageEncoder) -> Tensor:
         """Vectors of the pictures, [subjects, generations, width]. An encoder sees every picture once."""
-        return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(0, (self.subjects, self.generations))
+        return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(
+            0, (self.subjects, self.generations)
+        )
 
     def reference_vectors(self, encoder: ImageEncoder) -> Tensor:
         """Vectors of the references, [subjects, width]; InputError for a reference in which there is nothing to encode."""

@@ -22,5 +22,7 @@ class Diversity(Metric):
             raise InputError("Diversity was given one picture for each reference; generate at least two.")
         vectors = generated.image_vectors(self.encoder).double()
         first, second = torch.triu_indices(generated.generations, generated.generations, offset=1)
-        distances = (vectors[:, first] - vectors[:, second]).square().sum(dim=-1) / 2  # 1 - cos of unit vectors, exactly 0 for equal ones
+        distances = (vectors[:, first] - vectors[:, second]).square().sum(
+            dim=-1
+        ) / 2  # 1 - cos of unit vectors, exactly 0 for equal ones
         return {"diversity": distances.nanmean(dim=1).numpy()}

@@ -33,14 +33,19 @@ class KID(Metric):
         self.encoder = encoder
 
     def __call__(self, generated: GeneratedSet) -> Scores:
-        wanted, made = generated.reference_vectors(self.encoder).double(), generated.image_vectors(self.encoder).double()
+        wanted, made = (
+            generated.reference_vectors(self.encoder).double(),
+            generated.image_vectors(self.encoder).double(),
+        )
         known = ~made.isnan().any(dim=-1).any(dim=-1)
         n = int(known.sum())
         if n < 3:
             raise InputError(f"KID has {n} subjects whose pictures could all be encoded; give at least three.")
         x = wanted[known]
         cross = [kernel(x, y) for y in made[known].unbind(1)]
-        pairs = kernel(x, x) + torch.stack([kernel(y, y) - xy - xy.T for y, xy in zip(made[known].unbind(1), cross, strict=True)]).mean(dim=0)
+        pairs = kernel(x, x) + torch.stack(
+            [kernel(y, y) - xy - xy.T for y, xy in zip(made[known].unbind(1), cross, strict=True)]
+        ).mean(dim=0)
         pairs.fill_diagonal_(0)
         total = pairs.sum()
         kid = float(total / (n * (n - 1)))

@@ -25,22 +25,30 @@ class FolderTask(Task):
         prepared: a folder that `a4a prepare` made of these photos; only subjects of its test split are drawn.
     """
 
-    def __init__(self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None):
+    def __init__(
+        self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None
+    ):
         root = Path(path)
         if generations < 1 or (subjects is not None and subjects < 1):
             raise InputError(
                 f"The task asks for {generations} pictures of {'all' if subjects is None else subjects} subjects; give at least 1 of each."
             )
         if not root.is_dir():
-            raise InputError(f"There is no folder of subjects {root}; give one with a folder of pictures for each subject.")
+            raise InputError(
+                f"There is no folder of subjects {root}; give one with a folder of pictures for each subject."
+            )
         folders = sorted(f for f in root.iterdir() if f.is_dir())
         if not folders:
-            raise InputError(f"The folder {root} holds no folders; give one with a folder of pictures for each subject.")
+            raise InputError(
+                f"The folder {root} holds no folders; give one with a folder of pictures for each subject."
+            )
         if prepared is not None:
             kept = subjects_of(Path(prepared), "test")
             folders = [f for f in folders if f.name in kept]
             if not folders:
-                raise InputError(f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of.")
+                raise InputError(
+                    f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of."
+                )
         folders = folders[:subjects]
         self.files = [sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) for folder in folders]
         for folder, files in zip(folders, self.files, strict=True):
@@ -49,13 +57,17 @@ class FolderTask(Task):
         names = [folder.name for folder in folders]
         said = []
         for lines, word in _prompts(Path(prompts), names):
-            said += [lines[i % len(lines)].replace("{subject}", word) for i in range(len(said), len(said) + generations)]
+            said += [
+                lines[i % len(lines)].replace("{subject}", word) for i in range(len(said), len(said) + generations)
+            ]
         super().__init__(names, [open_image(files[0]) for files in self.files], said)
 
     def photos(self, picture: int) -> Image.Image:
         files = self.files[self.subject(picture)]
         if len(files) < 2:
-            raise InputError(f"The subject {self.subjects[self.subject(picture)]} has one picture; the ceiling needs a second one of every subject.")
+            raise InputError(
+                f"The subject {self.subjects[self.subject(picture)]} has one picture; the ceiling needs a second one of every subject."
+            )
         return open_image(files[1 + picture % self.generations % (len(files) - 1)])
 
 
@@ -69,7 +81,11 @@ def _prompts(file: Path, subjects: Sequence[str]) -> list[tuple[list[str], str]]
         raise InputError(f"There is no prompts file {file}; give a text file with a prompt a line.")
     text = file.read_text()
     if "subject_name,class" in text:  # DreamBench: a table, then a list in Python for each kind of subject
-        classes = {name: kind for name, kind in re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE) if name != "subject_name"}
+        classes = {
+            name: kind
+            for name, kind in re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE)
+            if name != "subject_name"
+        }
         objects, _, live = text.partition("Live Subject Prompts")
         lists = [_quoted(part) for part in (objects, live)]
         found = [(lists[classes.get(name) in LIVE] or lists[0], classes.get(name, name)) for name in subjects]
