@@ -15,7 +15,7 @@ from a4a.experiments.claims import Claim, _decide
 from a4a.experiments.results import Method, _estimate, _logs, _methods, _points
 from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
-from a4a.web.pages import _embed
+from a4a.web.pages import data_url
 from a4a.web.plots import Curve, curves
 
 
@@ -60,7 +60,7 @@ def report(runs: Path, output: Path = Path("report"), title: str = "Results", gr
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
     summary = [(s.title, description, verdict) for s in sections for description, verdict, _ in s.claims]
     with atomic_write(output / "index.html") as beside:
-        beside.write_text(page.render(title=title, sections=sections, summary=summary, embed=_embed))
+        beside.write_text(page.render(title=title, sections=sections, summary=summary, embed=data_url))
     with atomic_write(output / "README.md") as beside:
         beside.write_text("\n".join(_markdown(title, summary, sections, output)))
     print(f"{len(sections)} sections are in {output / 'index.html'} and {output / 'README.md'}")
