@@ -12,7 +12,7 @@ from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.pipeline import ImagePromptPipeline
-from a4a.transfer.config import Method
+from a4a.transfer.config import A4AConfig, IPAdapterConfig
 
 
 @pytest.fixture
@@ -163,17 +163,17 @@ def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe)
 )
 def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
     with pytest.raises(InputError, match=said):
-        Method(**options).build(backbone_for(pixart), source, tiny_models.EMBED)
+        A4AConfig(**options).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
 def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source, pixart):
     with pytest.raises(InputError, match="7 heads but its attention is 96 wide"):
-        Method(heads=7).build(backbone_for(pixart), source, tiny_models.EMBED)
+        A4AConfig(heads=7).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
 def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
     source_width = source.text_width
-    adapter = Method(kind="ip_adapter", keep_projection=True).build(backbone_for(pixart), source, tiny_models.EMBED)
+    adapter = IPAdapterConfig(keep_projection=True).build(backbone_for(pixart), source, tiny_models.EMBED)
     assert (
         torch.equal(adapter.image_proj.proj.weight, source.image_proj.proj.weight)
         and adapter.text_width == source_width
@@ -183,9 +183,7 @@ def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixa
 
 def test_from_scratch_begins_as_the_models_own_text_projections_or_at_random(pipe):
     known = backbone_for(pipe)
-    own, chance = (
-        Method(kind="ip_adapter", random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True)
-    )
+    own, chance = (IPAdapterConfig(random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True))
     for mine, other, text in zip(own.to_k, chance.to_k, known.text_projections()[0], strict=True):
         assert torch.equal(mine.weight, text.weight) and not torch.equal(other.weight, text.weight)
 

@@ -91,13 +91,23 @@ def test_help_tells_what_each_option_is(capsys):
         main(["transfer", "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for words in (
-        "--method.rounds",
-        "R, rounds of the upgraded space mapping",
-        "--objective.rates.projection",
-        "--training.samples",
-    ):
+    for words in ("--method", "--objective.rates.projection", "--training.samples"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "words"),
+    [
+        ("A4AConfig", "--method.rounds", "R, rounds of the upgraded space mapping"),
+        ("IPAdapterConfig", "--method.tokens", "Image tokens N"),
+    ],
+)
+def test_help_on_a_method_tells_its_options(capsys, config, option, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["transfer", "--method.help", config])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert option in text and words in text
 
 
 def test_inspect_tells_models_and_adapters_apart(capsys):

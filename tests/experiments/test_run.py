@@ -27,7 +27,7 @@ RECIPE = {
     },
     "variants": {
         "A4A": {},
-        "IP-Adapter*": {"method": {"kind": "ip_adapter"}, "objective": {"rates": {"adapter": 1e-3}}},
+        "IP-Adapter*": {"method": "IPAdapterConfig", "objective": {"rates": {"adapter": 1e-3}}},
     },
     "seeds": [0, 1],
     "scores": ["identity"],

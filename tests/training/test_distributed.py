@@ -25,7 +25,7 @@ from a4a.training.distributed import exclude_frozen_from_ddp, shard
 from a4a.training.log import read_log
 from a4a.training.sampler import BucketBatchSampler, EpochShuffle, mix_seed
 from a4a.training.trainer import train
-from a4a.transfer.config import Method, Precision
+from a4a.transfer.config import A4AConfig, Precision
 from a4a.transfer.dry_run import dry_run
 
 sys.path.append(str(Path(__file__).parent))
@@ -152,7 +152,7 @@ def _dry(process, output):
     a4a.transfer.dry_run.shard = lambda *args: over.append(args) or shard(*args)
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
     options = (
-        Method(rounds=1, heads=4),
+        A4AConfig(rounds=1, heads=4),
         ObjectiveConfig(),
         TrainingConfig(batch_size=1),
         Precision("bfloat16", shard=True),

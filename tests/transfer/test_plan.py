@@ -21,7 +21,7 @@ from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
-from a4a.transfer.config import Method, Precision
+from a4a.transfer.config import A4AConfig, Precision
 from a4a.transfer.dry_run import dry_run
 from a4a.transfer.memory import RESERVED, MemoryEstimate, batch, check_fit, estimate_memory, text, working
 from a4a.transfer.plan import describe, plan
@@ -91,7 +91,7 @@ def test_memory_is_linear_in_the_batch_and_checkpointing_saves(sd15, pixart):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_is_planned_is_right_for_small_and_large_batches(checkpointing):
     """The miniature's large adapter: with checkpointing its gradients outweigh what a small batch keeps."""
-    method, objective, training = Method(), ObjectiveConfig(gradient_checkpointing=checkpointing), TrainingConfig()
+    method, objective, training = A4AConfig(), ObjectiveConfig(gradient_checkpointing=checkpointing), TrainingConfig()
     parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
     made = estimate_memory(*parts, method, objective, training, Precision())
     loss = Denoising(
@@ -104,7 +104,7 @@ def test_what_is_planned_is_right_for_small_and_large_batches(checkpointing):
         assert made.estimate.working(rows) == pytest.approx(direct, rel=0.02), rows
     if checkpointing:
         assert made.estimate.working(1) < 1.1 * made.estimate.gradients
-    loss.pause()
+    loss.detach()
     accumulating = estimate_memory(
         *parts, method, objective, TrainingConfig(gradient_accumulation=2), Precision()
     ).estimate
@@ -202,7 +202,7 @@ def test_a_dry_run_goes_all_the_way(tmp_path):
         "zoo:pixart-mini",
         "zoo:clip-large/image_encoder",
         "zoo:ip-adapter-sd15-mini",
-        Method(rounds=1, heads=4),
+        A4AConfig(rounds=1, heads=4),
         ObjectiveConfig(gradient_checkpointing=True),
         TrainingConfig(batch_size=2),
         Precision("bfloat16"),

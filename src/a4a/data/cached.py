@@ -29,6 +29,7 @@ class Encoded:
 
     def __init__(self, latents: Tensor, embeds: Tensor | None, text: dict[str, Tensor], line: Tensor, pairs: Tensor):
         self.latents, self.embeds, self.text, self.line, self.pairs = latents, embeds, text, line, pairs
+        self.no_text: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)

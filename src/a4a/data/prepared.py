@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from a4a.backbones import Backbone
 from a4a.data import shards
 from a4a.data.base import TrainingData, pairs_of, spread_over
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.utils.fingerprint import file_fingerprint
 
@@ -41,6 +43,8 @@ class Prepared(TrainingData):
         no_text: one row, what guidance uses where there is no negative prompt.
     """
 
+    is_encoded = True
+
     def __init__(
         self,
         path: Path,
@@ -55,8 +59,8 @@ class Prepared(TrainingData):
                 f"{path} was prepared without encode, so there is nothing to train on; choose another output folder and set encode.model."
             )
         self.embeds = self._choose(image_encoder)
-        self.image_embed_dim: int = self.manifest["embeds"][self.embeds] if self.embeds is not None else 0
-        self.no_text = load_file(self.path / "no_text.safetensors")
+        self.image_embed_dim = self.manifest["embeds"][self.embeds] if self.embeds is not None else 0
+        self.no_text: dict[str, Tensor] | None = load_file(self.path / "no_text.safetensors")
         self.size: int = self.manifest["settings"]["crop.size"]
         self.views = self.manifest["views"] * (1 + self.manifest["flips"])
         self._shapes = {int(bucket): tuple(shape) for bucket, shape in self.manifest["latents"].items()}
@@ -68,6 +72,10 @@ class Prepared(TrainingData):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> "Prepared":
+        """Itself: `a4a prepare` has encoded everything."""
+        return self
 
     def check(self, model: str | Path, image_encoder: str | Path) -> None:
         """InputError where the data were encoded by other models than these."""

@@ -1,6 +1,7 @@
 """Eq. 14: the upgraded model's own loss, with what an adapter adds to it."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -160,12 +161,18 @@ class Denoising(Objective):
             text[name] = torch.where(without.view(-1, *[1] * (t.ndim - 1)), empty, t)
         return text
 
-    def pause(self) -> None:
-        """Takes the features' sites off the denoiser, for as long as others attach theirs."""
+    def detach(self) -> None:
+        """Removes the injection from the denoiser."""
         if self.injection is not None:
             self.injection.detach()
 
-    def go_on(self) -> None:
-        if self.adapter is not None:
-            self.injection = Injection(self.denoiser, self._backbone.sites)
-            self.adapter.train()
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """The denoiser without the injection, so that evaluation can attach its own; training goes on afterwards."""
+        self.detach()
+        try:
+            yield
+        finally:
+            if self.adapter is not None:
+                self.injection = Injection(self.denoiser, self._backbone.sites)
+                self.adapter.train()

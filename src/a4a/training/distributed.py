@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -22,6 +22,11 @@ TIMEOUT = timedelta(days=1)
 def state() -> PartialState:
     """Who we are, on which device; the first call takes the process's own GPU."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+
+
+def process_device() -> torch.device:
+    """This process's device: its own GPU, or the CPU."""
+    return cast(torch.device, state().device)  # accelerate's annotation allows None, which it is only before its setup
 
 
 def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Accelerator:

@@ -1,7 +1,8 @@
-"""What a recipe of `a4a transfer` says of the adapter and of what is frozen."""
+"""The settings of a transfer that concern the adapter (`A4AConfig`, `IPAdapterConfig`) and the frozen models."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -10,25 +11,38 @@ from a4a.adapters.base import ImagePromptAdapter, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone
 from a4a.backbones.quantization import to_int8
+from a4a.data.base import EncodedDataset
 from a4a.errors import InputError
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
 from a4a.training.distributed import shard
 
+Adapter = TypeVar("Adapter", bound=ImagePromptAdapter)
+
+REFERENCES = 4096
+"""Reference embeddings that `A4A.init_projection` whitens over."""
+
+
+class AdapterConfig(ABC, Generic[Adapter]):
+    """What is trained, and how it starts. A recipe names one under `method`; without a class_path it is `A4AConfig`."""
+
+    @property
+    @abstractmethod
+    def uses_source(self) -> bool:
+        """Whether layers of the source adapter take the image embeddings, whose width must then match."""
+
+    @abstractmethod
+    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> Adapter:
+        """The untrained adapter for a backbone's sites; InputError where it needs a source and there is none."""
+
+    def init_from_data(self, adapter: Adapter, dataset: EncodedDataset) -> None:
+        """Start values that depend on the training data; none by default."""
+
 
 @dataclass
-class Method:
-    """What is trained."""
+class A4AConfig(AdapterConfig[A4A]):
+    """A4A: transfer the source adapter (eq. 7 to 12)."""
 
-    kind: Literal["a4a", "ip_adapter"] = "a4a"
-    """`a4a`: the source adapter, transferred. `ip_adapter`: IP-Adapter*, from scratch on the upgraded model."""
-    keep_projection: bool = False
-    """`ip_adapter` only: start from the source's image projection (and freeze nothing); of another width than the model's
-    text states, keys and values then start at random."""
-    random_init: bool = False
-    """`ip_adapter` only: keys and values begin at random, and not as the model's own text projections (IP-Adapter's way)."""
-    tokens: int = 4
-    """`ip_adapter` only: image tokens N."""
     d_scm: int | None = None
     """Width of the coupling space; by default the least common multiple of the base widths (the paper)."""
     rounds: int = 2
@@ -38,16 +52,17 @@ class Method:
     heads: int = 8
     """Heads of the mapping's attention."""
     residual: bool = True
-    """Residual connections in the mapping; the paper's letter has none."""
+    """Residual connections in the mapping; the paper's equations have none."""
     sharing: Sharing = "site"
-    """Linear layers of projection and alignment per "site", or per distinct "width" (the paper's letter)."""
+    """Linear layers of projection and alignment per "site", or per distinct "width" (the paper)."""
     warm_start: bool = True
-    """Latents begin as a depth-matched mixture of the base features; at random in the paper."""
+    """Latents start as a depth-matched mixture of the base features; at random in the paper."""
     whiten_init: bool = True
-    """Projection begins as the source's condition, whitened over training references (needs sharing: site, and coupling);
-    at random in the paper."""
+    """Projection starts as the source's condition, whitened over training references (needs sharing "site", and
+    coupling); at random in the paper."""
     text_init: bool = False
-    """Alignment begins as the model's own text projections (needs sharing: site), as an ablation; at random in the paper."""
+    """Alignment starts as the model's own text projections (needs sharing "site"), as an ablation; at random in the
+    paper."""
     connectivity: Connectivity = "all_to_all"
     """Base sites that an upgraded site sees: all (the paper), or the nearest in depth, as an ablation."""
     coupling: bool = True
@@ -55,72 +70,89 @@ class Method:
     base_sites: int | None = None
     """Use so many of the source's sites, evenly over its depth; all by default."""
 
-    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> ImagePromptAdapter:
-        if self.kind == "ip_adapter":
-            return self._from_scratch(backbone, source, image_embed_dim)
-        if source is None:
-            raise InputError(
-                "method.kind is a4a but no source adapter is given; set source to the adapter to transfer, or method.kind to ip_adapter."
-            )
+    def __post_init__(self) -> None:
         for name in ("text_init", "whiten_init"):
             if getattr(self, name) and self.sharing != "site":
                 raise InputError(
-                    f"method.{name} needs a layer per site but method.sharing is {self.sharing!r}; set method.sharing to site or method.{name} to false."
+                    f"method.{name} needs a layer per site but method.sharing is {self.sharing!r}; "
+                    f"set method.sharing to site or method.{name} to false."
                 )
         if self.whiten_init and not self.coupling:
             raise InputError(
-                "method.whiten_init needs the source's features but method.coupling is false; set method.whiten_init to false."
+                "method.whiten_init needs the source's features but method.coupling is false; "
+                "set method.whiten_init to false."
             )
-        options: dict[str, Any] = {name: getattr(self, name) for name in _A4A_OPTIONS}
-        return A4A.from_source(
-            source, backbone.sites, backbone.text_projections() if self.text_init else None, **options
-        )
 
-    def _from_scratch(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> IPAdapter:
-        """The denoiser's own text projections can serve the source's tokens only where its text states are as wide."""
-        text = backbone.text_projections()
-        width, tokens = text[0][0].in_features, self.tokens
-        if self.keep_projection:
-            if source is None:
-                raise InputError("method.keep_projection is set but no source adapter is given; set source.")
-            width, tokens, image_embed_dim = source.text_width, source.tokens, source.image_embed_dim
-        if text[0][0].in_features == width and not self.random_init:
-            adapter = IPAdapter.from_denoiser(backbone.sites, text, image_embed_dim, tokens)
-        else:
-            adapter = IPAdapter(sites_to_config(backbone.sites), image_embed_dim, width, tokens)
-        if self.keep_projection and source is not None:
-            adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+    @property
+    def uses_source(self) -> bool:
+        return True
+
+    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> A4A:
+        if source is None:
+            raise InputError(
+                "method is A4AConfig but no source adapter is given; "
+                "set source to the adapter to transfer, or method to IPAdapterConfig."
+            )
+        text_projections = backbone.text_projections() if self.text_init else None
+        return A4A.from_source(source, backbone.sites, text_projections, **self._adapter_options())
+
+    def init_from_data(self, adapter: A4A, dataset: EncodedDataset) -> None:
+        if self.whiten_init:
+            adapter.init_projection(dataset.references(REFERENCES))
+
+    def _adapter_options(self) -> dict[str, Any]:
+        names = {field.name for field in fields(self)} - {"text_init", "whiten_init"}
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class IPAdapterConfig(AdapterConfig[IPAdapter]):
+    """IP-Adapter*: an adapter trained from scratch on the upgraded model."""
+
+    tokens: int = 4
+    """Image tokens N."""
+    random_init: bool = False
+    """Keys and values start at random, instead of as the model's own text projections (as IP-Adapter does)."""
+    keep_projection: bool = False
+    """Start from the source's image projection, and train it too. If its width differs from the model's text states,
+    keys and values start at random."""
+
+    @property
+    def uses_source(self) -> bool:
+        return self.keep_projection
+
+    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> IPAdapter:
+        if not self.keep_projection:
+            return self._fresh(backbone, image_embed_dim, backbone.text_projections()[0][0].in_features, self.tokens)
+        if source is None:
+            raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+        adapter = self._fresh(backbone, source.image_embed_dim, source.text_width, source.tokens)
+        adapter.image_proj.load_state_dict(source.image_proj.state_dict())
         return adapter
 
-
-_A4A_OPTIONS = (
-    "d_scm",
-    "rounds",
-    "inner",
-    "heads",
-    "residual",
-    "sharing",
-    "warm_start",
-    "connectivity",
-    "coupling",
-    "base_sites",
-)
+    def _fresh(self, backbone: Backbone, image_embed_dim: int, width: int, tokens: int) -> IPAdapter:
+        """An adapter whose image tokens have `width`; the text projections are copied where that is the text's width."""
+        text_projections = backbone.text_projections()
+        if self.random_init or text_projections[0][0].in_features != width:
+            return IPAdapter(sites_to_config(backbone.sites), image_embed_dim, width, tokens)
+        return IPAdapter.from_denoiser(backbone.sites, text_projections, image_embed_dim, tokens)
 
 
 @dataclass
 class Precision:
-    """Number formats of what is frozen, and where it lies."""
+    """Precision and sharding of the frozen models."""
 
     frozen: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
-    """Of the denoiser, VAE and encoders; what is trained stays float32. int8: the linear layers of the denoiser's blocks
-    in 8 bits, a scale a row, all else in bfloat16."""
+    """Of the denoiser, VAE and encoders; what is trained stays float32. int8: the linear layers of the denoiser's
+    blocks in 8 bits with one scale per row, everything else in bfloat16."""
     shard: bool = False
-    """Spread the denoiser's blocks over the processes, for one that does not fit a GPU (FSDP 2)."""
+    """Shard the denoiser's blocks over the processes, for a denoiser that does not fit one GPU (FSDP 2)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shard and self.frozen == "int8":
             raise InputError(
-                "precision.shard and precision.frozen int8 do not go together; set frozen to bfloat16, or spread to false."
+                "precision.shard and precision.frozen int8 do not go together; "
+                "set precision.frozen to bfloat16, or precision.shard to false."
             )
 
     @property
@@ -128,7 +160,7 @@ class Precision:
         return torch.bfloat16 if self.frozen == "int8" else getattr(torch, self.frozen)
 
     def apply(self, backbone: Backbone) -> None:
-        """To a denoiser that is frozen and of which nothing is copied any more."""
+        """Quantizes or shards a denoiser. It must be frozen, and nothing may be copied from it afterwards."""
         if self.frozen == "int8":
             to_int8(backbone.denoiser, backbone.block)
         if self.shard:

@@ -19,7 +19,7 @@ from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.distributed import shard
 from a4a.training.trainer import train
-from a4a.transfer.config import Method, Precision
+from a4a.transfer.config import AdapterConfig, Precision
 from a4a.transfer.memory import batch, estimate_memory, text
 from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine
@@ -45,7 +45,7 @@ def dry_run(
     model: Path,
     image_encoder: Path,
     source: Path | None,
-    method: Method,
+    method: AdapterConfig,
     objective: ObjectiveConfig,
     training: TrainingConfig,
     precision: Precision,
@@ -91,7 +91,7 @@ def dry_run(
         began = time.perf_counter()
         rows = train(loss, table, config, Path(folder), description="dry run")
         seconds = time.perf_counter() - began
-        loss.pause()
+        loss.detach()
         peak = _peak(device)  # pyright: ignore[reportArgumentType]
         save_with_card(adapter, Path(folder) / "adapter", {"samples": 0, "model": model, "source": source})
         again = load_adapter(Path(folder) / "adapter").to(device)  # pyright: ignore[reportArgumentType]

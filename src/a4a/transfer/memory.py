@@ -36,7 +36,7 @@ from a4a.errors import InputError
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.optimizers import STATE_BYTES
-from a4a.transfer.config import Method, Precision
+from a4a.transfer.config import AdapterConfig, Precision
 
 RESERVED = 1.5 * 2**30
 MANY = 64
@@ -96,7 +96,7 @@ def estimate_memory(
     model: Any,
     image_encoder: Any,
     source: Any,
-    method: Method,
+    method: AdapterConfig,
     objective: ObjectiveConfig,
     training: TrainingConfig,
     precision: Precision,
@@ -124,7 +124,7 @@ def estimate_memory(
     one, many, twice = (
         working(loss, batch(meta_model, adapter, n, side, precision, "meta")) for n in (1, MANY, 2 * MANY)
     )
-    loss.pause()
+    loss.detach()
     kept, trained = (
         _bytes(meta_model.backbone.denoiser),
         sum(p.numel() for p in adapter.parameters() if p.requires_grad),

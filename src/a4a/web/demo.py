@@ -19,7 +19,8 @@ from a4a.evaluation.validation import ValidationResult, Validator
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import LearningRates, ObjectiveConfig
 from a4a.training.log import read_log
-from a4a.transfer.run import Method, transfer
+from a4a.transfer.config import A4AConfig
+from a4a.transfer.run import transfer
 from a4a.utils.files import atomic_write
 from a4a.web.pages import data_url, render
 from a4a.web.plots import Curve, curves
@@ -134,7 +135,7 @@ def transfer_live(
         image_encoder=zoo / IMAGE_ENCODER,
         data=WorldImages("train", creatures),
         output=output / "run",
-        method=Method(rounds=0),
+        method=A4AConfig(rounds=0),
         objective=ObjectiveConfig(rates=LearningRates(projection=3e-3, mapping=3e-3)),
         training=TrainingConfig(
             samples=samples,

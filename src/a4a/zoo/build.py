@@ -36,7 +36,8 @@ from a4a.evaluation.scoring import estimates, generated, measure
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.trainer import train
-from a4a.transfer.run import Method, transfer
+from a4a.transfer.config import A4AConfig, IPAdapterConfig
+from a4a.transfer.run import transfer
 from a4a.utils.files import atomic_write
 from a4a.zoo import clip as perception
 from a4a.zoo import denoisers
@@ -233,7 +234,7 @@ def _denoiser(
     table.embeds = pictures.subjects[pictures.pairs[:, 0].unique()].numbers()
     lessons = TraitConditioned(backbone, LearningRates(**told["rates"]))
     context.run(f"{name}-told", lessons, table, told["training"])
-    lessons.pause()
+    lessons.detach()
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
     _measure(context, target, pipe, None, training["samples"] + told["training"]["samples"])
@@ -268,7 +269,8 @@ def _adapter(
     **recipe,
 ) -> None:
     """Trains an adapter by the same code as `a4a transfer`, and measures it on the test subjects."""
-    method, objective = Method(**recipe.get("method", {})), ObjectiveConfig(**recipe.get("objective", {}))
+    method = (A4AConfig if source else IPAdapterConfig)(**recipe.get("method", {}))
+    objective = ObjectiveConfig(**recipe.get("objective", {}))
     objective.rates, objective.dropping = (
         LearningRates(**recipe.get("rates", {})),
         ConditionDropout(**recipe.get("dropping", {})),

@@ -353,13 +353,14 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     from transformers import T5EncoderModel
 
     from a4a.training.config import TrainingConfig
-    from a4a.transfer.run import Method, transfer
+    from a4a.transfer.config import IPAdapterConfig
+    from a4a.transfer.run import transfer
 
     monkeypatch.setattr(CLIPImageEncoder, "load", lambda *a, **k: pytest.fail("loaded the image encoder"))
     for kind in (AutoencoderKL, T5EncoderModel):
         monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("loaded an encoder"))
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
-    options = {"method": Method(kind="ip_adapter"), "training": training}
+    options = {"method": IPAdapterConfig(), "training": training}
     adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
     assert adapter.image_embed_dim == tiny_models.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
@@ -367,8 +368,8 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
 def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
     from a4a.data.image_folder import ImageFolderDataset
     from a4a.training.config import TrainingConfig
-    from a4a.transfer.config import Precision
-    from a4a.transfer.run import Method, transfer
+    from a4a.transfer.config import IPAdapterConfig, Precision
+    from a4a.transfer.run import transfer
 
     loaded = []
     monkeypatch.setattr(
@@ -379,7 +380,7 @@ def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, 
     shutil.copytree(photos / "subject0", tmp_path / "pictures")
     (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')
     options = {
-        "method": Method(kind="ip_adapter"),
+        "method": IPAdapterConfig(),
         "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False),
     }
     data = ImageFolderDataset(tmp_path / "pictures", SIDE)
@@ -414,8 +415,8 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
         str(models / "pixart"),
         "--image_encoder",
         str(models / "clip"),
-        "--method.kind",
-        "ip_adapter",
+        "--method",
+        "IPAdapterConfig",
     ]
     arguments += [
         "--data",
@@ -438,7 +439,8 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     from a4a.evaluation.metrics import CLIPImageScore
     from a4a.evaluation.tasks.folder import FolderTask
     from a4a.training.config import TrainingConfig
-    from a4a.transfer.run import Method, transfer
+    from a4a.transfer.config import IPAdapterConfig
+    from a4a.transfer.run import transfer
 
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
     transfer(
@@ -446,7 +448,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
         Prepared(prepared),
         models / "clip",
         tmp_path / "run",
-        method=Method(kind="ip_adapter"),
+        method=IPAdapterConfig(),
         training=training,
     )
     (tmp_path / "prompts.txt").write_text("a photo of {subject}\n")
