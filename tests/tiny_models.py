@@ -21,6 +21,7 @@ from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for
+from a4a.backbones.base import denoiser_part
 from a4a.zoo import tokenizers
 
 EMBED, TEXT, SIDE = 24, 16, 8
@@ -185,7 +186,7 @@ def _quiet(pipe: DiffusionPipeline):
 
 def with_own_denoiser(pipe):
     """The same pipeline around a copy of its denoiser, for tests that change the denoiser."""
-    name = "unet" if hasattr(pipe, "unet") else "transformer"
+    name = denoiser_part(pipe)
     return _quiet(type(pipe)(**{**pipe.components, name: copy.deepcopy(pipe.components[name])}, **_flags(pipe)))
 
 

@@ -1,7 +1,7 @@
-"""Sites and the features that are injected at them: the words that all other rooms share."""
+"""Shared types: attention sites of a denoiser and the image features that are injected there."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -12,31 +12,34 @@ from a4a.errors import InputError
 
 @dataclass(frozen=True)
 class Site:
-    """One cross-attention layer of a denoiser, where image features enter."""
+    """One attention layer of a denoiser, where image features enter."""
 
     name: str
-    """Name of the attention module inside the denoiser; an adapter read from a file has its layer number here."""
+    """Name of the attention module inside the denoiser; an adapter read from a published file has its layer number here."""
     width: int
-    """Width of keys and values: heads x head width."""
+    """Width of keys and values: key heads x head width."""
     depth: float
-    """Place in the order of execution, 0 for the first site and 1 for the last."""
+    """Position in the order of execution, 0 for the first site and 1 for the last."""
+    attention: str = field(default="cross", compare=False)
+    """Contract of the attention module (`backbones/attention.py`): a fact of the denoiser, so adapters do not save it."""
 
 
 def differing_site(expected: Sequence[Site], found: Sequence[Site], *, names: bool = True) -> str | None:
-    """In words, the first site in which two denoisers differ; None where they do not."""
+    """Describes the first site in which two lists of sites differ; None where they agree."""
     for i, (a, b) in enumerate(zip(expected, found, strict=False)):
         if a.width != b.width or (names and a.name != b.name):
             return f"site {i} is {b.name} of width {b.width} where {a.name} of width {a.width} is expected"
-    if len(expected) != len(found):
-        longer, which = (expected, "missing") if len(expected) > len(found) else (found, "not expected")
-        extra = longer[min(len(expected), len(found))]
-        return f"site {min(len(expected), len(found))}, {extra.name} of width {extra.width}, is {which}"
+    shared = min(len(expected), len(found))
+    if len(expected) > shared:
+        return f"site {shared}, {expected[shared].name} of width {expected[shared].width}, is missing"
+    if len(found) > shared:
+        return f"site {shared}, {found[shared].name} of width {found[shared].width}, is not expected"
     return None
 
 
 @dataclass(frozen=True)
 class SiteFeatures:
-    """Keys and values for every site: `keys[i]` and `values[i]` are [batch, tokens, width of site i].
+    """Image keys and values for every site (k^, v^ of eq. 13): `keys[i]`, `values[i]` are [batch, tokens, width of site i].
 
     Raises ValueError where batch, token count or number of sites disagree.
     """
@@ -47,7 +50,8 @@ class SiteFeatures:
     def __post_init__(self):
         if not self.keys or len(self.keys) != len(self.values):
             raise ValueError(
-                f"Features need as many values as keys and at least one; found {len(self.keys)} keys, {len(self.values)} values."
+                f"Features need as many values as keys and at least one; "
+                f"found {len(self.keys)} keys, {len(self.values)} values."
             )
         for i, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
             if k.ndim != 3 or k.shape != v.shape or k.shape[:2] != self.keys[0].shape[:2]:
@@ -68,16 +72,16 @@ class SiteFeatures:
     def widths(self) -> tuple[int, ...]:
         return tuple(k.shape[-1] for k in self.keys)
 
-    def map(self, function) -> Self:
-        """The same function on every key and value."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Applies a function to every key and value."""
         return type(self)(tuple(map(function, self.keys)), tuple(map(function, self.values)))
 
     def to(self, *args, **kwargs) -> Self:
-        """Another device or dtype, as Tensor.to."""
+        """Moves or casts every key and value, as Tensor.to."""
         return self.map(lambda t: t.to(*args, **kwargs))
 
     def repeat_interleave(self, count: int) -> Self:
-        """Each row `count` times in a row, as diffusers repeats a prompt for `num_images_per_prompt`."""
+        """Repeats each row `count` times, as diffusers repeats a prompt for `num_images_per_prompt`."""
         return self.map(lambda t: t.repeat_interleave(count, dim=0))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
@@ -85,17 +89,18 @@ class SiteFeatures:
 
     @classmethod
     def stack(cls, parts: Sequence["SiteFeatures"]) -> Self:
-        """Rows of several features below each other."""
+        """Concatenates several features along the batch."""
         keys = zip(*(p.keys for p in parts), strict=True)
         values = zip(*(p.values for p in parts), strict=True)
         return cls(tuple(map(torch.cat, keys)), tuple(map(torch.cat, values)))
 
-    def check(self, sites: Sequence[Site], what: str) -> None:
-        """Raises InputError where the widths are not those of `sites`."""
-        mine = [Site(s.name, w, s.depth) for s, w in zip(sites, self.widths, strict=False)]
+    def check(self, sites: Sequence[Site], model: str) -> None:
+        """Raises InputError where the widths are not those of the `sites` of `model`, the name of a denoiser."""
         if len(self.widths) != len(sites):
             raise InputError(
-                f"The features are for {len(self.widths)} sites but {what} has {len(sites)}; load an adapter made for it."
+                f"The features are for {len(self.widths)} sites but {model} has {len(sites)}; "
+                f"load an adapter made for it."
             )
-        if (difference := differing_site(sites, mine)) is not None:
-            raise InputError(f"The features do not fit {what}: {difference}; load an adapter made for it.")
+        found = [Site(s.name, width, s.depth) for s, width in zip(sites, self.widths, strict=True)]
+        if (difference := differing_site(sites, found)) is not None:
+            raise InputError(f"The features do not fit {model}: {difference}; load an adapter made for it.")

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
+from a4a.backbones.base import denoiser_part
 from a4a.backbones.meta import MetaModel
 from a4a.backbones.published import MODELS
 from a4a.encoders.clip import CLIPImageEncoder
@@ -32,7 +33,7 @@ SIDE = 24
 def shell_of(pipe, device):
     """A pipeline's backbone, whose denoiser has weights on the CPU and none on the meta device."""
     known = backbone_for(tiny_models.with_own_denoiser(pipe))
-    part = "unet" if hasattr(pipe, "unet") else "transformer"
+    part = denoiser_part(pipe)
     with torch.device(device):
         denoiser = type(known.denoiser).from_config(known.denoiser.config).requires_grad_(False)
     return MetaModel(type(known)(SimpleNamespace(**{part: denoiser}, scheduler=pipe.scheduler, vae_scale_factor=2)), {})

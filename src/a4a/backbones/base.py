@@ -10,8 +10,10 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
+from a4a.backbones.attention import contract_of
 from a4a.errors import InputError
 from a4a.features import Site
+from a4a.utils.modules import DENOISER_PARTS
 
 Text = dict[str, Tensor]
 """What a denoiser takes of its prompts, one row a prompt; the keys are the backbone's own business."""
@@ -57,9 +59,10 @@ class Backbone(ABC):
         """The cross-attention layers; in the order of published adapters where there are any."""
 
     def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
-        """The denoiser's own key and value projections at its sites."""
-        modules = [self.denoiser.get_submodule(s.name) for s in self.sites]
-        return [m.to_k for m in modules], [m.to_v for m in modules]
+        """The denoiser's own projections of text to keys and to values at its sites."""
+        found = [contract_of(s.attention).text_projections(self.denoiser.get_submodule(s.name)) for s in self.sites]
+        keys, values = zip(*found, strict=True)
+        return list(keys), list(values)
 
     @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> Text:
@@ -106,9 +109,21 @@ class Backbone(ABC):
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
     """The denoiser itself, also where `torch.compile` has wrapped it: its own modules have the names of the sites."""
-    denoiser = getattr(pipe, "unet", None)
-    denoiser = denoiser if denoiser is not None else getattr(pipe, "transformer", None)
+    found = (getattr(pipe, name, None) for name in DENOISER_PARTS)
+    denoiser = next((part for part in found if part is not None), None)
     return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def denoiser_part(pipe_or_names: Any) -> str:
+    """What a pipeline calls its denoiser, from the pipeline or from the names of its parts."""
+    names = pipe_or_names.components if isinstance(pipe_or_names, DiffusionPipeline) else pipe_or_names
+    found = next((name for name in DENOISER_PARTS if name in names), None)
+    if found is None:
+        raise InputError(
+            f"The pipeline has no denoiser: it consists of {', '.join(sorted(names))}; "
+            f"expected {' or '.join(DENOISER_PARTS)} among them."
+        )
+    return found
 
 
 def families() -> dict[str, type[Backbone]]:

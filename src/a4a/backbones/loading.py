@@ -8,6 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 
+from a4a.backbones.base import denoiser_part
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_zoo
 
@@ -47,7 +48,7 @@ def _instead(path: str, parts: str) -> dict[str, Any]:
         for name, value in DiffusionPipeline.load_config(path).items()
         if isinstance(value, list) and value[0]
     }  # pyright: ignore[reportAttributeAccessIssue]
-    denoiser = "unet" if "unet" in named else "transformer"
+    denoiser = denoiser_part(named)
     hollow = denoiser if parts == "encoders" else "vae"
     kind = getattr(diffusers, named[hollow][1])
     with init_empty_weights():

@@ -14,7 +14,7 @@ from a4a.backbones import Backbone, families
 from a4a.backbones.published import MODELS
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_model
-from a4a.utils.modules import meta_parameter_count
+from a4a.utils.modules import DENOISER_PARTS, meta_parameter_count
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ def _backbone(kind: str, config: dict[str, Any], scheduler: Any, factor: int) ->
     with torch.device("meta"):
         model = getattr(diffusers, kind)
         denoiser = model.from_config(config) if "_class_name" in config else model(**config)
-    part = "unet" if kind.startswith("UNet") else "transformer"
+    part = DENOISER_PARTS[0 if kind.startswith("UNet") else 1]
     return families()[kind](SimpleNamespace(**{part: denoiser}, scheduler=scheduler, vae_scale_factor=factor))  # pyright: ignore[reportArgumentType]

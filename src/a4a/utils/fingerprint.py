@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from a4a.utils.hub import resolve_zoo
+from a4a.utils.modules import DENOISER_PARTS
 
 WEIGHTS = (".safetensors", ".bin", ".pth", ".onnx")
 
@@ -23,7 +24,7 @@ def file_fingerprint(name: str | Path) -> str:
     digest = hashlib.sha256()
     for file in found:
         place = file.relative_to(folder)
-        if place.parts[0] in ("unet", "transformer"):
+        if place.parts[0] in DENOISER_PARTS:
             continue
         size = file.stat().st_size
         digest.update(f"{place} {size}".encode())

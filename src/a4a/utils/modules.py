@@ -1,10 +1,13 @@
-"""Small helpers for torch modules: device, parameter counts."""
+"""Small helpers for torch modules: device, parameter counts, the denoiser's name in a pipeline."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+DENOISER_PARTS = ("unet", "transformer")
+"""What diffusers' pipelines call their denoiser: an attribute, and a folder of the saved pipeline."""
 
 
 def default_device() -> torch.device:

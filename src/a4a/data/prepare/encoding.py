@@ -17,6 +17,7 @@ from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.fingerprint import fingerprint
 from a4a.utils.images import to_tensor
+from a4a.utils.modules import DENOISER_PARTS
 
 FACES = "arcface"
 """Name of ArcFace's embeddings among those of the image encoders."""
@@ -54,7 +55,7 @@ class Encoders:
     def backbone(self) -> Backbone:
         pipe = load_pipeline(self.settings.model, getattr(torch, self.settings.precision), parts="encoders")
         for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module) and name not in ("unet", "transformer"):
+            if isinstance(part, torch.nn.Module) and name not in DENOISER_PARTS:
                 part.to("cuda" if torch.cuda.is_available() else "cpu")
         return backbone_for(pipe)
 
@@ -74,7 +75,7 @@ class Encoders:
         parts = {
             n: p
             for n, p in self.backbone.pipe.components.items()
-            if isinstance(p, torch.nn.Module) and n not in ("unet", "transformer")
+            if isinstance(p, torch.nn.Module) and n not in DENOISER_PARTS
         }
         own = {f"model.{name}": fingerprint(part) for name, part in sorted(parts.items())}
         return own | {name: fingerprint(encoder.model) for name, encoder in self.images.items() if name != FACES}

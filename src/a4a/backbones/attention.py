@@ -1,0 +1,135 @@
+"""Attention contracts: where a denoiser's attention module takes image features, by the kind of attention.
+
+Attention modules of diffusers differ in a handful of facts: which projection gives the query, which rows of the sequence
+are the image's, which norms act on queries and keys, where the head count is kept, and which layer mixes the heads. A
+contract states them once under a name; a `Site` names the contract of its module.
+
+| contract | sequence | examples in diffusers |
+|---|---|---|
+| cross | image rows; text has its own keys | U-Nets, PixArt, Sana, HunyuanDiT, Wan |
+| double | image rows; text rows have projections of their own | SD3, Qwen-Image, the double blocks of FLUX |
+| single-first | one sequence, image rows first | Z-Image, ERNIE-Image, HunyuanImage, HiDream |
+| single-last | one sequence, image rows last | the single blocks of FLUX and Chroma, CogView4 |
+| packed | image rows last; one Linear makes query, key, value and MLP, one takes attention and MLP | single blocks of FLUX.2 |
+
+A family whose modules use other names registers `dataclasses.replace(CROSS, name=..., query=...)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from a4a.errors import InputError
+
+
+@dataclass(frozen=True)
+class AttentionContract:
+    """The facts about one kind of attention module; the names are attributes of the module.
+
+    Modules are called and never read for their weights, so that LoRA layers and quantised layers count.
+    """
+
+    name: str
+    image_rows: Literal["all", "first", "last"] = "all"
+    """Where the image's rows are in the sequence that the query projection sees."""
+    query: str = "to_q"
+    """Projection that gives the query."""
+    fused_query: str | None = "to_qkv"
+    """Projection that replaces it after `fuse_qkv_projections`; the query is the first third of its columns."""
+    query_norm: str = "norm_q"
+    """Norm of the queries, over each head or over all of them; the module may have none."""
+    key_norm: str = "norm_k"
+    heads: str = "heads"
+    """Attribute with the number of query heads."""
+    output: str = "to_out"
+    """What mixes the heads: a Linear, or a list that starts with one. A module without it returns the heads unmixed."""
+    text: tuple[str, str] = ("to_k", "to_v")
+    """Projections of the text to keys and values."""
+
+    def head_count(self, attention: nn.Module) -> int:
+        return getattr(attention, self.heads)
+
+    def key_width(self, attention: nn.Module) -> int:
+        """Key heads x head width, the width of the module's site; smaller than the query's where heads share keys."""
+        return getattr(attention, self.text[0]).out_features
+
+    def text_projections(self, attention: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+        """The module's own projections of text to keys and values, from which an adapter can be initialised."""
+        return getattr(attention, self.text[0]), getattr(attention, self.text[1])
+
+    def query_columns(self, attention: nn.Module, projection: str, projected: Tensor) -> Tensor:
+        """The query within the output of `projection`, which is `query` or `fused_query`."""
+        return projected.chunk(3, dim=-1)[0] if projection == self.fused_query else projected
+
+    def image_slice(self, length: int, image_rows: int | None) -> slice:
+        """The image's rows in a sequence of `length` rows, `image_rows` of which are the image's."""
+        if self.image_rows == "all":
+            return slice(0, length)
+        if image_rows is None or not 0 < image_rows <= length:
+            raise InputError(
+                f"{self.name} attention holds text and image in one sequence, here of {length} rows; image_rows is "
+                f"{image_rows}, expected 1 to {length}: give the number of rows that the image takes."
+            )
+        return slice(0, image_rows) if self.image_rows == "first" else slice(length - image_rows, length)
+
+    def query_heads(self, attention: nn.Module, query: Tensor) -> Tensor:
+        """Queries [batch, rows, width] as they enter attention: normalised, [batch, heads, rows, head width]."""
+        return _heads(query, query.shape[-1] // self.head_count(attention), getattr(attention, self.query_norm, None))
+
+    def key_heads(self, attention: nn.Module, key: Tensor, query_width: int) -> Tensor:
+        """Image keys [batch, tokens, width], normalised as the module's own are: [batch, key heads, tokens, head width]."""
+        return _heads(key, query_width // self.head_count(attention), getattr(attention, self.key_norm, None))
+
+    def value_heads(self, attention: nn.Module, value: Tensor, query_width: int) -> Tensor:
+        """Image values [batch, tokens, width] as [batch, key heads, tokens, head width]."""
+        return _heads(value, query_width // self.head_count(attention), None)
+
+
+def _heads(t: Tensor, head_width: int, norm: nn.Module | None) -> Tensor:
+    width = t.shape[-1]
+    if norm is not None and _norm_width(norm) == width != head_width:  # over all heads, before they are split
+        t, norm = norm(t), None
+    t = t.unflatten(-1, (-1, head_width)).transpose(1, 2)
+    return t if norm is None else norm(t)
+
+
+def _norm_width(norm: nn.Module) -> int | None:
+    """How many columns a norm takes; None for norms that take any number."""
+    shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
+    return shape[-1] if isinstance(shape, Sequence) else shape
+
+
+@dataclass(frozen=True)
+class PackedContract(AttentionContract):
+    """Query, key, value and MLP input come out of one Linear; attention and MLP output enter one Linear."""
+
+    def query_columns(self, attention: Any, projection: str, projected: Tensor) -> Tensor:
+        return projected[..., : attention.inner_dim]
+
+    def text_projections(self, attention: Any) -> tuple[nn.Linear, nn.Linear]:
+        raise InputError(
+            f"{type(attention).__name__} projects text to keys and values in one layer with all else, so an adapter "
+            f"cannot start from them; start it from its source or at random."
+        )
+
+    def key_width(self, attention: Any) -> int:
+        return attention.inner_dim
+
+
+CROSS = AttentionContract("cross")
+DOUBLE = AttentionContract("double", text=("add_k_proj", "add_v_proj"))
+SINGLE_FIRST = AttentionContract("single-first", image_rows="first")
+SINGLE_LAST = AttentionContract("single-last", image_rows="last")
+PACKED = PackedContract("packed", image_rows="last", query="to_qkv_mlp_proj", fused_query=None)
+
+CONTRACTS: dict[str, AttentionContract] = {c.name: c for c in (CROSS, DOUBLE, SINGLE_FIRST, SINGLE_LAST, PACKED)}
+"""Contracts by the name that a `Site` gives; a family may add its own."""
+
+
+def contract_of(name: str) -> AttentionContract:
+    """The contract of that name; InputError where there is none."""
+    if name not in CONTRACTS:
+        raise InputError(f"There is no attention contract {name!r}; expected one of {', '.join(sorted(CONTRACTS))}.")
+    return CONTRACTS[name]
