@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from a4a.utils.quiet import drop_import_notes
+
 if TYPE_CHECKING:
     from a4a.adapters.a4a import A4A
     from a4a.adapters.base import ImagePromptAdapter
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
     from a4a.injection import Injection, attach
     from a4a.pipeline import ImagePromptPipeline
 
-# Imported when first used: torch and diffusers take seconds, and `a4a --help` should not.
-_PLACES = {
+    __version__: str
+
+drop_import_notes()
+
+_MODULES = {
     "A4A": "adapters.a4a",
     "CLIPImageEncoder": "encoders.clip",
     "IPAdapter": "adapters.ip_adapter",
@@ -54,6 +59,15 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name not in _PLACES:
+    """Import a public name on first use: torch and diffusers take seconds, and `a4a --help` should not."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("a4a")
+    if name not in _MODULES:
         raise AttributeError(f"module 'a4a' has no attribute {name!r}")
-    return getattr(import_module(f"a4a.{_PLACES[name]}"), name.removesuffix("_ip_adapter"))
+    return getattr(import_module(f"a4a.{_MODULES[name]}"), name.removesuffix("_ip_adapter"))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -332,6 +332,15 @@ def card(target: Path, figures: dict[str, Any]) -> None:
     readme.write_text("\n".join(lines))
 
 
+def load_in_float32(folder: Path) -> None:
+    """Let transformers load the half-precision weights of a folder as float32, as diffusers loads its own models.
+
+    A pipeline that diffusers loads without `dtype` would otherwise mix a float16 text encoder with a float32 denoiser.
+    """
+    for config in folder.rglob("config.json"):
+        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+
+
 def read_recipe(path: Path) -> dict[str, dict]:
     """The stages of a zoo recipe by name; InputError where it cannot be read."""
     try:
@@ -354,3 +363,4 @@ def build(recipe: dict[str, dict], models: Path, runs: Path, stages: list[str] |
         with atomic_write(models / name) as target:
             target.mkdir(parents=True)
             STAGES.get(name, partial(_adapter, name=name))(context, target=target, **recipe[name])
+            load_in_float32(target)
