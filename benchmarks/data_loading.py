@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import shards
-from a4a.data.prepared import FORMAT, Prepared
+from a4a.data.manifest import FORMAT
+from a4a.data.prepared import PreparedDataset
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.trainer import train
@@ -66,7 +67,7 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
         "settings": {},
         "latents": {"0": LATENTS},
         "text": TEXT,
-        "embeds": {"clip": EMBED},
+        "embeds": {"clip": [EMBED]},
     }
     manifest |= {"views": 1, "flips": False, "counts": {"train": rows}, "shards": listing}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -81,7 +82,7 @@ def handles() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-class Timed(Prepared):
+class TimedDataset(PreparedDataset):
     """Counts the seconds of its batches."""
 
     seconds = 0.0
@@ -94,7 +95,7 @@ class Timed(Prepared):
 
 
 def share_of_training(folder: Path, samples: int) -> float:
-    table = Timed(folder)
+    table = TimedDataset(folder)
     adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
     objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
     with tempfile.TemporaryDirectory() as output:
@@ -116,7 +117,7 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000,
         generate(folder, rows)
     before = {"resident_mb": resident(), "handles": handles()}
     began, busy = time.perf_counter(), time.process_time()
-    table = Prepared(folder)
+    table = PreparedDataset(folder)
     opened = {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - busy,

@@ -6,7 +6,7 @@ import torch
 import tiny_models
 from a4a.backbones import backbone_for
 from a4a.data.base import TrainingImages
-from a4a.data.cached import encode
+from a4a.data.cached import encode_images
 
 LINES = ["a red cat", "a blue dog", "a red cat", "two birds"]
 
@@ -38,9 +38,9 @@ def made(folder):
 def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
     backbone = backbone_for(pipe)
     expected = backbone.encode_text(LINES)
-    first = encode(Noise(), backbone, None, tmp_path).batch(torch.arange(4))
+    first = encode_images(Noise(), backbone, None, tmp_path).batch(torch.arange(4))
     monkeypatch.setattr(backbone, "encode_text", lambda lines: pytest.fail("texts were encoded again"))
-    table = encode(Noise(), backbone, None, tmp_path)
+    table = encode_images(Noise(), backbone, None, tmp_path)
     again = table.batch(torch.arange(4))
     assert {len(t) for t in table.text.values()} == {3}
     assert set(texts(first)) == {f"text.{name}" for name in expected}
@@ -55,18 +55,18 @@ def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
 def test_other_lines_encoders_and_lengths_have_texts_of_their_own(tmp_path, monkeypatch):
     pipe = tiny_models.sdxl()
     backbone = backbone_for(pipe)
-    encode(Noise(), backbone, None, tmp_path)
-    encode(Noise([*LINES[:3], "three birds"]), backbone, None, tmp_path)
+    encode_images(Noise(), backbone, None, tmp_path)
+    encode_images(Noise([*LINES[:3], "three birds"]), backbone, None, tmp_path)
     assert len(made(tmp_path)) == 2
     for encoder in (pipe.text_encoder, pipe.text_encoder_2):
         before = made(tmp_path)
         tiny_models.shaken(encoder)
-        encode(Noise(), backbone, None, tmp_path)
+        encode_images(Noise(), backbone, None, tmp_path)
         assert len(made(tmp_path) - before) == 1
     before = made(tmp_path)
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
         monkeypatch.setattr(tokenizer, "model_max_length", 16)
-    encode(Noise(), backbone, None, tmp_path)
+    encode_images(Noise(), backbone, None, tmp_path)
     assert len(made(tmp_path) - before) == 1
 
 
@@ -89,5 +89,5 @@ def test_large_pictures_go_through_the_vae_few_at_a_time(pixart, tmp_path, monke
     monkeypatch.setattr(
         backbone, "encode_pixels", lambda pixels: seen.append(len(pixels)) or torch.zeros(len(pixels), 4, 1, 1)
     )
-    table = encode(Grey(count, side), backbone, None, tmp_path)
+    table = encode_images(Grey(count, side), backbone, None, tmp_path)
     assert seen == batches and table.latents.shape == (count, 4, 1, 1)

@@ -132,7 +132,7 @@ def test_the_largest_batch_is_the_last_that_fits():
 def recipe(tmp_path, request):
     """The miniature's recipe, with data that are not there."""
     content = yaml.safe_load((request.config.rootpath / "recipes/miniature/transfer.yaml").read_text())
-    content["data"] = {"class_path": "a4a.data.Prepared", "init_args": {"path": "nowhere"}}
+    content["data"] = {"class_path": "a4a.data.PreparedDataset", "init_args": {"path": "nowhere"}}
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(content))
     return file

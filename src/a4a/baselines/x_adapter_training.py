@@ -11,7 +11,6 @@ from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
 from a4a.baselines.base import check_pair
 from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
 from a4a.data.base import TrainingImages
-from a4a.data.cached import encode
 from a4a.training.base import Batch, Dataset, Objective
 from a4a.training.config import TrainingConfig
 from a4a.training.trainer import train
@@ -120,7 +119,7 @@ def train_x_adapter(
     factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
     smaller = data if factor == 1 else Resized(data, factor)
     table = Joined(
-        {"base": encode(smaller, backbones[0], None, folder), "upgraded": encode(data, backbones[1], None, folder)}
+        {"base": smaller.encode(backbones[0], None, folder), "upgraded": data.encode(backbones[1], None, folder)}
     )
 
     train(loss, table, training, output, resume=resume, description=output.name)

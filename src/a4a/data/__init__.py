@@ -1,7 +1,7 @@
 """Training data: images with captions, and their encodings."""
 
-from a4a.data.base import TrainingData, TrainingImages
+from a4a.data.base import EncodedDataset, TrainingData, TrainingImages
 from a4a.data.image_folder import ImageFolderDataset
-from a4a.data.prepared import Prepared
+from a4a.data.prepared import PreparedDataset
 
-__all__ = ["ImageFolderDataset", "Prepared", "TrainingData", "TrainingImages"]
+__all__ = ["EncodedDataset", "ImageFolderDataset", "PreparedDataset", "TrainingData", "TrainingImages"]

@@ -1,55 +1,76 @@
-"""Training data before encoding: images of one size, captions, and reference-target pairs."""
+"""Contracts of training data: images that are still to be encoded, and datasets of encodings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from a4a.backbones import Backbone
+from a4a.backbones import Backbone, Text
 from a4a.encoders.clip import CLIPImageEncoder
 
 
-class EncodedDataset(Protocol):
-    """Training samples as latents, text states and reference embeddings."""
-
-    no_text: dict[str, Tensor] | None
-    """Encoded empty text, one row; None where the backbone's text encoders are there to make it."""
-
-    def __len__(self) -> int: ...
-    def batch(self, indices: Tensor) -> dict[str, Any]: ...
-    def references(self, count: int) -> Tensor:
-        """Embeddings of at most `count` references, evenly over the samples: [count, image_embed_dim], float32."""
-        ...
-
-
 class TrainingData(ABC):
-    """What an adapter is trained on: images that are yet to be encoded, or the output of `a4a prepare`."""
+    """What an adapter is trained on: `TrainingImages`, or an `EncodedDataset` such as `a4a prepare` makes."""
 
     is_encoded: ClassVar[bool]
-    """Whether training needs no VAE, text encoder or image encoder."""
-    image_embed_dim: int | None = None
-    """Width of the reference embeddings; None where the image encoder decides."""
+    """True: training needs neither VAE nor text or image encoders, only the denoiser."""
+    size: int | None = None
+    """Side of the images in pixels where it is known; with aspect-ratio buckets, of the square with as many pixels."""
+    image_embed_dim: int = 0
+    """Width of the image embeddings; 0 where there are none yet."""
 
-    def check(self, model: str | Path, image_encoder: str | Path) -> None:  # noqa: B027
-        """InputError where the data were encoded by other models than these."""
+    def check(self, model: str | Path, image_encoder: str | Path) -> None:  # noqa: B027 (nothing to check by default)
+        """InputError where the data were encoded by another model or image encoder than these."""
 
     @abstractmethod
-    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> EncodedDataset:
-        """The samples' encodings, kept in the folder `cache` where they have to be computed."""
+    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> "EncodedDataset":
+        """The data as encodings; data that are encoded already return themselves and need no image encoder.
+
+        Args:
+            backbone: encodes images to latents and captions to text states.
+            image_encoder: encodes references; None: leave out their embeddings.
+            cache: folder that keeps the encodings for the next run.
+        """
+
+
+class EncodedDataset(TrainingData):
+    """Training samples as tensors: latents and text states of the target, image embedding of the reference."""
+
+    is_encoded = True
+    buckets: Tensor | None = None
+    """[samples], the target's bucket where latents have several shapes; all samples of a batch share one."""
+    embed_shape: tuple[int, ...] | None = None
+    """Of one image embedding: (image_embed_dim,) or (tokens, image_embed_dim); None where there are none."""
+    no_text: Text | None = None
+    """One row: the text states that guidance uses where there is no negative prompt, where they are kept."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Tensor) -> dict[str, Any]:
+        """`latents` [batch, channels, height, width], `text.NAME` as the backbone encodes it, `embeds` [batch, *embed_shape]."""
+
+    @abstractmethod
+    def references(self, count: int) -> Tensor:
+        """Embeddings of at most `count` references, evenly spaced over the samples: [count, *embed_shape], float32."""
+
+    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> "EncodedDataset":
+        return self
 
 
 class TrainingImages(TrainingData):
-    """Images of one size, their captions, and which two make a training sample."""
+    """Images of one size, their captions, and which two of them make a training sample."""
 
     is_encoded = False
     captions: Sequence[str]
     pairs: Tensor
-    """[samples, 2]: the image that is the reference and the one that is the target."""
+    """[samples, 2]: index of the reference, index of the target."""
     key: str
-    """Names the content: another content has another key."""
+    """Identifies the content: other images have another key."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -59,25 +80,29 @@ class TrainingImages(TrainingData):
         """[n, 3, height, width] in [0, 1]."""
 
     def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> EncodedDataset:
-        from a4a.data.cached import encode  # which is about the classes of this module
+        from a4a.data.cached import encode_images  # which needs this module
 
-        return encode(self, backbone, image_encoder, cache)
+        return encode_images(self, backbone, image_encoder, cache)
 
 
-def spread_over(length: int, count: int) -> Tensor:
-    """Indices of so many rows at most, evenly over a table."""
+def evenly_spaced(length: int, count: int) -> Tensor:
+    """At most `count` indices, evenly spaced over `length` rows."""
     return torch.linspace(0, length - 1, min(count, length)).long()
 
 
-def pairs_of(subjects: list[str | None]) -> Tensor:
-    """[pairs, 2], reference and target: (i, i) for a picture alone; for subjects with several, every ordered pair of neighbours."""
-    groups: dict[str, list[int]] = {}
+def reference_target_pairs(subjects: Sequence[str | None]) -> Tensor:
+    """[pairs, 2], reference and target, of images with these subjects.
+
+    An image without a subject, or alone of its subject, is its own reference: (i, i). Several images of a subject form
+    a ring: each is the reference of the next.
+    """
+    members: dict[str, list[int]] = {}
     pairs = []
     for i, subject in enumerate(subjects):
         if subject is None:
             pairs.append((i, i))
         else:
-            groups.setdefault(subject, []).append(i)
-    for members in groups.values():
-        pairs += [(a, b) for a, b in zip(members, members[1:] + members[:1], strict=True)]
+            members.setdefault(subject, []).append(i)
+    for indices in members.values():
+        pairs += [(a, b) for a, b in zip(indices, indices[1:] + indices[:1], strict=True)]
     return torch.tensor(pairs)

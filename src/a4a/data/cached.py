@@ -1,108 +1,142 @@
-"""Frozen things run once: pictures as latents and image embeddings, captions as text states, kept on disk.
+"""Encodings of training images, computed once and kept on disk: latents, image embeddings and text states.
 
-A cache file is named by what made it (the pictures, the model's weights), so another model or data set never finds it.
+A cache file's name contains a hash of the images (or captions) and of the model's weights, so encodings of other data or
+by another model are never reused by mistake.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from a4a.backbones import Backbone
-from a4a.data.base import TrainingImages, spread_over
+from a4a.backbones import Backbone, Text
+from a4a.data.base import EncodedDataset, TrainingImages, evenly_spaced
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.utils.files import atomic_write
-from a4a.utils.fingerprint import fingerprint
+from a4a.utils.fingerprint import model_fingerprint
 
 BATCH = 64
-"""Pictures or texts at a time; of pictures that go through the VAE, whose memory grows with their pixels, that many of 256 x 256."""
+"""Images or captions encoded at a time."""
+VAE_PIXELS = BATCH * 256**2
+"""Pixels in one batch of the VAE, whose memory grows with them: 64 images of 256 x 256, 4 of 1024 x 1024."""
 
 
-class Encoded:
-    """Training samples from encodings: latents and caption of the target, image embedding of the reference."""
+class CachedDataset(EncodedDataset):
+    """Training samples from encodings in memory.
 
-    def __init__(self, latents: Tensor, embeds: Tensor | None, text: dict[str, Tensor], line: Tensor, pairs: Tensor):
-        self.latents, self.embeds, self.text, self.line, self.pairs = latents, embeds, text, line, pairs
-        self.no_text: dict[str, Tensor] | None = None
+    Args:
+        latents: [targets, channels, height, width].
+        embeds: [references, *embed_shape], or None.
+        text: text states of each distinct caption, [captions, ...].
+        caption_rows: [targets], row of each target's caption in `text`.
+        pairs: [samples, 2], row of the reference in `embeds`, row of the target in `latents`.
+    """
+
+    def __init__(self, latents: Tensor, embeds: Tensor | None, text: Text, caption_rows: Tensor, pairs: Tensor):
+        self.latents, self.embeds, self.text, self.caption_rows, self.pairs = latents, embeds, text, caption_rows, pairs
+        if embeds is not None:
+            self.embed_shape, self.image_embed_dim = tuple(embeds.shape[1:]), embeds.shape[-1]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def references(self, count: int) -> Tensor:
-        """Embeddings of so many references at most, evenly over the table: [count, image_embed_dim], float32."""
-        assert self.embeds is not None
-        return self.embeds[self.pairs[spread_over(len(self), count), 0]].float()
+        if self.embeds is None:
+            raise ValueError("The images were encoded without an image encoder, so there are no embeddings.")
+        return self.embeds[self.pairs[evenly_spaced(len(self), count), 0]].float()
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, target = self.pairs[indices].unbind(1)
-        line = self.line[target]
-        batch = {"latents": self.latents[target], **{f"text.{name}": t[line] for name, t in self.text.items()}}
+        caption = self.caption_rows[target]
+        batch = {"latents": self.latents[target], **{f"text.{name}": t[caption] for name, t in self.text.items()}}
         if self.embeds is not None:
             batch["embeds"] = self.embeds[reference]
         return batch
 
 
 @torch.no_grad()
-def encode(
-    pictures: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path
-) -> Encoded:
-    """Latents by the backbone's VAE, text by its encoders, embeddings by `image_encoder` (None: no embeddings)."""
-    vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
+def encode_images(
+    images: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path
+) -> CachedDataset:
+    """Encodes targets with the backbone's VAE and text encoders, references with `image_encoder` (None: not at all)."""
     (references, reference), (targets, target) = (
-        column.unique(return_inverse=True) for column in pictures.pairs.unbind(1)
+        column.unique(return_inverse=True) for column in images.pairs.unbind(1)
     )
+    height, width = images.pixels(targets[:1]).shape[-2:]
+    vae_batch = min(max(VAE_PIXELS // (height * width), 1), BATCH)
+    latents = _encode_pixels(
+        images,
+        targets,
+        lambda p: backbone.encode_pixels(p * 2 - 1),
+        vae_batch,
+        folder,
+        "latents",
+        model_fingerprint(backbone.pipe.vae),
+    )
+    embeds = None
+    if image_encoder is not None:
+        embeds = _encode_pixels(
+            images, references, image_encoder, BATCH, folder, "embeds", model_fingerprint(image_encoder.model)
+        )
+    text, caption_rows = _encode_captions([images.captions[int(i)] for i in targets], backbone, folder)
+    return CachedDataset(latents, embeds, text, caption_rows, torch.stack([reference, target], 1))
 
-    def over(rows: Tensor, name: str, model: nn.Module, function: Callable[[Tensor], Tensor], batch: int) -> Tensor:
-        def make() -> dict[str, Tensor]:
-            torch.manual_seed(0)  # latents are samples of a posterior
-            parts = [
-                function(pictures.pixels(r)).to("cpu", torch.float16)
-                for r in tqdm(rows.split(batch), desc=f"encoding {name}", leave=False)
-            ]
-            return {name: torch.cat(parts).contiguous()}  # channels come last where pictures were read from files
 
-        chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
-        return _cached(folder / f"{name}-{_hash(pictures.key, chosen, fingerprint(model))}.safetensors", make)[name]
+def _encode_pixels(
+    images: TrainingImages,
+    rows: Tensor,
+    encoder: Callable[[Tensor], Tensor],
+    batch: int,
+    folder: Path,
+    name: str,
+    fingerprint: str,
+) -> Tensor:
+    """Encodings of these rows of the images, float16, from the cache where they are there."""
 
-    height, width = pictures.pixels(targets[:1]).shape[-2:]
-    fitting = min(max(BATCH * 256**2 // (height * width), 1), BATCH)
-    latents = over(targets, "latents", vae, lambda p: backbone.encode_pixels(p * 2 - 1), fitting)
-    embeds = None if image_encoder is None else over(references, "embeds", image_encoder.model, image_encoder, BATCH)
+    def compute() -> Text:
+        torch.manual_seed(0)  # latents are samples of a posterior
+        parts = [
+            encoder(images.pixels(part)).to("cpu", torch.float16)
+            for part in tqdm(rows.split(batch), desc=f"encoding {name}", leave=False)
+        ]
+        return {name: torch.cat(parts).contiguous()}  # images read from files have their channels last
 
-    captions = [pictures.captions[int(i)] for i in targets]
-    lines = sorted(set(captions))
+    selection = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+    return _cached(folder / f"{name}-{_hash(images.key, selection, fingerprint)}.safetensors", compute)[name]
 
-    def states() -> dict[str, Tensor]:
+
+def _encode_captions(captions: Sequence[str], backbone: Backbone, folder: Path) -> tuple[Text, Tensor]:
+    """Text states of each distinct caption, floats as float16, and for each of `captions` its row in them."""
+    distinct = sorted(set(captions))
+
+    def compute() -> Text:
         parts = []
-        for i in tqdm(range(0, len(lines), BATCH), desc="encoding text", leave=False):
-            encoded = backbone.encode_text(lines[i : i + BATCH])
-            parts.append({name: t.half() if t.is_floating_point() else t for name, t in encoded.items()})
+        for i in tqdm(range(0, len(distinct), BATCH), desc="encoding text", leave=False):
+            states = backbone.encode_text(distinct[i : i + BATCH])
+            parts.append({name: t.half() if t.is_floating_point() else t for name, t in states.items()})
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
-    readers = [
-        fingerprint(part)
+    encoders = [
+        model_fingerprint(part)
         for name, part in sorted(backbone.pipe.components.items())
         if name.startswith("text_encoder") and part is not None
     ]
-    text = _cached(
-        folder / f"text-{_hash(json.dumps(lines), repr(backbone.text_shapes()), *readers)}.safetensors", states
-    )
-    number = {line: i for i, line in enumerate(lines)}
-    line = torch.tensor([number[c] for c in captions])
-    return Encoded(latents, embeds, text, line, torch.stack([reference, target], 1))
+    key = _hash(json.dumps(distinct), repr(backbone.text_shapes()), *encoders)
+    row = {caption: i for i, caption in enumerate(distinct)}
+    return _cached(folder / f"text-{key}.safetensors", compute), torch.tensor([row[c] for c in captions])
 
 
-def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _cached(path: Path, compute: Callable[[], Text]) -> Text:
     if not path.exists():
-        tensors = make()
-        with atomic_write(path) as beside:
-            save_file(tensors, beside)
+        tensors = compute()
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary)
     return load_file(path)
 
 

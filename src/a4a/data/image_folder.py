@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from a4a.data.base import TrainingImages, pairs_of
+from a4a.data.base import TrainingImages, reference_target_pairs
 from a4a.errors import InputError
 from a4a.utils.images import open_image
 
@@ -51,7 +51,7 @@ class ImageFolderDataset(TrainingImages):
             raise InputError(
                 f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl."
             )
-        self.pairs = pairs_of(subjects)
+        self.pairs = reference_target_pairs(subjects)
         stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
         self._processor = VaeImageProcessor(do_normalize=False)

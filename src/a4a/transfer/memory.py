@@ -165,7 +165,7 @@ def check_fit(estimate: MemoryEstimate, batch_size: int, gpu: float) -> None:
             else "set objective.gradient_checkpointing to true, precision.frozen to int8 or precision.shard to true, or use a larger GPU"
         )
         if estimate.encoders:
-            instead += f" (the encoders take {estimate.encoders / 1e9:.1f} GB: none with a4a.data.Prepared and without evaluation)"
+            instead += f" (the encoders take {estimate.encoders / 1e9:.1f} GB: none with a4a.data.PreparedDataset and without evaluation)"
         raise InputError(
             f"training.batch_size {batch_size} needs about {(estimate.peak(batch_size) + RESERVED) / 1e9:.1f} GB but the GPU has {gpu / 1e9:.1f} GB; {instead}."
         )

@@ -52,7 +52,7 @@ def describe(
         chosen.precision,
         processes,
         pixels,
-        encoders=_class(raw.get("data")) != "Prepared" or raw.get("evaluation") is not None,
+        encoders=_class(raw.get("data")) != "PreparedDataset" or raw.get("evaluation") is not None,
     )
     estimate, meta_model, training = made.estimate, made.meta_model, chosen.training
     side = meta_model.side(pixels)

@@ -48,8 +48,8 @@ def transfer(
 
     Args:
         model: The upgraded model: a diffusers pipeline folder or hub name.
-        data: Training images: class_path ImageFolderDataset with path and size, or a4a.data.Prepared with the path of
-            what a4a prepare made.
+        data: Training images: class_path ImageFolderDataset with path and size, or a4a.data.PreparedDataset with the
+            path of what a4a prepare made.
         image_encoder: CLIP vision model that the adapter takes embeddings from: a folder or owner/repo/folder on the
             hub.
         output: Folder for the adapter (output/adapter), log.csv, sample images and checkpoints.
@@ -80,7 +80,7 @@ def transfer(
     source_adapter = formats.read(source) if source is not None else None
     data.check(model, image_encoder)
     encoder = CLIPImageEncoder.load(image_encoder, precision.dtype) if load_encoders else None
-    image_embed_dim = _image_embed_dim(data, encoder)
+    image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
     if source_adapter is not None and method.uses_source:
         check_width(image_embed_dim, source_adapter.image_embed_dim, str(source))
     models = _load_models(model, encoder, precision)
@@ -138,18 +138,10 @@ def _check_memory(
         training,
         precision,
         state().num_processes,
-        getattr(data, "size", None),
+        data.size,
         load_encoders,
     )
     check_fit(planned.estimate, training.batch_size, torch.cuda.get_device_properties(device).total_memory)
-
-
-def _image_embed_dim(data: TrainingData, encoder: CLIPImageEncoder | None) -> int:
-    if encoder is not None:
-        return encoder.image_embed_dim
-    if data.image_embed_dim is None:
-        raise TypeError(f"{type(data).__name__} is encoded but does not say its image_embed_dim.")
-    return data.image_embed_dim
 
 
 def _load_models(model: Path, encoder: CLIPImageEncoder | None, precision: Precision) -> _Models:

@@ -35,7 +35,7 @@ def file_fingerprint(name: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint(model: nn.Module) -> str:
+def model_fingerprint(model: nn.Module) -> str:
     """A hash of a model's weights, from a thousand numbers of each: quick for billions of them."""
     digest = hashlib.sha256()
     for name, t in model.state_dict().items():

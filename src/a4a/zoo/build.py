@@ -28,7 +28,7 @@ from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.unet import UNet
-from a4a.data.cached import encode
+from a4a.data.cached import encode_images
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.evaluation.methods import HeldOutPhoto
@@ -225,7 +225,7 @@ def _denoiser(
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten. Then it is told of traits."""
     backbone = backbone_for(pipe)
     pictures = WorldImages("train", **data)
-    table = encode(pictures, backbone, None, context.runs / "cache")
+    table = encode_images(pictures, backbone, None, context.runs / "cache")
     objective = Denoising(backbone, None, ObjectiveConfig(rates=LearningRates(denoiser=rate)))
     objective.config.dropping.image = 0.0  # what `both` drops is the text alone here
     if compile:

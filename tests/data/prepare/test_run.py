@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 import tiny_encoders
 import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
-from a4a.data import Prepared, shards
+from a4a.data import PreparedDataset, shards
+from a4a.data.manifest import subjects_in_split
 from a4a.data.prepare.captioning import Caption, Captioner
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.encoding import Encode
@@ -29,7 +30,6 @@ from a4a.data.prepare.ray_runner import Actor
 from a4a.data.prepare.run import prepare
 from a4a.data.prepare.splits import Split
 from a4a.data.prepare.stages import Checking, Chunk
-from a4a.data.prepared import subjects_of
 from a4a.data.sources.folders import ImageFolder, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
@@ -192,7 +192,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
         split=Split(0, 0),
         chunk=3,
     )
-    texts = Prepared(tmp_path / "out").words("text")
+    texts = PreparedDataset(tmp_path / "out").column("text")
     assert texts[1] == "a cat"
     assert all(texts) and not any(t.startswith("a photo of") for t in texts)
     assert alive[1:] == [None]  # the captioner is gone before the models that encode are loaded
@@ -236,8 +236,8 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
 
 
 def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
-    table = Prepared(made(photos, models, tmp_path / "p", split=Split(0, 0)))
-    ids = table.words("id")[:7]  # the first shard
+    table = PreparedDataset(made(photos, models, tmp_path / "p", split=Split(0, 0)))
+    ids = table.column("id")[:7]  # the first shard
     images = [ImageOps.fit(Image.open(photos / name), (SIDE, SIDE), Image.Resampling.LANCZOS) for name in ids]
     batch = table.batch(torch.arange(7))
     torch.manual_seed(0)
@@ -251,7 +251,7 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
 
 
 def test_references_are_embeddings_evenly_over_the_table(prepared):
-    table = Prepared(prepared)
+    table = PreparedDataset(prepared)
     found, all_ = table.references(3), table.references(10**6)
     assert found.shape == (3, table.image_embed_dim) and len(all_) == len(table)
     for place, row in ((0, 0), (2, len(table) - 1)):
@@ -259,8 +259,8 @@ def test_references_are_embeddings_evenly_over_the_table(prepared):
 
 
 def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
-    splits = {name: Prepared(prepared, name) for name in ("train", "test")}
-    subjects = {name: set(table.words("subject")) for name, table in splits.items()}
+    splits = {name: PreparedDataset(prepared, name) for name in ("train", "test")}
+    subjects = {name: set(table.column("subject")) for name, table in splits.items()}
     assert not subjects["train"] & subjects["test"]
     counts = json.loads((prepared / "manifest.json").read_text())["counts"]
     assert counts["train"] + counts["validation"] + counts["test"] == counts["rows"] == 24
@@ -270,11 +270,11 @@ def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
 
 def test_references_are_the_same_view_another_view_or_another_photo(photos, models, tmp_path):
     output = made(photos, models, tmp_path / "p", crop=Crop(SIDE, views=2, flips=True))
-    same, view, subject = (Prepared(output, reference=r) for r in ("same", "view", "subject"))
-    assert len(same) == len(view) == len(subject) == 4 * len(same.words("id"))
+    same, view, subject = (PreparedDataset(output, reference=r) for r in ("same", "view", "subject"))
+    assert len(same) == len(view) == len(subject) == 4 * len(same.column("id"))
     assert same.samples[:, :2].equal(same.samples[:, 2:])
     assert view.samples[:, 0].equal(view.samples[:, 2]) and (view.samples[:, 1] != view.samples[:, 3]).all()
-    names, ids = subject.words("subject"), subject.words("id")
+    names, ids = subject.column("subject"), subject.column("id")
     for reference, _, target, _ in subject.samples.tolist():
         assert names[reference] == names[target] and ids[reference] != ids[target]
     first = same.batch(torch.arange(4))["latents"]
@@ -282,7 +282,7 @@ def test_references_are_the_same_view_another_view_or_another_photo(photos, mode
 
 
 def test_buckets_never_mix_shapes(photos, models, tmp_path):
-    table = Prepared(made(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
+    table = PreparedDataset(made(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
     shapes = {
         int(b): table.batch((table.buckets == b).nonzero()[:, 0])["latents"].shape[1:] for b in table.buckets.unique()
     }
@@ -304,12 +304,12 @@ def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models,
         **options,
     )
     with pytest.raises(InputError, match="arcface, clip"):
-        Prepared(tmp_path / "out")
-    assert len(Prepared(tmp_path / "out", image_encoder="clip")) == 6
-    faces = Prepared(tmp_path / "out", image_encoder="arcface")
+        PreparedDataset(tmp_path / "out")
+    assert len(PreparedDataset(tmp_path / "out", image_encoder="clip")) == 6
+    faces = PreparedDataset(tmp_path / "out", image_encoder="arcface")
     assert len(faces) == 5
     assert not faces.batch(torch.arange(5))["embeds"].isnan().any()
-    sentence("no command can draw with", faces.check, models / "pixart", models / "clip")
+    sentence("no command can generate with", faces.check, models / "pixart", models / "clip")
 
 
 def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch):
@@ -361,7 +361,7 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
         monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("loaded an encoder"))
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
     options = {"method": IPAdapterConfig(), "training": training}
-    adapter = transfer(models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", **options)
+    adapter = transfer(models / "pixart", PreparedDataset(prepared), models / "clip", tmp_path / "run", **options)
     assert adapter.image_embed_dim == tiny_models.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
 
@@ -398,9 +398,9 @@ def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, 
     options = {"source": tmp_path / "source.safetensors", "objective": ObjectiveConfig(rates=LearningRates(0, 0, 0))}
     training = TrainingConfig(samples=2, batch_size=2, weight_decay=0.0, tensorboard=False)
     adapter = transfer(
-        models / "pixart", Prepared(prepared), models / "clip", tmp_path / "run", training=training, **options
+        models / "pixart", PreparedDataset(prepared), models / "clip", tmp_path / "run", training=training, **options
     )
-    features = adapter.source(Prepared(prepared).references(4096))
+    features = adapter.source(PreparedDataset(prepared).references(4096))
     coupled = adapter.mapping.projections[0](features.keys)
     same = [i for i, maker in enumerate(adapter.source.to_k) if maker.out_features >= adapter.source.text_width]
     torch.testing.assert_close(coupled[:, same[0]], coupled[:, same[-1]], atol=5e-3, rtol=1e-2)
@@ -420,7 +420,7 @@ def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_pa
     ]
     arguments += [
         "--data",
-        "a4a.data.Prepared",
+        "a4a.data.PreparedDataset",
         "--data.init_args.path",
         str(prepared),
         "--training.samples",
@@ -445,7 +445,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
     transfer(
         models / "pixart",
-        Prepared(prepared),
+        PreparedDataset(prepared),
         models / "clip",
         tmp_path / "run",
         method=IPAdapterConfig(),
@@ -453,8 +453,8 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     )
     (tmp_path / "prompts.txt").write_text("a photo of {subject}\n")
     task = FolderTask(photos, tmp_path / "prompts.txt", generations=1, prepared=prepared)
-    assert set(task.subjects) == set(Prepared(prepared, split="test").words("subject"))
-    assert not set(task.subjects) & set(Prepared(prepared).words("subject"))
+    assert set(task.subjects) == set(PreparedDataset(prepared, split="test").column("subject"))
+    assert not set(task.subjects) & set(PreparedDataset(prepared).column("subject"))
     ours = ImagePromptMethod(
         str(models / "pixart"),
         str(tmp_path / "run" / "adapter"),
@@ -511,17 +511,17 @@ def test_another_size_model_or_data_is_refused_with_the_difference(prepared, cop
     more = shutil.copytree(photos, tmp_path / "more")
     picture(999).save(more / "subject0" / "9.png")
     sentence("data = 24 pictures.*25 pictures", made, more, models, copied)
-    sentence("encode.model .*sd15", Prepared(prepared).check, models / "sd15", models / "clip")
-    sentence("image_encoders.clip", Prepared(prepared).check, models / "pixart", models / "pixart")
+    sentence("encode.model .*sd15", PreparedDataset(prepared).check, models / "sd15", models / "clip")
+    sentence("image_encoders.clip", PreparedDataset(prepared).check, models / "pixart", models / "pixart")
     moved = shutil.copytree(models / "pixart", tmp_path / "moved")
-    Prepared(prepared).check(moved, models / "clip")
+    PreparedDataset(prepared).check(moved, models / "clip")
 
 
 def test_references_that_are_not_there_are_refused(prepared, photos, models, tmp_path):
-    sentence("one view of each photo", Prepared, prepared, reference="view")
+    sentence("one view of each photo", PreparedDataset, prepared, reference="view")
     prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
-    sentence("without subjects.*such as SubjectFolders", Prepared, tmp_path / "p", reference="subject")
-    sentence("without subjects.*such as SubjectFolders", subjects_of, tmp_path / "p", "test")
+    sentence("without subjects.*such as SubjectFolders", PreparedDataset, tmp_path / "p", reference="subject")
+    sentence("without subjects.*such as SubjectFolders", subjects_in_split, tmp_path / "p", "test")
 
 
 def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
@@ -539,17 +539,17 @@ def test_two_runs_do_not_work_in_one_folder(copied, photos, models):
 def test_a_shard_cut_short_is_named(copied):
     file = next(copied.glob("shards/*/rows.arrow"))
     file.write_bytes(file.read_bytes()[:-100])
-    assert str(file) in sentence("cut short", Prepared, copied)
+    assert str(file) in sentence("cut short", PreparedDataset, copied)
 
 
 def test_a_shard_that_is_gone_or_changed_is_named(copied):
     file = next(copied.glob("shards/*/text.arrow"))
     content = file.read_bytes()
     file.write_bytes(content[:-20] + bytes(20))
-    sentence("no Arrow file", Prepared, copied)
-    sentence("another content", Prepared, copied, verify=True)
+    sentence("no Arrow file", PreparedDataset, copied)
+    sentence("another content", PreparedDataset, copied, verify=True)
     file.unlink()
-    sentence("not there", Prepared, copied)
+    sentence("not there", PreparedDataset, copied)
 
 
 def test_a_manifest_that_does_not_fit_is_named(copied):
@@ -557,14 +557,14 @@ def test_a_manifest_that_does_not_fit_is_named(copied):
     manifest = json.loads(file.read_text())
     manifest["shards"][0]["rows"] += 1
     file.write_text(json.dumps(manifest))
-    sentence("has 8 rows, it has 7", Prepared, copied)
+    sentence("has 8 rows, it has 7", PreparedDataset, copied)
     file.write_text(json.dumps({**manifest, "format": 99}))
-    sentence("format 99", Prepared, copied)
+    sentence("format 99", PreparedDataset, copied)
     file.write_text("{")
-    sentence("no manifest", Prepared, copied)
+    sentence("no manifest", PreparedDataset, copied)
     file.unlink()
-    sentence("not finished", Prepared, copied)
-    sentence("There is no", Prepared, copied / "gone")
+    sentence("not finished", PreparedDataset, copied)
+    sentence("There is no", PreparedDataset, copied / "gone")
 
 
 def test_a_subject_in_two_splits_is_named(copied):
@@ -581,7 +581,7 @@ def test_a_subject_in_two_splits_is_named(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["shards"][0]["files"]["rows.arrow"]["bytes"] = (folder / "rows.arrow").stat().st_size
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    sentence(f"The subject {words['group'][0]!r} is in", Prepared, copied)
+    sentence(f"The subject {words['group'][0]!r} is in", PreparedDataset, copied)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
@@ -595,17 +595,17 @@ def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
     sentence("crop.size is 4", Crop, 4)
     sentence("split.test 0.7", Split, 0.5, 0.7)
     sentence("Nothing is left of 24 pictures .tiny: 24", made, photos, models, tmp_path / "b", check=Check(1000))
-    sentence("nothing to train on", Prepared, made(photos, models, tmp_path / "c", encode=None))
+    sentence("nothing to train on", PreparedDataset, made(photos, models, tmp_path / "c", encode=None))
     sentence("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
 
 
 def test_file_handles_are_few_and_given_back(prepared):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        table = Prepared(prepared)
+        table = PreparedDataset(prepared)
         for rows in torch.arange(len(table)).split(4):
             table.batch(rows)
-        assert len(os.listdir("/proc/self/fd")) <= before + shards.OPEN_FILES
+        assert len(os.listdir("/proc/self/fd")) <= before + shards.MAX_OPEN_FILES
         del table
     assert len(os.listdir("/proc/self/fd")) == before
-    assert np.isfinite(Prepared(prepared).batch(torch.tensor([0]))["latents"].numpy()).all()
+    assert np.isfinite(PreparedDataset(prepared).batch(torch.tensor([0]))["latents"].numpy()).all()

@@ -15,7 +15,7 @@ from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.encoders.arcface import ArcFace
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.utils.fingerprint import fingerprint
+from a4a.utils.fingerprint import model_fingerprint
 from a4a.utils.images import to_tensor
 from a4a.utils.modules import DENOISER_PARTS
 
@@ -77,8 +77,8 @@ class Encoders:
             for n, p in self.backbone.pipe.components.items()
             if isinstance(p, torch.nn.Module) and n not in DENOISER_PARTS
         }
-        own = {f"model.{name}": fingerprint(part) for name, part in sorted(parts.items())}
-        return own | {name: fingerprint(encoder.model) for name, encoder in self.images.items() if name != FACES}
+        own = {f"model.{name}": model_fingerprint(part) for name, part in sorted(parts.items())}
+        return own | {name: model_fingerprint(encoder.model) for name, encoder in self.images.items() if name != FACES}
 
     @torch.no_grad()
     def latents(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -14,6 +14,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from a4a.data.manifest import FORMAT
 from a4a.data.prepare.captioning import Caption
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.encoding import Encode
@@ -21,7 +22,6 @@ from a4a.data.prepare.filters import Check
 from a4a.data.prepare.ray_runner import over_cluster
 from a4a.data.prepare.splits import Split
 from a4a.data.prepare.stages import Captioning, Checking, Chunk, Encoding, Step, survivors
-from a4a.data.prepared import FORMAT
 from a4a.data.sources import (
     ImageRecord,
     Source,
@@ -142,7 +142,7 @@ def _settings(source: Source, items: Sequence[ImageRecord], *groups: Any) -> dic
 
 
 def _model(path: Path | None) -> dict[str, str] | None:
-    return None if path is None else {"name": str(path), "origin": file_fingerprint(path)}
+    return None if path is None else {"name": str(path), "fingerprint": file_fingerprint(path)}
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
@@ -159,13 +159,13 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     for name in {**found, **settings}:
         before, now = (s.get(name) for s in (found, settings))
         if (
-            (before["origin"], True) == (now["origin"], True)
+            (before["fingerprint"], True) == (now["fingerprint"], True)
             if isinstance(before, dict) and isinstance(now, dict)
             else before == now
         ):
             continue
         said = [
-            f"{v['name']} ({v['origin']})" if isinstance(v, dict) else "nothing" if v is None else v
+            f"{v['name']} ({v['fingerprint']})" if isinstance(v, dict) else "nothing" if v is None else v
             for v in (before, now)
         ]
         raise InputError(

@@ -161,7 +161,7 @@ class Encoding(Step):
                         str(b): row.shape[1:] for b, row in zip(words["bucket"], numbers["latents"], strict=True)
                     }
                     facts["embeds"] = {
-                        c.removeprefix("embeds."): rows[0].shape[-1]
+                        c.removeprefix("embeds."): rows[0].shape[1:]
                         for c, rows in numbers.items()
                         if c.startswith("embeds.")
                     }

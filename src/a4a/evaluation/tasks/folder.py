@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from a4a.data.image_folder import SUFFIXES
-from a4a.data.prepared import subjects_of
+from a4a.data.manifest import subjects_in_split
 from a4a.errors import InputError
 from a4a.evaluation.tasks.base import Task
 from a4a.utils.images import open_image
@@ -43,7 +43,7 @@ class FolderTask(Task):
                 f"The folder {root} holds no folders; give one with a folder of pictures for each subject."
             )
         if prepared is not None:
-            kept = subjects_of(Path(prepared), "test")
+            kept = subjects_in_split(Path(prepared), "test")
             folders = [f for f in folders if f.name in kept]
             if not folders:
                 raise InputError(
