@@ -1,26 +1,33 @@
-"""Eq. 13: features enter a frozen denoiser, `Z = Attention(q, k, v) + scale Attention(q, k^, v^)`, and leave it again.
+"""Eq. 13: image features enter a frozen denoiser, `Z = Attention(q, k, v) + scale Attention(q, k^, v^)`.
 
-One mechanism for all denoisers. An attention module's class becomes a subclass whose `forward` hands the stock forward a
-thin stand-in for the module: the stand-in notes the query as it leaves `to_q` and adds the second attention to what
-enters `to_out[0]`. Processors, weights, names, hooks and LoRA layers of the module stay what they were, so whatever
-changes them later (another processor, a LoRA, offloading) keeps working.
+One mechanism serves all denoisers. While features are attached, an attention module runs its own forward with a proxy of
+itself. The proxy takes note of the query q as it leaves its projection, and adds `scale Attention(q, k^, v^)` to
+`Attention(q, k, v)` as that enters the output projection. Processors, weights, names, hooks and LoRA layers stay what
+they are, so whatever changes them before or after works as on the plain model.
+
+The proxy comes in through the class: `module.__class__` becomes a subclass with another `forward`. Compiled blocks then
+share one graph, which a function on every instance would prevent. Hooks that replaced `module.forward` before keep the
+class's old method beneath them; there it is exchanged, too (`utils/forwards.py`).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from numbers import Real
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from a4a.backbones.attention import AttentionContract, contract_of
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
+from a4a.utils.forwards import drop_needless_forward, exchange_own_forward, own_forward_is_hidden
 
 Scale = float | Tensor | Sequence[float]
+"""A number for all sites, or one for each."""
 
 
 def attach(
@@ -30,186 +37,327 @@ def attach(
     scale: Scale = 1.0,
     negative: SiteFeatures | None = None,
     perturbed: bool = False,
+    image_rows: int | None = None,
 ) -> "Injection":
     """Injects features into a denoiser, one row of features for each row of its batch.
 
-    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half sees `negative`. `perturbed`
-    is perturbed-attention guidance, which runs all rows but the negative ones twice. Use the result as a context manager,
-    or call its `detach`. Raises InputError where features and sites do not fit.
+    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half gets `negative`. `perturbed`
+    is perturbed-attention guidance, which runs all rows but the negative ones twice. `image_rows` is needed where a site
+    holds text and image in one sequence: how many rows the image takes. Use the result as a context manager, or call its
+    `detach`. Raises InputError where features and sites do not fit, or where a site cannot be reached.
     """
     injection = Injection(model, sites)
     try:
-        injection.set(features, scale, negative, perturbed)
+        injection.set(features, scale, negative, perturbed, image_rows)
     except Exception:
         injection.detach()
         raise
     return injection
 
 
+def is_attached(model: nn.Module) -> bool:
+    return any(_SITE in m.__dict__ for m in model.modules())
+
+
 class Injection:
-    """The sites of one denoiser, ready to take features."""
+    """The sites of one denoiser, ready to take features. Without features they compute what the plain model does."""
 
     def __init__(self, model: nn.Module, sites: Sequence[Site]):
         self.model, self.sites = model, tuple(sites)
         self.modules = [model.get_submodule(site.name) for site in sites]
-        for site, module in zip(sites, self.modules, strict=True):
-            if isinstance(module, _Injected):
-                raise InputError(f"Features are already attached at {site.name}; detach them before attaching others.")
-        self._contexts = [_SiteContext(site.name) for site in self.sites]
+        self._contexts = [_SiteContext(site.name, contract_of(site.attention)) for site in self.sites]
+        self._checkpointed = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
+        for site, module in zip(self.sites, self.modules, strict=True):
+            _check_free(site, module)
         for module, context in zip(self.modules, self._contexts, strict=True):
-            module.__dict__["_injection"] = context
-            module.__class__ = _injected(type(module))
-
-    @property
-    def state(self) -> list["_SiteState | None"]:
-        return [context.state for context in self._contexts]
-
-    @state.setter
-    def state(self, state: Sequence["_SiteState | None"]) -> None:
-        for context, own in zip(self._contexts, state, strict=True):
-            context.state = own  # pyright: ignore[reportAttributeAccessIssue]
+            _enter(module, context)
+        self._wrap_checkpointing()
 
     def set(
-        self, features: SiteFeatures, scale: Scale = 1.0, negative: SiteFeatures | None = None, perturbed: bool = False
+        self,
+        features: SiteFeatures,
+        scale: Scale = 1.0,
+        negative: SiteFeatures | None = None,
+        perturbed: bool = False,
+        image_rows: int | None = None,
     ) -> None:
-        """Replaces the features. `scale` is a number or one per site; a site of scale 0 does no work at all."""
-        features.check(self.sites, type(self.model).__name__)
-        single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
-        scales = [float(scale)] * len(self.sites) if single else [float(s) for s in scale]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
-        if len(scales) != len(self.sites):
-            raise InputError(
-                f"There are {len(scales)} scales for the {len(self.sites)} sites of {type(self.model).__name__}; give one number or one per site."
-            )
+        """Replaces the features; arguments as of `attach`. A site of scale 0 does no work at all."""
+        model = type(self.model).__name__
+        features.check(self.sites, model)
+        scales = _scales(scale, len(self.sites), model)
         if negative is not None and negative.batch != features.batch:
             raise InputError(
-                f"There are {negative.batch} rows of negative features for {features.batch} rows of features; give as many of both."
+                f"There are {negative.batch} rows of negative features for {features.batch} rows of features; "
+                f"give as many of both."
             )
         if perturbed:
             features = SiteFeatures.stack([features, features])
         rows = features.batch
         if negative is not None:
             features = SiteFeatures.stack([negative, features])
-        triples = zip(features.keys, features.values, scales, strict=True)
-        self.state = [_SiteState(k, v, s, rows) if s else None for k, v, s in triples]
+        self._exchange(
+            [
+                _SiteState(k, v, s, rows, image_rows) if s else None
+                for k, v, s in zip(features.keys, features.values, scales, strict=True)
+            ]
+        )
 
     def clear(self) -> None:
-        """Leaves the sites in place without features: the model is the plain one."""
-        self.state = [None] * len(self.modules)
+        """Removes the features and leaves the sites in place: the model computes what the plain one does."""
+        self._exchange([None] * len(self.sites))
 
     def detach(self) -> None:
-        """Gives every module its own class back."""
-        for module in self.modules:
-            if isinstance(module, _Injected):
-                module.__class__ = type(module).__mro__[2]
-                del module.__dict__["_injection"]
+        """Gives every module its own class and forward back."""
+        for module, context in zip(self.modules, self._contexts, strict=True):
+            if module.__dict__.get(_SITE) is context:
+                _leave(module)
+        for module in self._checkpointed:
+            function = getattr(module, "_gradient_checkpointing_func", None)
+            if isinstance(function, _Checkpoint) and function.injection is self:
+                module._gradient_checkpointing_func = function.function
 
     def __enter__(self) -> "Injection":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
+    def _exchange(self, states: Sequence["_SiteState | None"]) -> None:
+        self._wrap_checkpointing()
+        for context, state in zip(self._contexts, states, strict=True):
+            context.exchanged = context.exchanged or context.used
+            context.used, context.state = True, state
+
+    def _wrap_checkpointing(self) -> None:
+        """Makes gradient checkpointing recompute blocks with the features that their forward pass had."""
+        for module in self._checkpointed:
+            function = getattr(module, "_gradient_checkpointing_func", None)
+            if function is not None and not isinstance(function, _Checkpoint):
+                module._gradient_checkpointing_func = _Checkpoint(self, function)
+
     @contextmanager
-    def using_state(self, state: list["_SiteState | None"]) -> Iterator[None]:
-        """For a while, the features of another moment."""
-        before, self.state = self.state, state
+    def using_states(self, states: Sequence["_SiteState | None"]) -> Iterator[None]:
+        """Runs a block with the features of an earlier moment."""
+        before = [(context.state, context.restored) for context in self._contexts]
+        for context, state in zip(self._contexts, states, strict=True):
+            context.state, context.restored = state, True
         try:
             yield
         finally:
-            self.state = before
+            for context, (state, restored) in zip(self._contexts, before, strict=True):
+                context.state, context.restored = state, restored
 
-    def checkpoint(self, function: Callable, *args) -> Any:
-        """Gradient checkpointing that recomputes a block with the features that its forward pass saw.
 
-        The stock function would see whatever is attached when backward runs: silently wrong gradients as soon as a
-        second forward pass comes in between. Give this one to `enable_gradient_checkpointing`.
-        """
-        state = self.state
-        return checkpoint(
-            function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.using_state(state))
-        )
+class _Checkpoint:
+    """A model's checkpoint function that recomputes with the features of the forward pass.
+
+    Recomputation happens in the backward pass, when others may be attached: silently wrong gradients otherwise.
+    """
+
+    def __init__(self, injection: Injection, function: Callable):
+        self.injection, self.function = injection, function
+
+    def __call__(self, block: Callable, *args: Any, **kwargs: Any) -> Any:
+        states = [context.state for context in self.injection._contexts]
+        return self.function(partial(self._run, states, block), *args, **kwargs)
+
+    def _run(self, states: Sequence["_SiteState | None"], block: Callable, *args: Any, **kwargs: Any) -> Any:
+        with self.injection.using_states(states):
+            return block(*args, **kwargs)
+
+
+def _scales(scale: Scale, count: int, model: str) -> list[float]:
+    """One finite scale for each site."""
+    single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
+    try:
+        scales = [float(s) for s in ([scale] * count if single else scale)]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The scale is {scale!r}; expected a number, or one for each site of {model}.") from error
+    if len(scales) != count:
+        raise InputError(f"There are {len(scales)} scales for the {count} sites of {model}; give one or one per site.")
+    if not all(map(math.isfinite, scales)):
+        raise InputError(f"The scale is {scale!r}; expected finite numbers.")
+    return scales
 
 
 class _SiteState:
     """What one site adds. `rows` counts the features without their negatives, which come first where there are any."""
 
-    __slots__ = ("key", "rows", "scale", "value")
+    __slots__ = ("image_rows", "key", "rows", "scale", "value")
 
-    def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int):
-        self.key, self.value, self.scale, self.rows = key, value, scale, rows
+    def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int, image_rows: int | None):
+        self.key, self.value, self.scale, self.rows, self.image_rows = key, value, scale, rows, image_rows
 
-    def for_batch(self, batch: int, context: "_SiteContext") -> tuple[Tensor, Tensor]:
+    def for_batch(self, batch: int, name: str) -> tuple[Tensor, Tensor]:
+        """Keys and values for a batch of that many rows."""
         if batch == self.key.shape[0]:
             return self.key, self.value
         if batch == self.rows:  # no guidance at this step: the conditional rows alone
             return self.key[-self.rows :], self.value[-self.rows :]
         raise InputError(
-            f"The denoiser runs on {batch} rows at {context.name} but features are attached for {self.rows}"
-            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for each prompt, "
-            f"to a pipeline whose guidance has no rows but prompts and negatives."
+            f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}"
+            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for each "
+            f"prompt, to a pipeline whose guidance has no rows but prompts and negatives."
         )
 
 
 class _SiteContext:
-    """What a module knows of the injection: nothing that differs between sites but tensors, so that compiled blocks share their code."""
+    """What a module knows of the injection. Sites differ in tensors alone, so that compiled blocks share one graph."""
 
-    __slots__ = ("name", "state")
+    __slots__ = ("contract", "exchanged", "name", "restored", "state", "used")
 
-    def __init__(self, name: str):
-        self.name, self.state = name, None
+    def __init__(self, name: str, contract: AttentionContract):
+        self.name, self.contract = name, contract
+        self.state: _SiteState | None = None
+        self.used = self.exchanged = self.restored = False
+
+    def check_recomputation(self) -> None:
+        """Refuses to recompute a forward pass whose features may have been others."""
+        if self.exchanged and not self.restored and torch._C._current_graph_task_id() != -1:
+            raise InputError(
+                f"Gradient checkpointing recomputes {self.name} after its features were exchanged, and does not know "
+                f"the old ones; enable gradient checkpointing before the features of the forward pass are set."
+            )
+
+
+# --- the module while features are attached --------------------------------------------------------------------------
+
+
+class _AttentionProxy:
+    """An attention module as its processor sees it: eq. 13 happens between query projection and output projection."""
+
+    def __init__(self, attention: nn.Module, context: _SiteContext, state: _SiteState):
+        self._attention, self._context, self._state = attention, context, state
+        self._query: Tensor | None = None
+        self._added = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._attention, name)
+        contract = self._context.contract
+        if name in (contract.query, contract.fused_query):
+            return _Tap(found, partial(self._project, name, found))
+        if name == contract.output and found is not None:
+            # made when asked for: a bound method that is kept would be a cycle, which holds the query until Python's
+            # garbage collector comes by
+            if isinstance(found, nn.ModuleList):
+                return (_Tap(found[0], partial(self._mix, found[0])), *found[1:])
+            return _Tap(found, partial(self._mix, found))
+        return found
+
+    def _project(self, name: str, projection: nn.Module, hidden: Tensor, *args: Any) -> Tensor:
+        projected = projection(hidden, *args)
+        self._query = self._context.contract.query_columns(self._attention, name, projected)
+        return projected
+
+    def _mix(self, output: nn.Module, attended: Tensor, *args: Any) -> Tensor:
+        return output(self._add_image(attended), *args)
+
+    def _add_image(self, attended: Tensor) -> Tensor:
+        """`attended` = Attention(q, k, v) to Z = Attention(q, k, v) + scale Attention(q, k^, v^), both before heads mix."""
+        attention, contract, state = self._attention, self._context.contract, self._state
+        query, self._query = self._query, None
+        if query is None:
+            raise self._unreachable(f"asks for {contract.output} without having called {contract.query}")
+        rows = contract.image_slice(query.shape[1], state.image_rows)
+        key, value = state.for_batch(query.shape[0], self._context.name)
+        width = query.shape[-1]
+        q = contract.query_heads(attention, query[:, rows].to(attended))
+        k = contract.key_heads(attention, key.to(attended), width)
+        v = contract.value_heads(attention, value.to(attended), width)
+        image = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+        image = image.transpose(1, 2).flatten(-2)
+        self._added = True
+        return attended + state.scale * _padded(image, attended, rows)
+
+    def finished(self, result: Any) -> Any:
+        """The module's result; its heads get the image's here where it has no output projection."""
+        if getattr(self._attention, self._context.contract.output, None) is None:
+            return self._add_image(result)
+        if not self._added:
+            raise self._unreachable(f"never calls {self._context.contract.output}")
+        return result
+
+    def _unreachable(self, what: str) -> InputError:
+        processor = type(getattr(self._attention, "processor", self._attention)).__name__
+        return InputError(
+            f"Image features cannot enter at {self._context.name}: its processor {processor} {what}; "
+            f"set the model's default attention processor."
+        )
+
+
+class _Tap:
+    """A layer, but for what a call of it does."""
+
+    def __init__(self, layer: nn.Module, call: Callable[..., Tensor]):
+        self._layer, self._call = layer, call
+
+    def __call__(self, *args: Any) -> Tensor:
+        return self._call(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def _padded(image: Tensor, attended: Tensor, rows: slice) -> Tensor:
+    """Zeros around the image's rows, and after its columns, up to the shape of `attended`."""
+    if image.shape == attended.shape:
+        return image
+    before = rows.start or 0
+    after = attended.shape[1] - before - image.shape[1]
+    return F.pad(image, (0, attended.shape[2] - image.shape[2], before, after))
+
+
+# --- how the proxy comes in ------------------------------------------------------------------------------------------
+
+_SITE = "_injection"
+"""Attribute of an attached module: its context."""
 
 
 class _Injected:
-    """Marks a module whose class was exchanged."""
+    """Marks the classes that attached modules have."""
 
 
 @cache
-def _injected(stock: type[nn.Module]) -> type:
+def _injected(stock: type[nn.Module]) -> type[nn.Module]:
+    """The subclass that modules of class `stock` get while attached."""
     plain = stock.forward  # looked up here, since torch.compile cannot follow a look-up in the class
 
-    def forward(self, *args, **kwargs):
-        context = self.__dict__["_injection"]
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        context: _SiteContext | None = self.__dict__.get(_SITE)
+        if context is None:  # detached, and called by a wrapper from before
+            return plain(self, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            context.check_recomputation()
         if context.state is None:
             return plain(self, *args, **kwargs)
-        return plain(_AttentionProxy(self, context), *args, **kwargs)  # pyright: ignore[reportArgumentType]
+        proxy = _AttentionProxy(self, context, context.state)
+        return proxy.finished(plain(proxy, *args, **kwargs))  # pyright: ignore[reportArgumentType]
 
     return type(stock.__name__, (_Injected, stock), {"forward": forward, "__module__": stock.__module__})
 
 
-class _AttentionProxy:
-    """An attention module as its processor sees it, but for `to_q` and `to_out`."""
-
-    def __init__(self, attention: Attention, context: _SiteContext):
-        self._attention, self._context = attention, context
-
-    @property
-    def to_out(self) -> tuple[Callable, ...]:
-        # made when asked for: kept, its bound method would be a cycle that holds the query until Python's collector comes by
-        return (self._out, *self._attention.to_out[1:])  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
-
-    def __getattr__(self, name: str):
-        return getattr(self._attention, name)
-
-    def to_q(self, hidden: Tensor, *args) -> Tensor:
-        self._query = self._attention.to_q(hidden, *args)
-        return self._query
-
-    def _out(self, hidden: Tensor, *args) -> Tensor:
-        attention = self._attention
-        state: _SiteState = self._context.state  # pyright: ignore[reportAssignmentType]
-        key, value = state.for_batch(self._query.shape[0], self._context)
-
-        def heads(t: Tensor) -> Tensor:
-            return t.to(hidden).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-
-        query, key, value = heads(self._query), heads(key), heads(value)
-        if attention.norm_q is not None:
-            query = attention.norm_q(query)
-        if attention.norm_k is not None:
-            key = attention.norm_k(key)
-        image = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-        return attention.to_out[0](hidden + state.scale * image, *args)  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+def _check_free(site: Site, module: nn.Module) -> None:
+    if _SITE in module.__dict__:
+        raise InputError(f"Features are already attached at {site.name}; detach them before attaching others.")
+    if own_forward_is_hidden(module):
+        raise InputError(
+            f"The forward of {site.name} was replaced by {module.forward!r}, behind which features cannot be attached; "
+            f"attach them first, or take it off."
+        )
 
 
-def is_attached(model: nn.Module) -> bool:
-    return any(isinstance(m, _Injected) for m in model.modules())
+def _enter(module: nn.Module, context: _SiteContext) -> None:
+    """Gives a module the class, and hooks before it the forward, that add image attention."""
+    stock = type(module)
+    module.__class__ = _injected(stock)
+    exchange_own_forward(module, stock.forward, module.__class__.forward)
+    module.__dict__[_SITE] = context
+
+
+def _leave(module: nn.Module) -> None:
+    """Gives a module its own class back, and hooks, even those set while attached, its own forward."""
+    injected = type(module)
+    module.__class__ = stock = injected.__mro__[2]
+    exchange_own_forward(module, injected.forward, stock.forward)
+    drop_needless_forward(module)
+    del module.__dict__[_SITE]

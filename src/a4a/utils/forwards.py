@@ -1,0 +1,41 @@
+"""A module's own forward beneath the hooks that diffusers and accelerate put in front of it.
+
+Both libraries replace `module.forward` on the instance and keep the method that was there: diffusers in the function
+references of its `HookRegistry`, accelerate as `_old_forward`. Whoever exchanges a module's forward must do it there.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+
+def own_forward_is_hidden(module: nn.Module) -> bool:
+    """Whether something other than these hooks answers for the forward of the module's class, so that it is out of reach."""
+    return "forward" in module.__dict__ and not _places(module, type(module).forward)
+
+
+def exchange_own_forward(module: nn.Module, old: Callable, new: Callable) -> None:
+    """Puts `new` wherever hooks keep the method `old` of this module; both are functions that take the module first."""
+    for place, name in _places(module, old):
+        place[name] = MethodType(new, module)
+
+
+def drop_needless_forward(module: nn.Module) -> None:
+    """Removes a `forward` of the instance that is the class's own method, as removed hooks leave one."""
+    if _is_method(module.__dict__.get("forward"), module, type(module).forward):
+        del module.__dict__["forward"]
+
+
+def _places(module: nn.Module, function: Callable) -> list[tuple[dict[str, Any], str]]:
+    """The attributes that keep `function` as a method of the module, as the dictionaries that hold them."""
+    places = [(module.__dict__, "forward"), (module.__dict__, "_old_forward")]
+    registry = module.__dict__.get("_diffusers_hook")
+    for reference in registry._fn_refs if registry is not None else []:
+        places += [(reference.__dict__, "forward"), (reference.__dict__, "original_forward")]
+    return [(place, name) for place, name in places if _is_method(place.get(name), module, function)]
+
+
+def _is_method(found: Any, module: nn.Module, function: Callable) -> bool:
+    return isinstance(found, MethodType) and found.__self__ is module and found.__func__ is function
