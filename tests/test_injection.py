@@ -2,7 +2,6 @@ import copy
 import gc
 import weakref
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -10,6 +9,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 
 import tiny_models
 from a4a.backbones import backbone_for
@@ -352,27 +352,19 @@ def test_features_follow_the_denoiser_to_its_device(own):
 # --- gradients -----------------------------------------------------------------------------------------------------
 
 
-def gradients(backbone, passes, order, checkpointing=False):
+def gradients(backbone, passes, order, enable=lambda: None):
     """Gradients of every key and value of some passes, forward in turn, backward in `order`."""
-    made = [features(backbone, seed=s).map(lambda t: t.requires_grad_()) for s in passes]
-    injection, recomputed = Injection(backbone.denoiser, backbone.sites), []
-    if checkpointing:
-
-        def counted(block, *args):
-            recomputed.append(block)
-            return injection.checkpoint(block, *args)
-
-        backbone.denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=counted)
-    losses = []
-    for f, seed in zip(made, passes, strict=True):
-        injection.set(f)
-        losses.append(run(backbone, seed=seed).square().mean())
-    injection.clear()
-    for i in order:
-        losses[i].backward()
-    injection.detach()
-    assert bool(recomputed) == checkpointing
-    return [t.grad for f in made for t in f.keys + f.values]
+    given = [features(backbone, seed=s).map(lambda t: t.requires_grad_()) for s in passes]
+    injection, losses = Injection(backbone.denoiser, backbone.sites), []
+    with injection:
+        enable()
+        for f, seed in zip(given, passes, strict=True):
+            injection.set(f)
+            losses.append(run(backbone, seed=seed).square().mean())
+        injection.clear()
+        for i in order:
+            losses[i].backward()
+    return [t.grad for f in given for t in f.keys + f.values]
 
 
 @pytest.fixture
@@ -386,16 +378,39 @@ def test_gradients_reach_every_key_and_value(training):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_gradient_checkpointing_gives_the_same_gradients_for_two_passes_in_flight(training, order):
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_gradient_checkpointing_gives_the_same_gradients_for_two_passes_in_flight(training, order, when):
     expected = gradients(training, [1, 2], order)
-    found = gradients(training, [1, 2], order, checkpointing=True)
+    recomputed = []
+
+    def counted(block, *args):
+        recomputed.append(block)
+        return checkpoint(block, *args, use_reentrant=False)
+
+    def enable():
+        training.denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=counted)
+
+    if when == "before":
+        enable()
+    found = gradients(training, [1, 2], order, *([enable] if when == "while" else []))
+    assert recomputed
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
 
 
-def test_the_stock_checkpoint_function_would_not_do(training):
-    """Why `Injection.checkpoint` exists; where this fails, diffusers has mended it."""
+def test_detaching_gives_the_checkpoint_function_back(training):
     training.denoiser.enable_gradient_checkpointing()
-    with pytest.raises(Exception):  # noqa: B017 (torch's error, whatever its class)
-        gradients(training, [1, 2], (0, 1), checkpointing=False)
-    Injection.detach(SimpleNamespace(modules=list(training.denoiser.modules())))
+    functions = [getattr(m, "_gradient_checkpointing_func", None) for m in training.denoiser.modules()]
+    gradients(training, [1], [0])
+    assert [getattr(m, "_gradient_checkpointing_func", None) for m in training.denoiser.modules()] == functions
+
+
+def test_a_recomputation_that_cannot_know_its_features_is_an_input_error(training):
+    """Checkpointing enabled after the features of the forward pass were set, and others set before the backward pass."""
+    with attach(training.denoiser, training.sites, features(training, seed=1)) as injection:
+        training.denoiser.enable_gradient_checkpointing()
+        noisy, timesteps, text = tiny_models.inputs(training)
+        loss = training.predict(noisy.requires_grad_(), timesteps, text).square().mean()
+        injection.set(features(training, seed=2))
+        with pytest.raises(InputError, match=r"recomputes .* after its features were exchanged"):
+            loss.backward()

@@ -15,13 +15,13 @@ class Site:
     """One attention layer of a denoiser, where image features enter."""
 
     name: str
-    """Name of the attention module inside the denoiser; an adapter read from a published file has its layer number here."""
+    """Name of the attention module inside the denoiser; an adapter from a published file has its layer number here."""
     width: int
     """Width of keys and values: key heads x head width."""
     depth: float
     """Position in the order of execution, 0 for the first site and 1 for the last."""
     attention: str = field(default="cross", compare=False)
-    """Contract of the attention module (`backbones/attention.py`): a fact of the denoiser, so adapters do not save it."""
+    """Contract of the attention module (`backbones/attention.py`); a fact of the denoiser, not saved with adapters."""
 
 
 def differing_site(expected: Sequence[Site], found: Sequence[Site], *, names: bool = True) -> str | None:
@@ -39,8 +39,9 @@ def differing_site(expected: Sequence[Site], found: Sequence[Site], *, names: bo
 
 @dataclass(frozen=True)
 class SiteFeatures:
-    """Image keys and values for every site (k^, v^ of eq. 13): `keys[i]`, `values[i]` are [batch, tokens, width of site i].
+    """Image keys and values for every site, k^ and v^ of eq. 13.
 
+    `keys[i]` and `values[i]` are [batch, tokens, width of site i], for instance [1, 4, 1280].
     Raises ValueError where batch, token count or number of sites disagree.
     """
 

@@ -1,7 +1,7 @@
 """Eq. 13: image features enter a frozen denoiser, `Z = Attention(q, k, v) + scale Attention(q, k^, v^)`.
 
-One mechanism serves all denoisers. While features are attached, an attention module runs its own forward with a proxy of
-itself. The proxy takes note of the query q as it leaves its projection, and adds `scale Attention(q, k^, v^)` to
+One mechanism serves all denoisers. While features are attached, an attention module runs its own forward with a proxy
+of itself. The proxy takes note of the query q as it leaves its projection, and adds `scale Attention(q, k^, v^)` to
 `Attention(q, k, v)` as that enters the output projection. Processors, weights, names, hooks and LoRA layers stay what
 they are, so whatever changes them before or after works as on the plain model.
 
@@ -41,10 +41,10 @@ def attach(
 ) -> "Injection":
     """Injects features into a denoiser, one row of features for each row of its batch.
 
-    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half gets `negative`. `perturbed`
-    is perturbed-attention guidance, which runs all rows but the negative ones twice. `image_rows` is needed where a site
-    holds text and image in one sequence: how many rows the image takes. Use the result as a context manager, or call its
-    `detach`. Raises InputError where features and sites do not fit, or where a site cannot be reached.
+    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half gets `negative`.
+    `perturbed` is perturbed-attention guidance, which runs all rows but the negative ones twice. `image_rows` is needed
+    where a site holds text and image in one sequence: how many rows the image takes. Use the result as a context
+    manager, or call its `detach`. Raises InputError where features and sites do not fit, or a site cannot be reached.
     """
     injection = Injection(model, sites)
     try:
@@ -66,7 +66,7 @@ class Injection:
         self.model, self.sites = model, tuple(sites)
         self.modules = [model.get_submodule(site.name) for site in sites]
         self._contexts = [_SiteContext(site.name, contract_of(site.attention)) for site in self.sites]
-        self._checkpointed = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
+        self._checkpointed: list[Any] = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
         for site, module in zip(self.sites, self.modules, strict=True):
             _check_free(site, module)
         for module, context in zip(self.modules, self._contexts, strict=True):
@@ -168,9 +168,10 @@ class _Checkpoint:
 
 def _scales(scale: Scale, count: int, model: str) -> list[float]:
     """One finite scale for each site."""
+    given: Any = scale
     single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
     try:
-        scales = [float(s) for s in ([scale] * count if single else scale)]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]
+        scales = [float(s) for s in ([given] * count if single else given)]
     except (TypeError, ValueError) as error:
         raise InputError(f"The scale is {scale!r}; expected a number, or one for each site of {model}.") from error
     if len(scales) != count:
@@ -196,8 +197,8 @@ class _SiteState:
             return self.key[-self.rows :], self.value[-self.rows :]
         raise InputError(
             f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}"
-            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for each "
-            f"prompt, to a pipeline whose guidance has no rows but prompts and negatives."
+            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for "
+            f"each prompt, to a pipeline whose guidance has no rows but prompts and negatives."
         )
 
 
@@ -253,7 +254,7 @@ class _AttentionProxy:
         return output(self._add_image(attended), *args)
 
     def _add_image(self, attended: Tensor) -> Tensor:
-        """`attended` = Attention(q, k, v) to Z = Attention(q, k, v) + scale Attention(q, k^, v^), both before heads mix."""
+        """From `attended` = Attention(q, k, v) to Z = Attention(q, k, v) + scale Attention(q, k^, v^)."""
         attention, contract, state = self._attention, self._context.contract, self._state
         query, self._query = self._query, None
         if query is None:

@@ -1,8 +1,8 @@
 """Attention contracts: where a denoiser's attention module takes image features, by the kind of attention.
 
-Attention modules of diffusers differ in a handful of facts: which projection gives the query, which rows of the sequence
-are the image's, which norms act on queries and keys, where the head count is kept, and which layer mixes the heads. A
-contract states them once under a name; a `Site` names the contract of its module.
+Attention modules of diffusers differ in a handful of facts: which projection gives the query, which rows of the
+sequence are the image's, which norms act on queries and keys, where the head count is kept, and which layer mixes the
+heads. A contract states them once under a name; a `Site` names the contract of its module.
 
 | contract | sequence | examples in diffusers |
 |---|---|---|
@@ -10,7 +10,7 @@ contract states them once under a name; a `Site` names the contract of its modul
 | double | image rows; text rows have projections of their own | SD3, Qwen-Image, the double blocks of FLUX |
 | single-first | one sequence, image rows first | Z-Image, ERNIE-Image, HunyuanImage, HiDream |
 | single-last | one sequence, image rows last | the single blocks of FLUX and Chroma, CogView4 |
-| packed | image rows last; one Linear makes query, key, value and MLP, one takes attention and MLP | single blocks of FLUX.2 |
+| packed | image rows last; attention and MLP share their input and output layers | the single blocks of FLUX.2 |
 
 A family whose modules use other names registers `dataclasses.replace(CROSS, name=..., query=...)`.
 """
@@ -79,7 +79,7 @@ class AttentionContract:
         return _heads(query, query.shape[-1] // self.head_count(attention), getattr(attention, self.query_norm, None))
 
     def key_heads(self, attention: nn.Module, key: Tensor, query_width: int) -> Tensor:
-        """Image keys [batch, tokens, width], normalised as the module's own are: [batch, key heads, tokens, head width]."""
+        """Image keys [batch, tokens, width], normalised as the module's own: [batch, key heads, tokens, head width]."""
         return _heads(key, query_width // self.head_count(attention), getattr(attention, self.key_norm, None))
 
     def value_heads(self, attention: nn.Module, value: Tensor, query_width: int) -> Tensor:

@@ -85,12 +85,7 @@ class Denoising(Objective):
             if isinstance(adapter, A4A):
                 adapter.train_source(config.train_source)
         if config.gradient_checkpointing:
-            own = (
-                {"gradient_checkpointing_func": lambda *args: self.injection.checkpoint(*args)}
-                if adapter is not None
-                else {}
-            )  # pyright: ignore[reportOptionalMemberAccess]
-            self.denoiser.enable_gradient_checkpointing(**own)
+            self.denoiser.enable_gradient_checkpointing()
         if config.compile:
             self.denoiser._repeated_blocks = [backbone.block]  # diffusers names none for PixArt
             self.denoiser.compile_repeated_blocks()

@@ -12,7 +12,7 @@ from torch import nn
 
 
 def own_forward_is_hidden(module: nn.Module) -> bool:
-    """Whether something other than these hooks answers for the forward of the module's class, so that it is out of reach."""
+    """Whether something other than these hooks stands in front of the class's forward, so that it is out of reach."""
     return "forward" in module.__dict__ and not _places(module, type(module).forward)
 
 
