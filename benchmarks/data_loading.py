@@ -95,13 +95,13 @@ class TimedDataset(PreparedDataset):
 
 
 def share_of_training(folder: Path, samples: int) -> float:
-    table = TimedDataset(folder)
+    dataset = TimedDataset(folder)
     adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
     objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
     with tempfile.TemporaryDirectory() as output:
         began = time.perf_counter()
-        train(objective, table, TrainingConfig(samples=samples, batch_size=32), output)
-        return table.seconds / (time.perf_counter() - began)
+        train(objective, dataset, TrainingConfig(samples=samples, batch_size=32), output)
+        return dataset.seconds / (time.perf_counter() - began)
 
 
 def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000, trained: int = 3200) -> None:
@@ -117,17 +117,17 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000,
         generate(folder, rows)
     before = {"resident_mb": resident(), "handles": handles()}
     began, busy = time.perf_counter(), time.process_time()
-    table = PreparedDataset(folder)
+    dataset = PreparedDataset(folder)
     opened = {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - busy,
         "resident_mb": resident(),
         "handles": handles(),
     }
-    order = torch.randperm(len(table))[:read]
+    order = torch.randperm(len(dataset))[:read]
     began, busy = time.perf_counter(), time.process_time()
     for part in order.split(batch):
-        table.batch(part)
+        dataset.batch(part)
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     after = {
         "samples_per_second": len(order) / seconds,
@@ -138,7 +138,7 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000,
     share = share_of_training(folder, trained)
     print(
         json.dumps(
-            {"rows": len(table), "before": before, "opened": opened, "read": after, "share_of_training": share},
+            {"rows": len(dataset), "before": before, "opened": opened, "read": after, "share_of_training": share},
             indent=1,
         )
     )

@@ -278,9 +278,9 @@ def equal(a, b):
 
 
 def test_the_mapper_alone_learns_and_the_loss_falls(prompted, upgraded):
-    objective, table = mapping(prompted, upgraded)
+    objective, dataset = mapping(prompted, upgraded)
     frozen = weights(prompted.pipe.unet), weights(upgraded.unet)
-    batch = table.batch(torch.arange(4))
+    batch = dataset.batch(torch.arange(4))
 
     def loss():
         torch.manual_seed(0)
@@ -299,26 +299,26 @@ def test_the_mapper_alone_learns_and_the_loss_falls(prompted, upgraded):
 
 
 def test_the_upgraded_model_reads_nothing_and_the_noises_are_independent(prompted, sdxl):
-    objective, table = mapping(prompted, sdxl)
+    objective, dataset = mapping(prompted, sdxl)
     seen = {}
     for name, backbone in (("base", objective._base), ("upgraded", objective._upgraded)):
         predict = backbone.predict
         backbone.predict = lambda *given, name=name, predict=predict: seen.update({name: given}) or predict(*given)
-    table.tensors["upgraded.latents"] = table.tensors["base.latents"]
-    objective(table.batch(torch.arange(4)))
+    dataset.tensors["upgraded.latents"] = dataset.tensors["base.latents"]
+    objective(dataset.batch(torch.arange(4)))
     del prompted.backbone.predict  # the fixture's, shared
     assert torch.equal(seen["base"][1], seen["upgraded"][1])
-    assert torch.equal(seen["base"][2]["states"], table.tensors["base.text.states"])
+    assert torch.equal(seen["base"][2]["states"], dataset.tensors["base.text.states"])
     assert (seen["upgraded"][2]["states"] == objective._no_text["states"]).all()
     assert differ(seen["base"][0], seen["upgraded"][0])
 
 
 def test_training_resumes_bit_for_bit(prompted, sdxl, tmp_path):
     def go(output, samples, resume=False):
-        objective, table = mapping(prompted, sdxl)
+        objective, dataset = mapping(prompted, sdxl)
         train(
             objective,
-            table,
+            dataset,
             TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, tensorboard=False),
             output,
             resume=resume,

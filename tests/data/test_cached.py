@@ -40,9 +40,9 @@ def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
     expected = backbone.encode_text(LINES)
     first = encode_images(Noise(), backbone, None, tmp_path).batch(torch.arange(4))
     monkeypatch.setattr(backbone, "encode_text", lambda lines: pytest.fail("texts were encoded again"))
-    table = encode_images(Noise(), backbone, None, tmp_path)
-    again = table.batch(torch.arange(4))
-    assert {len(t) for t in table.text.values()} == {3}
+    dataset = encode_images(Noise(), backbone, None, tmp_path)
+    again = dataset.batch(torch.arange(4))
+    assert {len(t) for t in dataset.text.values()} == {3}
     assert set(texts(first)) == {f"text.{name}" for name in expected}
     for name, t in expected.items():
         kept = t.half() if t.is_floating_point() else t
@@ -89,5 +89,5 @@ def test_large_pictures_go_through_the_vae_few_at_a_time(pixart, tmp_path, monke
     monkeypatch.setattr(
         backbone, "encode_pixels", lambda pixels: seen.append(len(pixels)) or torch.zeros(len(pixels), 4, 1, 1)
     )
-    table = encode_images(Grey(count, side), backbone, None, tmp_path)
-    assert seen == batches and table.latents.shape == (count, 4, 1, 1)
+    dataset = encode_images(Grey(count, side), backbone, None, tmp_path)
+    assert seen == batches and dataset.latents.shape == (count, 4, 1, 1)

@@ -18,7 +18,8 @@ import a4a.transfer.dry_run
 import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
-from a4a.training import checkpoint, trainer
+from a4a.training import checkpoint
+from a4a.training import state as training_state
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
 from a4a.training.distributed import exclude_frozen_from_ddp, shard
@@ -61,9 +62,9 @@ def losses(rows):
 
 
 def _rows_seen(process, output):
-    table = Rows(20)
-    train(Regression(), table, config(40, gradient_accumulation=1), output)
-    torch.save(table.seen, f"{output}/seen{process}.pt")
+    dataset = Rows(20)
+    train(Regression(), dataset, config(40, gradient_accumulation=1), output)
+    torch.save(dataset.seen, f"{output}/seen{process}.pt")
 
 
 def test_each_row_comes_once_an_epoch_over_both(tmp_path):
@@ -95,9 +96,9 @@ def _descent(groups):
 
 
 def _one_step(process, output):
-    trainer.optimizer_for = lambda kind, groups, weight_decay, device: _descent(groups)
-    objective, table = denoising()
-    train(objective, table, PLAIN, output)
+    training_state.optimizer_for = lambda kind, groups, weight_decay, device: _descent(groups)
+    objective, dataset = denoising()
+    train(objective, dataset, PLAIN, output)
     torch.save(weights(objective), f"{output}/{process}.pt")
 
 
@@ -106,14 +107,14 @@ def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
     launched(_one_step, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
     assert equal(first, second)
-    objective, table = denoising()
+    objective, dataset = denoising()
     before = weights(objective)
     objective.train()
     rows = EpochShuffle(6, PLAIN.seed).take(0, 4)
     optimizer = _descent(objective.parameter_groups())
     for process in range(2):
         torch.manual_seed(mix_seed(PLAIN.seed, 0, process))
-        (objective(table.batch(rows[process::2])) / 2).backward()
+        (objective(dataset.batch(rows[process::2])) / 2).backward()
     optimizer.step()
     for name, t in weights(objective).items():
         torch.testing.assert_close(first[name] - before[name], t - before[name], atol=1e-6, rtol=1e-3)
@@ -122,7 +123,7 @@ def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
 def _spread_gradients(process, output):
     found = []
     for how in ("whole", "spread"):
-        objective, table = denoising()
+        objective, dataset = denoising()
         if how == "spread":
             shard(objective.denoiser, "BasicTransformerBlock")
             torch.save(
@@ -131,7 +132,7 @@ def _spread_gradients(process, output):
             )
         exclude_frozen_from_ddp(objective)
         torch.manual_seed(process)
-        nn.parallel.DistributedDataParallel(objective)(table.batch(torch.tensor([process, 2]))).backward()
+        nn.parallel.DistributedDataParallel(objective)(dataset.batch(torch.tensor([process, 2]))).backward()
         found.append([p.grad for p in objective.parameters() if p.grad is not None])
     torch.save(found, f"{output}/{process}.pt")
 
@@ -245,7 +246,7 @@ def test_one_killed_ends_the_other_and_the_last_checkpoint_is_whole(tmp_path):
     assert process.returncode != 0, said
     assert ended - float((tmp_path / "killed").read_text()) < 60
     last = checkpoint.existing(tmp_path / "checkpoints")[-1]
-    assert checkpoint.load(last)[0] == int(last.name) // 8
+    assert checkpoint.load(last).step == int(last.name) // 8
     process = torchrun(tmp_path, "plain", "resume")
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
@@ -259,11 +260,11 @@ def _differ(process, output, what):
     objective = Regression()
     if what == "parameters" and process:
         objective.first = nn.Linear(3, 4, bias=False)
-    table = Rows(22 if what == "length" and process else 20)
+    dataset = Rows(22 if what == "length" and process else 20)
     if what == "content" and process:
-        table.x = table.x + 1
+        dataset.x = dataset.x + 1
     try:
-        train(objective, table, config(8), f"{output}/run")
+        train(objective, dataset, config(8), f"{output}/run")
     except InputError as error:
         Path(f"{output}/{process}.txt").write_text(str(error))
 

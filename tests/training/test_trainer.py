@@ -17,6 +17,7 @@ import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
+from a4a.training.checkpoint import Checkpoint
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.distributed import accelerator_for
@@ -40,11 +41,11 @@ def losses(rows):
     return [r["loss"] for r in rows if "loss" in r]
 
 
-def run(output, samples=40, objective=None, table=None, resume=False, evaluate=None, **options):
+def run(output, samples=40, objective=None, dataset=None, resume=False, evaluate=None, **options):
     objective = Regression() if objective is None else objective
     rows = train(
         objective,
-        Rows() if table is None else table,
+        Rows() if dataset is None else dataset,
         config(samples, **options),
         output,
         resume=resume,
@@ -220,19 +221,19 @@ class NotANumber(Regression):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_all_that_is_known(straight, tmp_path):
-    table = Rows()
+    dataset = Rows()
     with pytest.raises(FloatingPointError) as caught:
-        run(tmp_path, objective=NotANumber(), table=table)
+        run(tmp_path, objective=NotANumber(), dataset=dataset)
     message = str(caught.value)
     assert "nan at step 7" in message
     assert "slow 0.0" in message
     assert "fast 0.0" in message
-    assert f"samples {table.seen[26:28]}" in message
+    assert f"samples {dataset.seen[26:28]}" in message
     last = checkpoint.existing(tmp_path / "checkpoints")[-1]
     assert str(last) in message
-    step, _, saved, _, average = checkpoint.load(last)
-    assert step == 6
-    assert all(t.isfinite().all() for t in [*saved.values(), *average.values()])
+    saved = checkpoint.load(last)
+    assert saved.step == 6
+    assert all(t.isfinite().all() for t in [*saved.weights.values(), *saved.ema.values()])
     assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
 
 
@@ -246,12 +247,12 @@ class NoSlope(Regression):
 
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.0}, {"samples": 28}])
 def test_gradients_that_are_not_numbers_stop_before_they_do_harm(tmp_path, options):
-    table, objective = Rows(), NoSlope()
+    dataset, objective = Rows(), NoSlope()
     with pytest.raises(FloatingPointError) as caught:
-        run(tmp_path, objective=objective, table=table, **options)
+        run(tmp_path, objective=objective, dataset=dataset, **options)
     message = str(caught.value)
     last = checkpoint.existing(tmp_path / "checkpoints")[-1]
-    assert "norm of the gradients is nan at step 7" in message and f"samples {table.seen[24:28]}" in message
+    assert "norm of the gradients is nan at step 7" in message and f"samples {dataset.seen[24:28]}" in message
     assert last.name == "0000000024" and f"the last good checkpoint is {last}" in message
     assert all(t.isfinite().all() for t in weights(objective).values())
 
@@ -279,7 +280,7 @@ def test_a_run_is_not_overwritten(tmp_path):
 
 def test_no_data_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="is empty"):
-        run(tmp_path, table=Rows(0))
+        run(tmp_path, dataset=Rows(0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,14 +319,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
     folder = full_disk / "checkpoints"
     small, big = {"w": torch.ones(1000)}, {"w": torch.ones(100_000)}
-    checkpoint.save(folder, 8, 2, small, {}, None, keep=2)
+    checkpoint.save(folder, Checkpoint(2, 8, small, {}), keep=2)
     for weights, optimizer in ((big, {}), (small, {"state": big["w"]})):
         with pytest.raises(InputError, match=r"Cannot write .*0000000016: the disk is full"):
-            checkpoint.save(folder, 16, 4, weights, optimizer, None, keep=2)
+            checkpoint.save(folder, Checkpoint(4, 16, weights, optimizer), keep=2)
         assert [p.name for p in folder.iterdir()] == ["0000000008"]
-    step, samples, found, _, _ = checkpoint.load(folder / "0000000008")
-    assert (step, samples) == (2, 8)
-    assert equal(found, small)
+    found = checkpoint.load(folder / "0000000008")
+    assert (found.step, found.samples) == (2, 8)
+    assert equal(found.weights, small)
 
 
 # --- what is written -----------------------------------------------------------------------------------------------
@@ -339,7 +340,7 @@ def test_the_last_checkpoints_are_kept(tmp_path, keep):
 
 def test_what_was_just_written_is_kept_whatever_else_is_there(tmp_path):
     for samples in (24, 32, 8):
-        checkpoint.save(tmp_path, samples, samples // 4, {"w": torch.ones(1)}, {}, None, keep=1)
+        checkpoint.save(tmp_path, Checkpoint(samples // 4, samples, {"w": torch.ones(1)}, {}), keep=1)
     assert [int(p.name) for p in checkpoint.existing(tmp_path)] == [8, 32]
 
 
@@ -452,10 +453,10 @@ def denoising(pipe, source_pipe=None, **options):
 def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
     def go(output, resume=False, samples=8):
         torch.manual_seed(0)
-        objective, table = denoising(pipe, sd15, rates=LearningRates(1e-3, 1e-2, 1e-3))
+        objective, dataset = denoising(pipe, sd15, rates=LearningRates(1e-3, 1e-2, 1e-3))
         rows = train(
             objective,
-            table,
+            dataset,
             TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, ema_decay=0.5, tensorboard=False),
             output,
             resume=resume,
@@ -474,17 +475,17 @@ def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
 def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):
     found = []
     for checkpointing in (False, True):
-        objective, table = denoising(pipe, sd15, gradient_checkpointing=checkpointing)
+        objective, dataset = denoising(pipe, sd15, gradient_checkpointing=checkpointing)
         objective.denoiser.train()
         torch.manual_seed(0)
-        objective(table.batch(torch.arange(3))).backward()
+        objective(dataset.batch(torch.arange(3))).backward()
         found.append([p.grad for p in objective.parameters() if p.requires_grad])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
 
 
 def test_conditions_are_dropped_as_often_as_asked(sd15):
-    objective, table = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
+    objective, dataset = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
     seen = {"image": [], "text": []}
     empty = backbone_for(sd15).no_text()["states"]
     objective.adapter.forward = lambda embeds: (
@@ -496,17 +497,17 @@ def test_conditions_are_dropped_as_often_as_asked(sd15):
     )
     torch.manual_seed(0)
     count = 4000
-    objective(table.batch(torch.randint(0, 6, (count,))))
+    objective(dataset.batch(torch.randint(0, 6, (count,))))
     image, text = torch.cat(seen["image"]), torch.cat(seen["text"])
     for what, rate in ((image & ~text, 0.1), (text & ~image, 0.2), (image & text, 0.3), (~image & ~text, 0.4)):
         assert abs(what.float().mean() - rate) < 4 * (rate * (1 - rate) / count) ** 0.5
 
 
 def test_nothing_is_dropped_when_nothing_shall_be(sd15):
-    objective, table = denoising(sd15, dropping=ConditionDropout(0.0, 0.0, 0.0))
+    objective, dataset = denoising(sd15, dropping=ConditionDropout(0.0, 0.0, 0.0))
     seen = []
     forward = objective.adapter.forward
     objective.adapter.forward = lambda embeds: seen.append(embeds) or forward(embeds)
-    batch = table.batch(torch.arange(6))
+    batch = dataset.batch(torch.arange(6))
     objective(batch)
     assert torch.equal(seen[0], batch["embeds"])

@@ -20,15 +20,17 @@ from a4a.utils.files import atomic_write
 class Joined:
     """Tables of the same samples as one: what `name` holds as `key` is `name.key`."""
 
-    def __init__(self, tables: Mapping[str, Dataset]):
-        self.tables = tables
+    def __init__(self, datasets: Mapping[str, Dataset]):
+        self.datasets = datasets
 
     def __len__(self) -> int:
-        return min(len(table) for table in self.tables.values())
+        return min(len(dataset) for dataset in self.datasets.values())
 
     def batch(self, indices: Tensor) -> Batch:
         return {
-            f"{name}.{key}": value for name, table in self.tables.items() for key, value in table.batch(indices).items()
+            f"{name}.{key}": value
+            for name, dataset in self.datasets.items()
+            for key, value in dataset.batch(indices).items()
         }
 
 
@@ -118,11 +120,11 @@ def train_x_adapter(
     loss = XAdapterMapping(*backbones, mapper, learning_rate)
     factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
     smaller = data if factor == 1 else Resized(data, factor)
-    table = Joined(
+    dataset = Joined(
         {"base": smaller.encode(backbones[0], None, folder), "upgraded": data.encode(backbones[1], None, folder)}
     )
 
-    train(loss, table, training, output, resume=resume, description=output.name)
+    train(loss, dataset, training, output, resume=resume, description=output.name)
     mapper.eval()
     with atomic_write(output / "x_adapter") as beside:
         mapper.save_pretrained(beside)

@@ -11,18 +11,18 @@ Scores = dict[str, float]
 class Objective(nn.Module):
     """A loss and the parameters that minimise it.
 
-    `forward(batch)` gives the loss as a scalar. Its parameters that require gradients are what is trained and saved.
+    `forward(batch)` returns the loss as a scalar. Parameters that require gradients are trained and saved.
     """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW, each with `params`, `lr` and a `name`."""
-        raise TypeError(f"{type(self).__name__} does not say which parameters it trains.")
+        raise TypeError(f"{type(self).__name__} does not define parameter_groups: which parameters it trains.")
 
 
 class Dataset(Protocol):
-    """Rows that can be fetched a batch at a time. Fetching must not touch torch's global generator.
+    """Samples that can be fetched a batch at a time. Fetching must not use torch's global random generator.
 
-    A table whose rows differ in shape has `buckets`, a tensor with the bucket of each row: a batch is of one bucket.
+    A dataset whose samples differ in shape has `buckets`, a tensor with each sample's bucket: a batch is of one bucket.
     """
 
     def __len__(self) -> int: ...

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from a4a.errors import InputError
-from a4a.training.optimizers import Kind
+from a4a.training.optimizers import OptimizerName
 
 
 @dataclass
@@ -14,24 +14,29 @@ class TrainingConfig:
     batch_size: int = 4
     """Samples per process and forward pass."""
     gradient_accumulation: int = 1
-    """Forward passes per optimiser step."""
+    """Forward passes per optimizer step."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Course of the learning rates after the warm-up."""
     warmup: int = 0
-    """Optimiser steps over which the learning rates rise from zero."""
-    optimizer: Kind = "adamw"
+    """Optimizer steps over which the learning rates rise from zero."""
+    optimizer: OptimizerName = "adamw"
     """`adamw`, fused on a GPU; `adamw_8bit` keeps its state in a quarter of the memory (pip install a4a[quant])."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     max_grad_norm: float = 1.0
+    """Clip the norm of the gradients to this; 0 does not clip."""
     ema_decay: float | None = None
-    """Decay of the moving average of the weights that is saved and scored in place of them; none by default."""
+    """Decay of the moving average of the weights that is saved and scored instead of them; none by default."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Autocast; the trained weights stay float32."""
     seed: int = 0
+    """Of the adapter's start values, the order of the data and the noise."""
     checkpoint_every: int = 20_000
     """Samples between two checkpoints."""
     keep_checkpoints: int = 2
+    """Older checkpoints are removed."""
     evaluate_every: int | None = None
-    """Samples between two evaluations; only at the end by default."""
+    """Samples between two evaluations; only at the start and the end by default."""
     tensorboard: bool = True
     """Log to TensorBoard besides the CSV file."""
 

@@ -1,4 +1,4 @@
-"""Several processes of one run: how they start, what they must agree on, and how they part."""
+"""Several processes of one run: how they start, what they must have in common, and how they end."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
@@ -14,13 +14,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from a4a.errors import InputError
+from a4a.training.base import Dataset
 
 TIMEOUT = timedelta(days=1)
-"""How long processes wait for each other; the first alone encodes data and draws. One that died is noticed by its launcher, not by this."""
+"""How long processes wait for each other: only the first encodes data and evaluates, which may take hours. A process
+that died is noticed by its launcher."""
 
 
 def state() -> PartialState:
-    """Who we are, on which device; the first call takes the process's own GPU."""
+    """This process's rank and device; the first call takes the process's own GPU."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
@@ -30,7 +32,7 @@ def process_device() -> torch.device:
 
 
 def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Accelerator:
-    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may have been another
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
@@ -41,48 +43,75 @@ def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Acceler
     )
 
 
+def check_supported(accelerator: Accelerator) -> None:
+    """InputError where accelerate was configured for anything but one process or plain DDP."""
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise InputError(
+            f"accelerate was configured for {accelerator.distributed_type}; "
+            "use recipes/accelerate, and precision.shard for a denoiser that fits no GPU."
+        )
+
+
+def check_same_start(
+    accelerator: Accelerator, dataset: Dataset, parameters: Mapping[str, nn.Parameter], step: int
+) -> None:
+    """InputError in all processes where one has other data, other parameters or another checkpoint than the first."""
+    shapes = repr([(name, tuple(p.shape)) for name, p in parameters.items()])
+    facts = {
+        "training samples": len(dataset),
+        "training data": data_fingerprint(dataset),
+        "trained parameters": hashlib.sha256(shapes.encode()).hexdigest()[:16],
+        "checkpoint of step": step,
+    }
+    check_consistent(accelerator, facts)
+
+
 def check_consistent(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
-    """Raises InputError in all processes where a fact of one is not that of the first."""
+    """InputError in all processes where a fact of one differs from the first's."""
     if accelerator.num_processes == 1:
         return
-    for process, found in enumerate(gather_object([dict(facts)])):
-        expected = found if process == 0 else expected  # noqa: F821
+    first, *others = gather_object([dict(facts)])
+    for process, found in enumerate(others, 1):
         for name, value in found.items():
-            if value != expected[name]:
+            if value != first[name]:
                 raise InputError(
-                    f"Process {process} has {name} {value} but process 0 has {expected[name]}; "
+                    f"Process {process} has {name} {value} but process 0 has {first[name]}; "
                     "start all processes with the same recipe, data and output folder."
                 )
 
 
-def data_fingerprint(table: Any) -> str:
-    """A hash of three rows of a table: another data set has another."""
+def data_fingerprint(dataset: Dataset) -> str:
+    """A hash of the first, middle and last sample."""
     digest = hashlib.sha256()
-    for i in sorted({0, len(table) // 2, len(table) - 1}):
-        for name, value in sorted(table.batch(torch.tensor([i])).items()):
+    for i in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        for name, value in sorted(dataset.batch(torch.tensor([i])).items()):
             digest.update(name.encode())
-            digest.update(
-                value.contiguous().view(torch.uint8).numpy().tobytes()
-                if isinstance(value, Tensor)
-                else repr(value).encode()
-            )
+            is_tensor = isinstance(value, Tensor)
+            content = value.contiguous().view(torch.uint8).numpy().tobytes() if is_tensor else repr(value).encode()
+            digest.update(content)
     return digest.hexdigest()[:16]
 
 
+def gather_rows(accelerator: Accelerator, row: Tensor) -> Tensor:
+    """The processes' rows [columns] as [processes, columns]."""
+    return cast(Tensor, accelerator.gather(row[None]))
+
+
 def exclude_frozen_from_ddp(model: nn.Module) -> None:
-    """What is frozen is the same in all processes already: DDP need not send it around, nor could it where it is spread or 8-bit."""
+    """Keeps DDP from broadcasting frozen weights: all processes have the same, and sharded or 8-bit ones cannot be sent."""
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    model._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in model.named_buffers()]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    buffers = [name for name, _ in model.named_buffers()]
+    object.__setattr__(model, "_ddp_params_and_buffers_to_ignore", frozen + buffers)
 
 
 def shard(model: nn.Module, block: str) -> None:
-    """Gives each process its part of every block of a frozen model; blocks are put together as they run (FSDP 2)."""
-    ours = state()
-    if ours.num_processes == 1:
+    """Shards every block (by class name) of a frozen model over the processes; a block is gathered as it runs (FSDP 2)."""
+    processes = state().num_processes
+    if processes == 1:
         raise InputError(
             "precision.shard is set but there is one process; start several with torchrun, or set it to false."
         )
-    mesh = init_device_mesh(ours.device.type, (ours.num_processes,))  # pyright: ignore[reportOptionalMemberAccess]
+    mesh = init_device_mesh(process_device().type, (processes,))
     for module in model.modules():
         if type(module).__name__ == block:
             fully_shard(module, mesh=mesh)

@@ -1,13 +1,44 @@
-"""The metric log of a run: CSV and TensorBoard."""
+"""The metric log of a run (CSV and TensorBoard), and how fast it goes."""
 
 import csv
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 
 
+class Throughput:
+    """Samples per second since the start of this process's training, without the time that evaluation takes."""
+
+    def __init__(self) -> None:
+        self._began, self._samples = time.perf_counter(), 0
+
+    def add(self, samples: int) -> None:
+        self._samples += samples
+
+    @property
+    def samples_per_second(self) -> float:
+        return self._samples / (time.perf_counter() - self._began)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock within this context."""
+        before = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - before
+
+
 class MetricLogger:
-    """One row a step, in memory, in `log.csv` and in TensorBoard."""
+    """One row per step, in memory, in `log.csv` and in TensorBoard.
+
+    Args:
+        output: folder of the run.
+        accelerator: only its main process writes files.
+        tensorboard: write to TensorBoard too.
+        done: samples already processed; rows after them are dropped, since a resumed run writes them again.
+    """
 
     def __init__(self, output: Path, accelerator: Accelerator, tensorboard: bool, done: int):
         self.path, self.main = output / "log.csv", accelerator.is_main_process
@@ -16,7 +47,7 @@ class MetricLogger:
         if not self.main:
             return
         output.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():  # a resumed run drops the rows that it will write again
+        if self.path.exists():
             self.rows = [r for r in read_log(self.path) if r["samples"] <= done] if done else []
         self._rewrite()
         if tensorboard:

@@ -1,43 +1,45 @@
-"""The training loop. It knows steps, devices, checkpoints and logs; what is learned is the objective's business.
+"""The training loop. It handles steps, devices, checkpoints and logs; what is learned is up to the objective.
 
-Every random number of a step (noise, time steps, dropped conditions) comes from a generator that is seeded by the run's
-seed, the step and the process, and the order of the data by the seed and the epoch. So a resumed run needs no
-generator's state: it goes on with the same numbers.
+The random numbers of a pass (noise, time steps, dropped conditions) come from a generator that is seeded with the run's
+seed, the pass and the process; the order of the data depends on the seed and the epoch. So a resumed run needs no
+generator's state: it continues with the same numbers.
 
-Of several processes the first alone evaluates, logs and saves while the others wait. In every pass they tell each other
+Of several processes only the first evaluates, logs and saves; the others wait. In every pass the processes share
 their losses and whether they were asked to stop, so that all stop at the same step.
 """
 
 import math
-import signal
-import time
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from hashlib import sha256
+from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import torch
-from accelerate import Accelerator, DistributedType
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import Tensor
 from tqdm import tqdm
 
 from a4a.errors import InputError
 from a4a.training import checkpoint
 from a4a.training.base import Batch, Dataset, Objective, Scores
 from a4a.training.config import TrainingConfig
-from a4a.training.distributed import accelerator_for, check_consistent, data_fingerprint, exclude_frozen_from_ddp
-from a4a.training.log import MetricLogger
-from a4a.training.optimizers import optimizer_for
+from a4a.training.distributed import (
+    accelerator_for,
+    check_same_start,
+    check_supported,
+    exclude_frozen_from_ddp,
+    gather_rows,
+)
+from a4a.training.interrupt import stop_signals
+from a4a.training.loading import fetch_batches, to_device
+from a4a.training.log import MetricLogger, Throughput
 from a4a.training.sampler import BucketBatchSampler, mix_seed
+from a4a.training.state import TrainingState
 
 
 def train(
     objective: Objective,
-    table: Dataset,
+    dataset: Dataset,
     config: TrainingConfig,
     output: Path | str,
     *,
@@ -49,219 +51,186 @@ def train(
     """Trains the objective in place and returns the rows of `output/log.csv`.
 
     With a moving average, the objective holds the averaged weights during `evaluate(samples)` and in the end.
-    Stops with SystemExit after a checkpoint on SIGTERM and Ctrl-C; raises InputError on an empty table, on a folder
+    On SIGTERM and Ctrl-C it saves a checkpoint and raises SystemExit. Raises InputError on an empty dataset or a folder
     that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite.
     """
     output = Path(output)
-    if len(table) == 0:
+    if len(dataset) == 0:
         raise InputError(f"The training data for {output} is empty; give at least one sample.")
     accelerator = accelerator or accelerator_for(config.mixed_precision, config.gradient_accumulation)
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise InputError(
-            f"accelerate was configured for {accelerator.distributed_type}; use recipes/accelerate, and precision.shard for a denoiser that fits no GPU."
+    check_supported(accelerator)
+    return _Run(objective, dataset, config, output, accelerator, resume, evaluate).train(description)
+
+
+class _Run:
+    """One run of training. A step is one update of the weights, of `gradient_accumulation` forward passes."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        dataset: Dataset,
+        config: TrainingConfig,
+        output: Path,
+        accelerator: Accelerator,
+        resume: bool,
+        evaluate: Callable[[int], Scores] | None,
+    ):
+        self.objective, self.dataset, self.config, self.accelerator = objective, dataset, config, accelerator
+        self.output, self.checkpoints, self.evaluate = output, output / "checkpoints", evaluate
+        samples_per_pass = config.batch_size * accelerator.num_processes
+        self.samples_per_step = samples_per_pass * config.gradient_accumulation
+        self.total_steps = math.ceil(config.samples / self.samples_per_step)
+        self.sampler = BucketBatchSampler(
+            len(dataset), config.seed, samples_per_pass, getattr(dataset, "buckets", None)
         )
-    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    groups = objective.parameter_groups()
-    names = [group["name"] for group in groups]
-    per_pass = config.batch_size * accelerator.num_processes
-    per_step = per_pass * config.gradient_accumulation
-    steps = math.ceil(config.samples / per_step)
+        self.state = TrainingState.initial(objective, config, self.total_steps, accelerator.device)
+        self._restore(resume)
+        self._prepare()
+        self.log = MetricLogger(output, accelerator, config.tensorboard, self.samples)
 
-    optimizer = optimizer_for(config.optimizer, groups, config.weight_decay, accelerator.device)
-    scheduler = get_scheduler(config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
-    ema = (
-        EMAModel(trained.values(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-        if config.ema_decay
-        else None
-    )
+    @property
+    def samples(self) -> int:
+        """Processed so far, by all processes together."""
+        return self.state.step * self.samples_per_step
 
-    folder, first = output / "checkpoints", 0
-    saved = checkpoint.existing(folder)
-    if saved and not resume:
-        raise InputError(
-            f"{output} already holds a run; pass --resume to go on with it, or choose another output folder."
+    def _restore(self, resume: bool) -> None:
+        """Continues after the last checkpoint, where there is one."""
+        saved = checkpoint.existing(self.checkpoints)
+        if saved and not resume:
+            raise InputError(
+                f"{self.output} already holds a run; pass --resume to go on with it, or choose another output folder."
+            )
+        if saved:
+            self.state.restore(checkpoint.load_for_run(saved[-1], self.samples_per_step, self.state.parameters))
+
+    def _prepare(self) -> None:
+        """Moves everything to the device and wraps it for several processes."""
+        if self.accelerator.num_processes > 1:
+            check_same_start(self.accelerator, self.dataset, self.state.parameters, self.state.step)
+            exclude_frozen_from_ddp(self.objective)
+        self.model, self.state.optimizer = self.accelerator.prepare(self.objective, self.state.optimizer)
+        if self.state.ema is not None:
+            self.state.ema.to(self.accelerator.device)
+
+    def train(self, description: str) -> list[dict[str, float]]:
+        """Runs the remaining steps."""
+        self.objective.train()
+        passes = self.config.gradient_accumulation
+        remaining = range(self.state.step * passes, self.total_steps * passes)
+        # on a CPU, a second thread would only compete for the cores
+        batches = fetch_batches(self._fetch, remaining, ahead=self.accelerator.device.type != "cpu")
+        with closing(batches), closing(self.log), stop_signals() as stop_signal, self._progress(description) as bar:
+            if self.state.step == 0 and self.evaluate is not None:
+                self.log.write({"step": 0, "samples": 0, **self._evaluate(self.evaluate)})
+            throughput = Throughput()
+            while self.state.step < self.total_steps:
+                loss, received = self._step(batches, stop_signal)
+                throughput.add(self.samples_per_step)
+                bar.update(self.samples_per_step)
+                bar.set_postfix(loss=f"{loss:.4f}")
+                self._log(loss, throughput)
+                if received or self._is_due(self.config.checkpoint_every):
+                    self._save()
+                if received:
+                    raise SystemExit(128 + received)
+        self.state.finish()
+        self.accelerator.wait_for_everyone()
+        return self.log.rows
+
+    def _step(self, batches: Iterator[Batch], stop_signal: Callable[[], int]) -> tuple[float, int]:
+        """One update of the weights. Returns its loss, and the signal that any process has received (0: none)."""
+        passes = self.config.gradient_accumulation
+        loss, received = 0.0, 0
+        for number in range(self.state.step * passes, (self.state.step + 1) * passes):
+            losses, signals = self._pass(number, next(batches), stop_signal)
+            loss += sum(losses) / len(losses) / passes
+            received = int(max(received, *signals))
+        self.state.advance()
+        return loss, received
+
+    def _pass(self, number: int, batch: Batch, stop_signal: Callable[[], int]) -> tuple[list[float], list[float]]:
+        """Forward and backward, and the update after the last pass of a step. Returns each process's loss and signal."""
+        accelerator, optimizer = self.accelerator, self.state.optimizer
+        torch.manual_seed(mix_seed(self.config.seed, number, accelerator.process_index))
+        with accelerator.accumulate(self.model):
+            loss: Tensor = self.model(to_device(batch, accelerator.device))
+            own = torch.stack([loss.detach().float(), loss.new_tensor(stop_signal()).float()])
+            losses, signals = gather_rows(accelerator, own).T.tolist()
+            self._check_losses(losses, number)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                self._clip_gradients(number)
+            optimizer.step()
+            optimizer.zero_grad()
+        return losses, signals
+
+    def _check_losses(self, losses: list[float], number: int) -> None:
+        for process, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise self._not_finite(f"The loss is {loss}", self._indices(number, process))
+
+    def _clip_gradients(self, number: int) -> None:
+        """Clips the norm of the gradients after the last pass of a step, whose number is given."""
+        max_norm = self.config.max_grad_norm or math.inf
+        parameters = list(self.state.parameters.values())
+        norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(parameters, max_norm)))
+        if self.accelerator.scaler is None and not math.isfinite(norm):  # fp16's scaler skips such steps itself
+            passes = range(number + 1 - self.config.gradient_accumulation, number + 1)
+            indices = torch.cat([self.sampler.take(n) for n in passes])
+            raise self._not_finite(f"The norm of the gradients is {norm}", indices)
+
+    def _not_finite(self, problem: str, indices: Tensor) -> FloatingPointError:
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in self.state.learning_rates().items())
+        saved = checkpoint.existing(self.checkpoints)
+        return FloatingPointError(
+            f"{problem} at step {self.state.step + 1} (learning rates: {rates}; samples {indices.tolist()}); "
+            f"the last good checkpoint is {saved[-1] if saved else 'none'}."
         )
-    if saved:
-        first, samples, weights, state, average = checkpoint.load(saved[-1])
-        if samples != first * per_step:
-            raise InputError(
-                f"The checkpoint {saved[-1]} was made with {samples / first:g} samples a step (batch_size x gradient_accumulation x processes) "
-                f"but this run takes {per_step}; set them so that they are as many again, or choose another output folder."
-            )
-        if weights.keys() != trained.keys() or any(weights[n].shape != p.shape for n, p in trained.items()):
-            raise InputError(
-                f"The checkpoint {saved[-1]} holds other parameters than this run trains; choose another output folder."
-            )
-        with torch.no_grad():
-            for name, p in trained.items():
-                p.copy_(weights[name])
-        optimizer.load_state_dict(state)
-        scheduler.last_epoch = first - 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch expects a step of the optimizer before this one
-            scheduler.step()
-        if ema is not None and average is not None:
-            ema.shadow_params = [average[name].to(p) for name, p in trained.items()]
-            ema.optimization_step = first
 
-    if accelerator.num_processes > 1:
-        shapes = sha256(repr([(n, tuple(p.shape)) for n, p in trained.items()]).encode()).hexdigest()[:16]
-        facts = {
-            "training samples": len(table),
-            "training data": data_fingerprint(table),
-            "trained parameters": shapes,
-            "checkpoint of step": first,
-        }
-        check_consistent(accelerator, facts)
-        exclude_frozen_from_ddp(objective)
-    model, optimizer = accelerator.prepare(objective, optimizer)
-    if ema is not None:
-        ema.to(accelerator.device)
-    order = BucketBatchSampler(len(table), config.seed, per_pass, getattr(table, "buckets", None))
-    log = MetricLogger(output, accelerator, config.tensorboard, first * per_step)
+    def _indices(self, number: int, process: int) -> Tensor:
+        """The samples of a process in a pass."""
+        return self.sampler.take(number)[process :: self.accelerator.num_processes]
 
-    def rows_of(number: int, process: int) -> Tensor:
-        return order.take(number)[process :: accelerator.num_processes]
+    def _fetch(self, number: int) -> Batch:
+        return self.dataset.batch(self._indices(number, self.accelerator.process_index))
 
-    def fetch(number: int) -> Batch:
-        return table.batch(rows_of(number, accelerator.process_index))
+    def _is_due(self, every: int | None) -> bool:
+        """Whether the last step completed `every` samples (None: never), or the run."""
+        before = self.samples - self.samples_per_step
+        passed = every is not None and self.samples // every > before // every
+        return passed or self.state.step == self.total_steps
 
-    def save(step: int) -> None:
-        if accelerator.is_main_process:
-            average = dict(zip(trained, ema.shadow_params, strict=True)) if ema is not None else None
-            checkpoint.save(
-                folder, step * per_step, step, dict(trained), optimizer.state_dict(), average, config.keep_checkpoints
-            )
-        accelerator.wait_for_everyone()
+    def _log(self, loss: float, throughput: Throughput) -> None:
+        """Writes a row of the log, with scores where an evaluation is due."""
+        rate = throughput.samples_per_second
+        row = {"step": self.state.step, "samples": self.samples, "loss": loss, "samples_per_second": rate}
+        if self.evaluate is not None and self._is_due(self.config.evaluate_every):
+            with throughput.paused():
+                row |= self._evaluate(self.evaluate)
+        self.log.write(row)
 
-    def score(step: int) -> Scores:
-        if evaluate is None:
-            return {}
+    def _evaluate(self, evaluate: Callable[[int], Scores]) -> Scores:
+        """The scores, in the first process; the others wait for it."""
         scores: Scores = {}
-        if accelerator.is_main_process:
-            with _averaged(ema, list(trained.values())), torch.no_grad():
-                objective.eval()
-                scores = evaluate(step * per_step)
-                objective.train()
-        accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with self.state.averaged(), torch.no_grad():
+                self.objective.eval()
+                scores = evaluate(self.samples)
+                self.objective.train()
+        self.accelerator.wait_for_everyone()
         return scores
 
-    def not_finite(what: str, step: int, rows: Tensor) -> FloatingPointError:
-        rates = ", ".join(f"{n} {r:g}" for n, r in zip(names, scheduler.get_last_lr(), strict=True))
-        last = checkpoint.existing(folder)
-        return FloatingPointError(
-            f"{what} at step {step} (learning rates: {rates}; samples {rows.tolist()}); the last good checkpoint is {last[-1] if last else 'none'}."
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            saved = self.state.to_checkpoint(self.samples)
+            checkpoint.save(self.checkpoints, saved, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _progress(self, description: str) -> tqdm:
+        return tqdm(
+            total=self.total_steps * self.samples_per_step,
+            initial=self.samples,
+            desc=description,
+            unit="sample",
+            disable=not self.accelerator.is_main_process,
         )
-
-    def crossed(every: int | None, step: int) -> bool:
-        return every is not None and (step * per_step) // every > ((step - 1) * per_step) // every
-
-    objective.train()
-    passes = config.gradient_accumulation
-    bar = tqdm(
-        total=steps * per_step,
-        initial=first * per_step,
-        desc=description,
-        unit="sample",
-        disable=not accelerator.is_main_process,
-    )
-    ahead = accelerator.device.type != "cpu"  # on a CPU a second thread would only fight for the cores
-    with ThreadPoolExecutor(1) as pool, _stop_signals() as stopped:
-        if first == 0 and evaluate is not None:
-            log.write({"step": 0, "samples": 0, **score(0)})
-        upcoming = pool.submit(fetch, first * passes) if ahead else None
-        began, shown = time.perf_counter(), 0
-        for step in range(first + 1, steps + 1):
-            total, asked = 0.0, 0
-            for part in range(passes):
-                number = (step - 1) * passes + part
-                batch = upcoming.result() if upcoming is not None else fetch(number)
-                if ahead and number + 1 < steps * passes:
-                    upcoming = pool.submit(fetch, number + 1)
-                torch.manual_seed(mix_seed(config.seed, number, accelerator.process_index))
-                with accelerator.accumulate(model):
-                    loss = model(_to(batch, accelerator.device))
-                    seen = accelerator.gather(
-                        torch.stack([loss.detach().float(), loss.new_tensor(stopped()).float()])[None]
-                    )
-                    values, signals = seen.T.tolist()  # pyright: ignore[reportAttributeAccessIssue]
-                    for process, value in enumerate(values):
-                        if not math.isfinite(value):
-                            raise not_finite(f"The loss is {value}", step, rows_of(number, process))
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = float(
-                            accelerator.clip_grad_norm_(list(trained.values()), config.max_grad_norm or math.inf)
-                        )  # pyright: ignore[reportArgumentType]
-                        if accelerator.scaler is None and not math.isfinite(
-                            norm
-                        ):  # a scaler of fp16 skips such steps itself
-                            rows = torch.cat([order.take(n) for n in range(number + 1 - passes, number + 1)])
-                            raise not_finite(f"The norm of the gradients is {norm}", step, rows)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                total, asked = total + sum(values) / len(values) / passes, int(max(asked, *signals))
-            scheduler.step()
-            if ema is not None:
-                ema.step(trained.values())
-            shown += per_step
-            bar.update(per_step)
-            bar.set_postfix(loss=f"{total:.4f}")
-            last = step == steps
-            row = {
-                "step": step,
-                "samples": step * per_step,
-                "loss": total,
-                "samples_per_second": shown / (time.perf_counter() - began),
-            }
-            if last or crossed(config.evaluate_every, step):
-                before = time.perf_counter()
-                row |= score(step)
-                began += time.perf_counter() - before
-            log.write(row)
-            if last or asked or crossed(config.checkpoint_every, step):
-                save(step)
-            if asked:
-                bar.close()
-                log.close()
-                raise SystemExit(128 + asked)
-    bar.close()
-    log.close()
-    if ema is not None:
-        ema.copy_to(trained.values())
-    accelerator.wait_for_everyone()
-    return log.rows
-
-
-@contextmanager
-def _averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
-    if ema is None:
-        yield
-        return
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Catches SIGTERM and Ctrl-C; what it yields tells the signal's number, 0 while none came."""
-    received: list[int] = []
-    try:
-        previous = {
-            s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        previous = {}
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -71,8 +71,10 @@ class BuildContext:
     def image_encoder(self) -> Path:
         return self.models / "clip-large" / "image_encoder"
 
-    def run(self, stage: str, objective, table, training: dict[str, Any], **kwargs) -> None:
-        train(objective, table, TrainingConfig(**training), self.runs / stage, resume=True, description=stage, **kwargs)
+    def run(self, stage: str, objective, dataset, training: dict[str, Any], **kwargs) -> None:
+        train(
+            objective, dataset, TrainingConfig(**training), self.runs / stage, resume=True, description=stage, **kwargs
+        )
 
 
 STAGES: dict[str, Callable[..., None]] = {}
@@ -96,8 +98,8 @@ def vae(
 ) -> None:
     """The autoencoder that all denoisers share: 64 x 64 pixels to 8 x 8 latents of 8 channels."""
     model = vae_model(tuple(widths)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    table = Drawings("vae", subjects)
-    context.run("vae", Reconstruction(model, rate, edges, prior), table, training)
+    dataset = Drawings("vae", subjects)
+    context.run("vae", Reconstruction(model, rate, edges, prior), dataset, training)
     model = model.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
     held = Drawings("validation", 500).batch(torch.arange(500))["pictures"][:, 0]
     with torch.no_grad():
@@ -176,8 +178,8 @@ def identity(context: BuildContext, target: Path, training: dict, subjects: int,
     Half of what it learns from went through the autoencoder: as ArcFace minds no JPEG, it shall judge adapters and not that.
     """
     model = IdentityEncoder()
-    table = Drawings("identity", subjects, views=2, vae=denoisers.vae(context.models))
-    context.run("identity", Recognition(model, rate), table, training)
+    dataset = Drawings("identity", subjects, views=2, vae=denoisers.vae(context.models))
+    context.run("identity", Recognition(model, rate), dataset, training)
     pictures = Drawings("validation", 100, views=2).batch(torch.arange(100))["pictures"]
     with torch.no_grad():
         first, second = model.eval()(pictures[:, 0]), model(pictures[:, 1])
@@ -225,15 +227,15 @@ def _denoiser(
     """Trains a whole denoiser on drawings and captions; a text is left out one time in ten. Then it is told of traits."""
     backbone = backbone_for(pipe)
     pictures = WorldImages("train", **data)
-    table = encode_images(pictures, backbone, None, context.runs / "cache")
+    dataset = encode_images(pictures, backbone, None, context.runs / "cache")
     objective = Denoising(backbone, None, ObjectiveConfig(rates=LearningRates(denoiser=rate)))
     objective.config.dropping.image = 0.0  # what `both` drops is the text alone here
     if compile:
         backbone.denoiser.compile()
-    context.run(name, objective, table, training)
-    table.embeds = pictures.subjects[pictures.pairs[:, 0].unique()].numbers()
+    context.run(name, objective, dataset, training)
+    dataset.embeds = pictures.subjects[pictures.pairs[:, 0].unique()].numbers()
     lessons = TraitConditioned(backbone, LearningRates(**told["rates"]))
-    context.run(f"{name}-told", lessons, table, told["training"])
+    context.run(f"{name}-told", lessons, dataset, told["training"])
     lessons.detach()
     pipe.to(dtype=torch.float16).save_pretrained(target)
     pipe.to(dtype=torch.float32)
