@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from a4a.backbones import load_pipeline
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.methods import HeldOutPhoto
-from a4a.evaluation.scoring import estimates, generated, measure
 from a4a.evaluation.statistics import bootstrap_mean
 from a4a.utils.images import to_pil, to_tensor
 from a4a.zoo.dataset import as_bytes
@@ -32,7 +31,7 @@ def through_the_vae() -> None:
     seen = torch.cat(
         [vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)]
     )
-    scores = estimates(measure(ask.metrics, generated(ask.task, to_pil(seen))))
+    scores = ask.score(to_pil(seen))
     print(f"fresh drawings through the VAE: identity {scores['identity']}, found of 100 {scores['retrieval'].mean:.0%}")
 
 

@@ -93,7 +93,7 @@ def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metr
 def test_the_order_of_subjects_does_not_matter(metric):
     before = tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s) if g else tiny_encoders.noise(s))
     order = [3, 0, 5, 1, 4, 2]
-    after = GeneratedSet(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.pictures)))
+    after = GeneratedSet(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.images)))
     for name, found in metric(after).items():
         expected = metric(before)[name]
         if isinstance(found, Estimate):

@@ -13,7 +13,7 @@ from a4a.errors import InputError
 from a4a.evaluation.evaluate import evaluate
 from a4a.evaluation.methods import CopyReference, HeldOutPhoto, ImagePromptMethod, Method, TextOnly
 from a4a.evaluation.metrics import Diversity, GeneratedSet, Metric, Scores, Similarity
-from a4a.evaluation.scoring import noise
+from a4a.evaluation.scoring import noise_generator
 from a4a.evaluation.tasks.base import Task
 from a4a.evaluation.tasks.folder import FolderTask
 from a4a.utils.hub import resolve_zoo
@@ -23,7 +23,7 @@ from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
 
 class Brightness(Metric):
     def __call__(self, generated: GeneratedSet) -> Scores:
-        return {"brightness": np.array([[np.asarray(p).mean() / 255 for p in row] for row in generated.pictures])}
+        return {"brightness": np.array([[np.asarray(p).mean() / 255 for p in row] for row in generated.images])}
 
 
 class Noise(Method):
@@ -74,7 +74,11 @@ def test_one_folder_a_subject(folder, tmp_path):
     assert task.subjects == ["cat", "dog"] and len(task) == 6
     assert task.prompts == ["a cat on a beach", "snow", "a cat on a beach", "snow", "a dog on a beach", "snow"]
     assert task.references[1].getpixel((0, 0)) == (0, 128, 0)
-    assert [task.photos(i).getpixel((0, 0))[0] for i in range(3, 6)] == [255, 0, 255]  # white, black, and white again
+    assert [task.held_out_photo(i).getpixel((0, 0))[0] for i in range(3, 6)] == [
+        255,
+        0,
+        255,
+    ]  # white, black, and white again
 
 
 def test_dreambench_as_it_is(folder, tmp_path):
@@ -212,8 +216,8 @@ def test_two_folders_of_one_name_are_two_sections(world, tmp_path):
 
 
 def test_noise_is_by_number_and_seed():
-    assert noise(3, 1).initial_seed() == noise(3, 1).initial_seed()
-    assert len({noise(i, s).initial_seed() for i in range(50) for s in range(3)}) == 150
+    assert noise_generator(3, 1).initial_seed() == noise_generator(3, 1).initial_seed()
+    assert len({noise_generator(i, s).initial_seed() for i in range(50) for s in range(3)}) == 150
 
 
 def test_from_the_command_line_to_a_page(tmp_path):
@@ -248,7 +252,9 @@ description: Nobody knows.
 
 def test_text_only_is_the_plain_pipeline(tmp_path):
     task = Task(["a"], [Image.new("RGB", (8, 8))], ["a small creature on the left, in the snow"])
-    first, second = (TextOnly("zoo:sd15-mini", sampling=SAMPLING).generate(task, [0], [noise(0)])[0] for _ in range(2))
+    first, second = (
+        TextOnly("zoo:sd15-mini", sampling=SAMPLING).generate(task, [0], [noise_generator(0)])[0] for _ in range(2)
+    )
     assert first.size == (64, 64) and np.array_equal(first, second)
     assert PromptAccuracy()(GeneratedSet(task.references, [task.prompts], [[first]])).keys() == {
         "scene",

@@ -1,6 +1,7 @@
 import json
 import shutil
 from functools import wraps
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import yaml
 
 from a4a.cli.main import main
 from a4a.experiments import run as experiment
-from a4a.experiments.claims import Claim, _decide
-from a4a.experiments.results import Method
+from a4a.experiments.claims import Claim, Evidence, decide
+from a4a.experiments.results import MethodResult
 from a4a.transfer.recipe import merged
 
 RECIPE = {
@@ -128,53 +129,54 @@ def test_a_variant_changes_what_it_names_and_nothing_else():
 
 
 def method(name, *seeds):
-    return Method(name, len(seeds), {"identity": np.array(seeds, dtype=float)}, {}, {}, None)  # pyright: ignore[reportArgumentType]
+    return MethodResult(name, len(seeds), {"identity": np.array(seeds, dtype=float)}, {}, {}, Path())
 
 
 def log(*scores):
     return [[{"samples": 1000.0 * i, "identity": s} for i, s in enumerate(scores)]]
 
 
-def decide(kind, methods, logs, extra_methods=()):
-    return _decide(Claim("", kind, "a", "b"), {m.name: m for m in methods}, logs, {m.name: m for m in extra_methods})[
-        1:
-    ]
+def verdict_of(kind, methods, logs, validation=()):
+    """Verdict and figures of a claim of this kind about `a` and `b`."""
+    evidence = Evidence({m.name: m for m in methods}, logs, {m.name: m for m in validation})
+    decided = decide(Claim("", kind, "a", "b"), evidence)
+    return decided.verdict, decided.figures
 
 
 def test_above_needs_the_whole_interval_of_the_paired_difference():
     base = [[i / 10] for i in range(20)]
     higher = [[v[0] + 0.1 + 0.001 * i] for i, v in enumerate(base)]
     assert (
-        decide("above", [method("a", higher), method("b", base)], {})[0] == "holds"
+        verdict_of("above", [method("a", higher), method("b", base)], {})[0] == "holds"
     )  # paired: spread between subjects does not matter
-    assert decide("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
-    assert decide("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
-    assert decide("above", [method("a", base)], {})[0] == "not measured"
-    assert decide("above", [method("a", higher)], {}, [method("b", base)])[0] == "not measured"  # on other subjects
+    assert verdict_of("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
+    assert verdict_of("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
+    assert verdict_of("above", [method("a", base)], {})[0] == "not measured"
+    assert verdict_of("above", [method("a", higher)], {}, [method("b", base)])[0] == "not measured"  # on other subjects
     mixed = [[v[0] + 0.1 * (-1) ** i] for i, v in enumerate(base)]
-    assert decide("above", [method("a", mixed), method("b", base)], {})[0] == "cannot be told"
+    assert verdict_of("above", [method("a", mixed), method("b", base)], {})[0] == "cannot be told"
 
 
 def test_what_training_seeds_disagree_on_cannot_be_told():
     base = [[i / 10] for i in range(20)]
     moved = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (-0.02, 0.03, 0.04)]
-    verdict, figures = decide("above", [method("a", *moved), method("b", base, base, base)], {})
+    verdict, figures = verdict_of("above", [method("a", *moved), method("b", base, base, base)], {})
     assert verdict == "cannot be told" and "by seed -0.011, +0.040, +0.050" in figures
     agreed = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (0.02, 0.03, 0.04)]
-    assert decide("above", [method("a", *agreed), method("b", base)], {})[0] == "holds"
+    assert verdict_of("above", [method("a", *agreed), method("b", base)], {})[0] == "holds"
 
 
 def test_always_above_looks_at_every_common_point_but_the_untrained_one():
-    assert decide("always_above", [], {"a": log(0, 0.2, 0.3), "b": log(0.5, 0.1, 0.2)})[0] == "holds"
-    verdict, figures = decide("always_above", [], {"a": log(0, 0.2, 0.1), "b": log(0, 0.1, 0.2)})
+    assert verdict_of("always_above", [], {"a": log(0, 0.2, 0.3), "b": log(0.5, 0.1, 0.2)})[0] == "holds"
+    verdict, figures = verdict_of("always_above", [], {"a": log(0, 0.2, 0.1), "b": log(0, 0.1, 0.2)})
     assert verdict == "does not hold" and "1 of 2" in figures
 
 
 def test_reaches_says_when_and_how_many_times_fewer():
-    verdict, figures = decide("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
+    verdict, figures = verdict_of("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
     assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
-    assert decide("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
-    assert decide("reaches", [], {"a": log(0, 0.41)}, [method("b", [[0.3], [0.5]])])[0] == "holds"
+    assert verdict_of("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
+    assert verdict_of("reaches", [], {"a": log(0, 0.41)}, [method("b", [[0.3], [0.5]])])[0] == "holds"
     assert (
-        decide("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"
+        verdict_of("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"
     )  # on other subjects than the curve

@@ -17,7 +17,7 @@ from a4a.backbones import Backbone, Text
 from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
 from a4a.errors import InputError
 from a4a.evaluation.generation import generate_images
-from a4a.evaluation.methods import Cost, loaded
+from a4a.evaluation.methods import Cost, load_for_inference
 from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale, attach
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
@@ -155,7 +155,7 @@ class DeltaSamplingMethod(TwoModelMethod):
 
     @cached_property
     def pipe(self) -> DeltaSamplingPipeline:
-        return DeltaSamplingPipeline(self.with_adapter(), loaded(self.model))
+        return DeltaSamplingPipeline(self.with_adapter(), load_for_inference(self.model))
 
     def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
         return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale)

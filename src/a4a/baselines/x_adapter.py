@@ -26,7 +26,7 @@ from a4a.backbones import denoiser_of
 from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
 from a4a.errors import InputError, first_line
 from a4a.evaluation.generation import generate_images
-from a4a.evaluation.methods import Cost, loaded
+from a4a.evaluation.methods import Cost, load_for_inference
 from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
@@ -340,7 +340,7 @@ class XAdapterMethod(TwoModelMethod):
 
     @cached_property
     def pipe(self) -> XAdapterPipeline:
-        return XAdapterPipeline(self.with_adapter(), loaded(self.model), load_mapper(self.mapper))
+        return XAdapterPipeline(self.with_adapter(), load_for_inference(self.model), load_mapper(self.mapper))
 
     def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
         return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)

@@ -62,7 +62,7 @@ def show(model: str, output: Path = Path("zoo.png"), count: int = 24, models: Pa
         raise InputError(f"--count is {count}; give at least 1.")
     figures(model, Path(models))
     ask = WorldValidator("test", count, models=Path(models))
-    pictures = ask.draw(load_pipeline(Path(models) / model), None, None)
+    pictures = ask.generate(load_pipeline(Path(models) / model), None, None)
     with atomic_write(Path(output)) as beside:
         grid(_in_rows(pictures, 8)).save(beside, format="PNG")
     print(f"{count} samples of {model} are in {output}, eight a row:")

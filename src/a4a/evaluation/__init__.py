@@ -1,4 +1,4 @@
-"""What comes out of a method: tasks, methods, metrics and their statistics."""
+"""Compare methods: tasks, the methods that generate their images, metrics, and statistics."""
 
 from a4a.evaluation.evaluate import evaluate
 from a4a.evaluation.generation import Sampling
@@ -17,6 +17,7 @@ from a4a.evaluation.metrics import (
 )
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
+from a4a.evaluation.tasks.dreambench import DreamBenchTask
 from a4a.evaluation.tasks.folder import FolderTask
 from a4a.evaluation.validation import Validator
 
@@ -28,6 +29,7 @@ __all__ = [
     "CopyReference",
     "DINOScore",
     "Diversity",
+    "DreamBenchTask",
     "Estimate",
     "FolderTask",
     "GeneratedSet",

@@ -1,26 +1,27 @@
-"""Scores of methods on a task: `a4a evaluate`, and the scores that a training run logs."""
+"""`a4a evaluate`: several methods generate the images of one task and are scored by the same metrics."""
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from a4a.errors import InputError
 from a4a.evaluation.methods import Method
 from a4a.evaluation.metrics.base import Metric, Scores
-from a4a.evaluation.scoring import estimates, generated, measure, noise, picture_grid
+from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, noise_generator, summarize
 from a4a.evaluation.statistics import Estimate, paired_difference
-from a4a.evaluation.tables import _write_csv, table
+from a4a.evaluation.tables import results_markdown, write_csv
 from a4a.evaluation.tasks.base import Task
-from a4a.utils.files import atomic_write, slug
+from a4a.utils.files import atomic_write, changed_setting, slug, write_json
 from a4a.utils.images import open_image
 from a4a.utils.machine import machine
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -36,128 +37,145 @@ def evaluate(
     title: str | None = None,
     description: str = "",
 ) -> None:
-    """Let several methods draw the same task, score them, and write tables and picture grids.
+    """Generate the images of a task with several methods, score them, and write tables and image grids.
 
-    What is drawn stays in the output folder: a run that was stopped goes on, another metric needs no new pictures.
+    Images stay in the output folder: a run that was stopped goes on, and a further metric generates nothing again.
 
     Args:
-        task: What is drawn, for example class_path FolderTask with path and prompts.
-        painters: The methods by name, for example class_path ImagePromptMethod with model and adapter.
+        task: References and prompts, for example class_path FolderTask with path and prompts.
+        methods: What is compared, by name, for example class_path ImagePromptMethod with model and adapter.
         metrics: What is scored, for example class_path CLIPImageScore.
-        output: Folder for pictures, scores.csv, results.json and table.md.
-        against: Name of a method; the table shows how much better than it the others are, in pairs of pictures.
-        batch: Pictures at a time.
+        output: Folder for images, scores.csv, results.json and table.md.
+        baseline: Name of a method; the table shows how much the others differ from it, paired by image.
+        batch: Images that are generated at a time.
         seed: Of the noise.
-        shown: Subjects in the picture grids.
-        title: Of the section in a report; the folder's name where it is left out.
-        says: What the paper, or whoever asks, says about it; for the report.
+        grid_subjects: Subjects in the image grids.
+        title: Of the section in a report; by default the folder's name.
+        description: What the paper, or whoever asks, says about this comparison; for the report.
     """
-    if not methods or not metrics:
-        raise InputError("There is nothing to evaluate: give at least one of methods and one of metrics.")
-    if baseline is not None and baseline not in methods:
-        raise InputError(f"baseline is {baseline!r}, which is none of the methods {', '.join(methods)}.")
+    _check_arguments(methods, metrics, baseline)
     output = Path(output)
-    _claim(
-        output / "task.json",
-        {"task": task.key, "seed": seed, "subjects": len(task.subjects), "generations": task.generations},
-    )
-    for s, reference in enumerate(task.references):
-        with atomic_write(output / "references" / f"{s:05d}.png") as beside:
-            reference.save(beside, format="PNG")
-    values: dict[str, Scores] = {}
-    entries: dict[str, dict] = {}
+    task_settings = {"subjects": len(task.subjects), "generations": task.generations, "seed": seed}
+    _claim(output / "task.json", {"task": task.key} | task_settings)
+    _save_references(task, output)
+
+    scores: dict[str, Scores] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
         folder = output / slug(name)
         _claim(folder / "method.json", {"name": name, "method": method.key})
-        cost = _generate_all(method, task, folder, batch, seed, name)
+        cost = _generate(method, task, folder, batch, seed, name)
         method.release()
-        pictures = [open_image(folder / _file(i)) for i in range(len(task))]
-        values[name] = measure(metrics, generated(task, pictures))
-        with atomic_write(folder / "grid.png") as beside:
-            picture_grid(task, pictures, grid_subjects).save(beside, format="PNG")
-        with atomic_write(folder / "scores.json") as beside:
-            beside.write_text(
-                json.dumps({k: asdict(v) if isinstance(v, Estimate) else v.tolist() for k, v in values[name].items()})
-            )
-        entries[name] = {
-            "folder": folder.name,
-            **cost,
-            "scores": {k: asdict(e) for k, e in estimates(values[name]).items()},
-        }
+        images = [open_image(_image_file(folder, i)) for i in range(len(task))]
+        scores[name] = compute_scores(metrics, generated_set(task, images))
+        _save_method(folder, scores[name], image_grid(task, images, grid_subjects))
+        estimates = summarize(scores[name])
+        entries[name] = {"folder": folder.name, **cost, "scores": {n: asdict(e) for n, e in estimates.items()}}
     if baseline is not None:
-        for name in methods:
-            both = [
-                k
-                for k, v in values[name].items()
-                if isinstance(v, np.ndarray) and isinstance(values[baseline].get(k), np.ndarray)
-            ]
-            entries[name]["baseline"] = (
-                {k: asdict(paired_difference(values[name][k], values[baseline][k])) for k in both}
-                if name != baseline
-                else {}
-            )  # pyright: ignore[reportArgumentType]
+        for name, differences in _differences(scores, baseline).items():
+            entries[name]["baseline"] = {score: asdict(difference) for score, difference in differences.items()}
+
     results = {
         "title": title or output.name,
         "description": description,
-        "task": {"key": task.key, "subjects": len(task.subjects), "generations": task.generations, "seed": seed},
+        "task": {"key": task.key} | task_settings,
         "baseline": baseline,
         "machine": machine(),
         "methods": entries,
     }
-    with atomic_write(output / "results.json") as beside:
-        beside.write_text(json.dumps(results, indent=1))
-    _write_csv(output / "scores.csv", task, values)
-    text = table(results)
-    with atomic_write(output / "table.md") as beside:
-        beside.write_text(text)
+    _save_results(output, results, task, scores)
+
+
+def _check_arguments(methods: dict[str, Method], metrics: Sequence[Metric], baseline: str | None) -> None:
+    if not methods or not metrics:
+        raise InputError("There is nothing to evaluate: give at least one of methods and one of metrics.")
+    if baseline is not None and baseline not in methods:
+        raise InputError(f"baseline is {baseline!r}; expected one of the methods {', '.join(methods)}.")
+
+
+def _claim(file: Path, settings: dict[str, Any]) -> None:
+    """Record what a folder is made with; InputError where something else has been recorded."""
+    if (changed := changed_setting(file, settings)) is not None:
+        name, recorded, given = changed
+        raise InputError(
+            f"{file.parent} was made with {name} {recorded}, not {given}; scores of the two cannot stand in one "
+            "table: choose another output folder or remove this one."
+        )
+
+
+def _image_file(folder: Path, index: int) -> Path:
+    return folder / "pictures" / f"{index:05d}.png"
+
+
+def _save_png(image: Image.Image, file: Path) -> None:
+    with atomic_write(file) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _save_references(task: Task, output: Path) -> None:
+    for s, reference in enumerate(task.references):
+        _save_png(reference, output / "references" / f"{s:05d}.png")
+
+
+def _save_method(folder: Path, scores: Scores, samples: Image.Image) -> None:
+    _save_png(samples, folder / "grid.png")
+    values = {n: asdict(v) if isinstance(v, Estimate) else v.tolist() for n, v in scores.items()}
+    write_json(folder / "scores.json", values)
+
+
+def _save_results(output: Path, results: dict[str, Any], task: Task, scores: dict[str, Scores]) -> None:
+    write_json(output / "results.json", results, indent=1)
+    write_csv(output / "scores.csv", task, scores)
+    text = results_markdown(results)
+    with atomic_write(output / "table.md") as temporary:
+        temporary.write_text(text)
     print(text)
 
 
-def _claim(file: Path, content: dict) -> None:
-    """Marks a folder as belonging to one thing; InputError where it belongs to another."""
-    if file.exists():
-        found = json.loads(file.read_text())
-        if found != content:
-            name = next(k for k in {**found, **content} if found.get(k) != content.get(k))
-            raise InputError(
-                f"{file.parent} was made with {name} {found.get(name)}, not {content.get(name)}; scores of the two cannot stand in one table: "
-                "choose another output folder or remove this one."
-            )
-        return
-    with atomic_write(file) as beside:
-        beside.write_text(json.dumps(content, indent=1))
+def _differences(scores: dict[str, Scores], baseline: str) -> dict[str, dict[str, Estimate]]:
+    """Paired differences from the baseline: by method, then by score; scores of whole sets have none."""
+    return {
+        method: {} if method == baseline else _paired_differences(method_scores, scores[baseline])
+        for method, method_scores in scores.items()
+    }
 
 
-def _file(picture: int) -> str:
-    return f"pictures/{picture:05d}.png"
+def _paired_differences(scores: Scores, others: Scores) -> dict[str, Estimate]:
+    arrays = {name: (values, others.get(name)) for name, values in scores.items()}
+    return {
+        name: paired_difference(values, other)
+        for name, (values, other) in arrays.items()
+        if isinstance(values, np.ndarray) and isinstance(other, np.ndarray)
+    }
 
 
-def _generate_all(method: Method, task: Task, folder: Path, batch: int, seed: int, name: str) -> dict:
-    """Draws what is missing; what it cost, measured over the last time that anything was drawn."""
-    costs = folder / "cost.json"
-    missing = [i for i in range(len(task)) if not (folder / _file(i)).exists()]
-    if not missing and costs.exists():
-        return json.loads(costs.read_text())
+def _generate(method: Method, task: Task, folder: Path, batch: int, seed: int, name: str) -> dict[str, Any]:
+    """Generate the images that the folder lacks; return what an image costs, as last measured."""
+    cost_file = folder / "cost.json"
+    missing = [i for i in range(len(task)) if not _image_file(folder, i).exists()]
+    if not missing and cost_file.exists():
+        return json.loads(cost_file.read_text())
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    began, drawn = None, 0
-    with tqdm(total=len(task), initial=len(task) - len(missing), desc=name, unit="picture") as bar:
+    seconds = None
+    with tqdm(total=len(task), initial=len(task) - len(missing), desc=name, unit="image") as bar:
+        timed_from, timed = None, 0
         for start in range(0, len(missing), batch):
-            rows = missing[start : start + batch]
-            for i, picture in zip(rows, method.generate(task, rows, [noise(i, seed) for i in rows]), strict=True):
-                with atomic_write(folder / _file(i)) as beside:
-                    picture.save(beside, format="PNG")
-            bar.update(len(rows))
-            if began is None:  # the first batch loads the models
-                began = time.perf_counter()
+            indices = missing[start : start + batch]
+            images = method.generate(task, indices, [noise_generator(i, seed) for i in indices])
+            for i, image in zip(indices, images, strict=True):
+                _save_png(image, _image_file(folder, i))
+            bar.update(len(indices))
+            if timed_from is None:  # the first batch is not timed, since it loads the models
+                timed_from = time.perf_counter()
             else:
-                drawn += len(rows)
+                timed += len(indices)
+                seconds = (time.perf_counter() - timed_from) / timed
     cost = {
         **asdict(method.cost()),
-        "seconds_per_picture": (time.perf_counter() - began) / drawn if began is not None and drawn else None,
+        "seconds_per_image": seconds,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
-    with atomic_write(costs) as beside:
-        beside.write_text(json.dumps(cost))
+    write_json(cost_file, cost)
     return cost

@@ -1,4 +1,4 @@
-"""Call a pipeline for the images of a task."""
+"""Call a pipeline for images of a task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from a4a.evaluation.tasks.base import Task
 
 @dataclass
 class Sampling:
-    """How a pipeline is called; what is None is the pipeline's own default."""
+    """How a pipeline is called; None leaves an option at the pipeline's own default."""
 
     steps: int | None = None
     """Denoising steps."""
@@ -24,37 +24,48 @@ class Sampling:
     """Height and width in pixels."""
 
     def options(self) -> dict[str, Any]:
-        named = {
+        """The options by the names that diffusers' pipelines give them."""
+        options = {
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
             "height": self.size,
             "width": self.size,
         }
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 def generate_images(
     pipe: Any,
     task: Task,
-    pictures: Sequence[int],
+    indices: Sequence[int],
     noise: Sequence[Generator],
     sampling: Sampling,
     scale: float = 1.0,
     **options: Any,
 ) -> list[Image.Image]:
-    """Calls anything that is called as an `ImagePromptPipeline`; each reference is embedded once."""
-    subjects = list(dict.fromkeys(task.subject(i) for i in pictures))
+    """Generate some of a task's images from their references and prompts; each reference is embedded once.
+
+    Args:
+        pipe: an `ImagePromptPipeline`, or a pipeline that is called like one.
+        task: references and prompts.
+        indices: which of the task's images.
+        noise: a generator for each of them.
+        sampling: steps, guidance and size.
+        scale: weight of the image prompt.
+        options: further options of the pipeline's call.
+    """
+    subjects = list(dict.fromkeys(task.subject_of(i) for i in indices))
     embeds = pipe.embed([task.references[s] for s in subjects])
-    rows = embeds[[subjects.index(task.subject(i)) for i in pictures]]
-    prompts = [task.prompts[i] for i in pictures]
-    return pipe(
-        prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **sampling.options(), **options
-    ).images
+    rows = embeds[[subjects.index(task.subject_of(i)) for i in indices]]
+    prompts = [task.prompts[i] for i in indices]
+    options = sampling.options() | options
+    return pipe(prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **options).images
 
 
 def generate_text_only(
-    pipe: DiffusionPipeline, task: Task, pictures: Sequence[int], noise: Sequence[Generator], sampling: Sampling
+    pipe: DiffusionPipeline, task: Task, indices: Sequence[int], noise: Sequence[Generator], sampling: Sampling
 ) -> list[Image.Image]:
-    """From the prompts alone."""
-    call = backbone_for(pipe).call_options() | sampling.options()
-    return pipe(prompt=[task.prompts[i] for i in pictures], generator=list(noise), **call).images  # pyright: ignore[reportCallIssue]
+    """Generate some of a task's images from their prompts alone."""
+    call: Any = pipe  # DiffusionPipeline itself declares no __call__
+    options = backbone_for(pipe).call_options() | sampling.options()
+    return call(prompt=[task.prompts[i] for i in indices], generator=list(noise), **options).images

@@ -1,4 +1,7 @@
-"""The methods that are compared: each draws the pictures of a task in its own way."""
+"""The contract of a method that is compared, and the methods that need nothing but the upgraded model.
+
+Methods that run a second diffusion model bring their own class: see `a4a.baselines`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,60 +25,81 @@ from a4a.utils.modules import default_device, parameter_count
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method needs for a picture."""
+    """What a method needs in addition to the upgraded model and its encoders."""
 
     parameters: int
-    """That are loaded besides the upgraded model and its encoders."""
+    """Parameters that are loaded in addition."""
     base_calls: int
-    """Calls of the base model's denoiser for one picture."""
+    """Calls of the base model's denoiser for one image."""
 
 
 class Method(ABC):
-    """A method. Its constructor loads nothing; what it loads to generate_images is its `pipe`."""
+    """A way to generate the images of a task.
+
+    A subclass is a dataclass of settings. Its constructor loads nothing; models are loaded when first used, into the
+    cached property `pipe`.
+    """
 
     trained: ClassVar[tuple[str, ...]] = ()
-    """Fields with places of weights that a run may have written anew."""
+    """Names of the fields that are paths of trained weights. Training again writes other weights to the same path, so
+    that the path alone does not identify a method."""
 
     @abstractmethod
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        """The pictures of these numbers; their noise comes from the generators alone, so that no method or batch size changes it."""
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        """Generate some of a task's images.
+
+        Args:
+            task: references and prompts.
+            indices: which of the task's images.
+            noise: a generator for each of them, the only source of randomness: an image depends neither on the method
+                that was run before nor on the batch that it is in.
+        """
 
     def cost(self) -> Cost:
-        return Cost(0, 0)
+        return Cost(parameters=0, base_calls=0)
 
     @property
     def key(self) -> str:
-        """What it is, for telling one configuration, and one training of it, from another."""
+        """Identifies the settings and the trained weights: methods with equal keys generate the same images."""
         return " ".join([repr(self), *(file_fingerprint(getattr(self, name)) for name in self.trained)])
 
     def release(self) -> None:
-        """Lets go of what was loaded."""
+        """Free the models, so that the next method has the memory for itself."""
         vars(self).pop("pipe", None)
 
 
-def loaded(model: str) -> DiffusionPipeline:
+def load_for_inference(model: str) -> DiffusionPipeline:
+    """The pipeline on the default device, in half precision on a GPU."""
     pipe = load_pipeline(model, dtype=torch.float16 if torch.cuda.is_available() else torch.float32)
     return pipe.to(default_device())
 
 
 @dataclass
 class TextOnly(Method):
-    """The model without any reference: the floor."""
+    """The model without any reference: the floor of every score that compares with the reference."""
 
     model: str
     sampling: Sampling = field(default_factory=Sampling)
 
     @cached_property
     def pipe(self) -> DiffusionPipeline:
-        return loaded(self.model)
+        return load_for_inference(self.model)
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return generate_text_only(self.pipe, task, pictures, noise, self.sampling)
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_text_only(self.pipe, task, indices, noise, self.sampling)
 
 
 @dataclass
 class ImagePromptMethod(Method):
-    """An adapter on a model: A4A, IP-Adapter*, PTA-UM, or the PTA on its own base."""
+    """An adapter on a model: A4A, IP-Adapter*, PTA-UM, or the PTA on its own base model.
+
+    Args:
+        model: diffusers pipeline: hub name, folder or zoo:NAME.
+        adapter: folder, file or hub name of the adapter.
+        image_encoder: CLIP vision tower; by default the one that the adapter names.
+        scale: weight of the image prompt.
+        sampling: steps, guidance and size.
+    """
 
     trained = ("adapter",)
 
@@ -89,27 +113,27 @@ class ImagePromptMethod(Method):
     def pipe(self) -> ImagePromptPipeline:
         adapter = load_adapter(self.adapter)
         encoder = encoder_of(adapter, self.adapter, self.image_encoder)
-        encoder.model.to(default_device())  # pyright: ignore[reportArgumentType]
-        return ImagePromptPipeline(loaded(self.model), adapter, encoder)
+        encoder.model.to(default_device())
+        return ImagePromptPipeline(load_for_inference(self.model), adapter, encoder)
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale)
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, indices, noise, self.sampling, self.scale)
 
     def cost(self) -> Cost:
-        return Cost(parameter_count(self.pipe.adapter), 0)
+        return Cost(parameter_count(self.pipe.adapter), base_calls=0)
 
 
 @dataclass
 class CopyReference(Method):
-    """The reference unchanged: perfect likeness, no obedience, no diversity. Exposes scores that reward copying."""
+    """Returns the reference: identity 1, no prompt adherence, no diversity. Exposes scores that reward copying."""
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return [task.references[task.subject(i)] for i in pictures]
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return [task.references[task.subject_of(i)] for i in indices]
 
 
 @dataclass
 class HeldOutPhoto(Method):
-    """Another photo of the subject: the ceiling."""
+    """Returns another photo of the subject: the ceiling of every score that compares with the reference."""
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return [task.photos(i) for i in pictures]
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return [task.held_out_photo(i) for i in indices]

@@ -12,27 +12,30 @@ from a4a.evaluation.tasks.base import Task
 from a4a.utils.images import grid
 
 
-def noise(picture: int, seed: int = 0) -> Generator:
-    """By the picture's number, so that no method and no batch size changes it."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + picture)
+def noise_generator(index: int, seed: int = 0) -> Generator:
+    """The noise of a task's image: the same for every method and batch size."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index)
 
 
-def generated(task: Task, pictures: Sequence[Image.Image]) -> GeneratedSet:
-    return GeneratedSet(task.references, task.rows(task.prompts), task.rows(pictures))
+def generated_set(task: Task, images: Sequence[Image.Image]) -> GeneratedSet:
+    """All images of a task with their references and prompts, as metrics take them."""
+    return GeneratedSet(task.references, task.by_subject(task.prompts), task.by_subject(images))
 
 
-def measure(metrics: Sequence[Metric], shown: GeneratedSet) -> Scores:
+def compute_scores(metrics: Sequence[Metric], generated: GeneratedSet) -> Scores:
     scores: Scores = {}
     for metric in metrics:
-        scores |= metric(shown)
+        scores |= metric(generated)
     return scores
 
 
-def estimates(scores: Scores) -> dict[str, Estimate]:
+def summarize(scores: Scores) -> dict[str, Estimate]:
+    """Mean and interval of each score."""
     return {name: value if isinstance(value, Estimate) else bootstrap_mean(value) for name, value in scores.items()}
 
 
-def picture_grid(task: Task, pictures: Sequence[Image.Image], subjects: int) -> Image.Image:
-    """A reference in front of what was drawn for it; with one picture each, references above and pictures below."""
-    rows = [[reference, *own] for reference, own in zip(task.references, task.rows(pictures), strict=False)][:subjects]
+def image_grid(task: Task, images: Sequence[Image.Image], subjects: int) -> Image.Image:
+    """Each reference followed by its images, a row a subject; with one image each, references above images."""
+    rows = [[reference, *own] for reference, own in zip(task.references, task.by_subject(images), strict=True)]
+    rows = rows[:subjects]
     return grid([list(column) for column in zip(*rows, strict=True)] if task.generations == 1 else rows)

@@ -1,4 +1,4 @@
-"""Means with confidence intervals over subjects, over training seeds too where a method was trained several times, and differences."""
+"""Means of scores and their differences, with 95 % confidence intervals over subjects and over training seeds."""
 
 from dataclasses import dataclass
 
@@ -10,81 +10,97 @@ from a4a.errors import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval. `subjects` are what the interval is over, `pictures` how many values were averaged."""
+    """A mean and its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
     subjects: int
+    """How many subjects the interval is over."""
     pictures: int | None = None
+    """How many values were averaged."""
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def signed(self) -> str:
+        """As text with signs, for a difference."""
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
 
 def bootstrap_mean(scores: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of scores [subjects] or [subjects, generations] with a bootstrap interval over subjects.
+    """Mean of scores [subjects] or [subjects, generations], with a bootstrap interval over subjects.
 
-    Values that are NaN are left out; a subject without any value counts neither here nor there.
+    Every subject weighs the same. Values that are NaN are left out, and so are subjects without any value.
     """
-    table = scores.astype(np.float64)
-    table = table[:, None] if table.ndim == 1 else table
-    sums, counts = _known(table)
-    per_subject = sums[counts > 0] / counts[counts > 0]
-    pictures = int(counts.sum())
-    if not pictures:
+    values = scores.astype(np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    sums, counts = _sums_and_counts(values)
+    subject_means = sums[counts > 0] / counts[counts > 0]
+    total = int(counts.sum())
+    if not total:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    mean = float(per_subject.mean())
-    if len(per_subject) < 2 or np.ptp(per_subject) == 0:
-        return Estimate(mean, mean, mean, len(per_subject), pictures)
+    mean = float(subject_means.mean())
+    if len(subject_means) < 2 or np.ptp(subject_means) == 0:
+        return Estimate(mean, mean, mean, len(subject_means), total)
     interval = bootstrap(
-        (per_subject,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(seed)
+        (subject_means,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(seed)
     ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high), len(per_subject), pictures)
+    return Estimate(mean, float(interval.low), float(interval.high), len(subject_means), total)
 
 
 def paired_difference(scores: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
-    """How much higher `scores` are than `others`, picture by picture of the same subjects, prompts and noise."""
+    """How much higher `scores` are than `others`, image by image of the same subjects, prompts and noise."""
     if scores.shape != others.shape:
         raise InputError(
-            f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on the same task."
+            f"Scores of shapes {scores.shape} and {others.shape} cannot be compared in pairs; evaluate both methods on "
+            "the same task."
         )
     return bootstrap_mean(scores.astype(np.float64) - others.astype(np.float64), seed)
 
 
 def mean_over_seeds(scores: np.ndarray) -> Estimate:
-    """Mean of scores [seeds, subjects] or [seeds, subjects, generations], with an interval over training seeds and subjects together.
+    """Mean of scores [seeds, subjects] or [seeds, subjects, generations], with an interval over seeds and subjects.
 
-    Another training seed moves all subjects at once, which an interval over subjects alone does not see: with the spread that seeds have
-    here it would call one of eight equal pairs of methods different. Both are random effects of a crossed design; the variance of the
-    mean is estimated from the mean squares and the degrees of freedom after Satterthwaite. Subjects without a value for every seed are
-    left out. One seed gives the interval over subjects.
+    Another training seed moves the scores of all subjects at once, which an interval over subjects alone does not
+    see: with the spread that seeds have here, it would call one of eight pairs of equal methods different. Seeds and
+    subjects are random effects of a crossed design; the variance of the mean is estimated from the mean squares, its
+    degrees of freedom after Satterthwaite (1946). Subjects without a value for every seed are left out. One seed gives
+    the interval over subjects.
     """
-    table = scores.astype(np.float64)
-    table = table[..., None] if table.ndim == 2 else table
-    if len(table) == 1:
-        return bootstrap_mean(table[0])
-    sums, counts = _known(table)
-    whole = (counts > 0).all(axis=0)
-    each = sums[:, whole] / counts[:, whole]
-    seeds, subjects = each.shape
+    values = scores.astype(np.float64)
+    values = values[..., None] if values.ndim == 2 else values
+    if len(values) == 1:
+        return bootstrap_mean(values[0])
+    sums, counts = _sums_and_counts(values)
+    complete = (counts > 0).all(axis=0)
+    means = sums[:, complete] / counts[:, complete]
+    total, subjects = int(counts.sum()), means.shape[1]
     if subjects < 2:
-        only = float(each.mean()) if subjects else float("nan")
-        return Estimate(only, only, only, subjects, int(counts.sum()))
-    mean, of_seed, of_subject = each.mean(), each.mean(axis=1), each.mean(axis=0)
-    rest = np.square(each - of_seed[:, None] - of_subject + mean).sum() / ((seeds - 1) * (subjects - 1))
-    by_seed, by_subject = subjects * of_seed.var(ddof=1), seeds * of_subject.var(ddof=1)
-    squares, freedom = by_subject, subjects - 1.0
-    if by_seed > rest:  # else seeds differ no more than chance makes them
-        squares = by_seed + by_subject - rest
-        freedom = squares**2 / (
-            by_seed**2 / (seeds - 1) + by_subject**2 / (subjects - 1) + rest**2 / ((seeds - 1) * (subjects - 1))
+        mean = float(means.mean()) if subjects else float("nan")
+        return Estimate(mean, mean, mean, subjects, total)
+    mean, half_width = float(means.mean()), _crossed_half_width(means)
+    return Estimate(mean, mean - half_width, mean + half_width, subjects, total)
+
+
+def _crossed_half_width(means: np.ndarray) -> float:
+    """Half the 95 % interval of the mean of values [seeds, subjects], at least two of each, both random effects."""
+    seeds, subjects = means.shape
+    mean, seed_means, subject_means = means.mean(), means.mean(axis=1), means.mean(axis=0)
+    freedom_seeds, freedom_subjects = seeds - 1, subjects - 1
+    freedom_rest = freedom_seeds * freedom_subjects
+    ms_seeds, ms_subjects = subjects * seed_means.var(ddof=1), seeds * subject_means.var(ddof=1)
+    ms_rest = np.square(means - seed_means[:, None] - subject_means + mean).sum() / freedom_rest
+    square, freedom = ms_subjects, float(freedom_subjects)
+    if ms_seeds > ms_rest:  # else seeds differ no more than chance makes them differ
+        square = ms_seeds + ms_subjects - ms_rest
+        freedom = square**2 / (
+            ms_seeds**2 / freedom_seeds + ms_subjects**2 / freedom_subjects + ms_rest**2 / freedom_rest
         )
-    half = t.ppf(0.975, freedom) * np.sqrt(squares / each.size)
-    return Estimate(float(mean), float(mean - half), float(mean + half), subjects, int(counts.sum()))
+    return float(t.ppf(0.975, freedom) * np.sqrt(square / means.size))
 
 
-def _known(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the last axis of what is not NaN, and of how many."""
-    known = ~np.isnan(table)
-    return np.where(known, table, 0.0).sum(axis=-1), known.sum(axis=-1)
+def _sums_and_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the last axis: the sum of the values that are not NaN, and how many there are."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1)

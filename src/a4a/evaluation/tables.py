@@ -1,7 +1,9 @@
-"""Tables of an evaluation: Markdown and CSV."""
+"""Tables of an evaluation: one value a row as CSV, means with their intervals as Markdown."""
 
 import csv
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,52 +12,74 @@ from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
 from a4a.utils.files import atomic_write
 
+Rows = list[list[str]]
+"""Cells of a table; the first row is the head."""
 
-def _write_csv(file: Path, task: Task, values: dict[str, Scores]) -> None:
-    """A line for each picture, method and score."""
-    with atomic_write(file) as beside, beside.open("w", newline="") as stream:
+
+def write_csv(file: Path, task: Task, scores: Mapping[str, Scores]) -> None:
+    """Write every score of every method: a row for each image, for each subject, or for the whole set."""
+    with atomic_write(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["method", "score", "subject", "generation", "prompt", "value"])
-        for method, scores in values.items():
-            for name, array in scores.items():
-                if isinstance(array, Estimate):
-                    writer.writerow([method, name, "", "", "", array.mean])
-                    continue
-                cells = array[:, None] if array.ndim == 1 else array
-                for s, g in np.ndindex(*cells.shape):
-                    prompt = task.prompts[s * task.generations + g] if array.ndim == 2 else ""
-                    writer.writerow([method, name, task.subjects[s], g if array.ndim == 2 else "", prompt, cells[s, g]])
+        for method, named_scores in scores.items():
+            for score, values in named_scores.items():
+                writer.writerows([method, score, *cells] for cells in _csv_cells(task, values))
 
 
-def table(results: dict) -> str:
-    """Markdown: a method a row, a score a column."""
-    methods: dict[str, dict] = results["methods"]
-    names = list(dict.fromkeys(n for m in methods.values() for n in m["scores"]))
+def _csv_cells(task: Task, values: np.ndarray | Estimate) -> Iterator[tuple]:
+    """Subject, generation, prompt and value; empty where a score is not of one image or one subject."""
+    if isinstance(values, Estimate):
+        yield "", "", "", values.mean
+    elif values.ndim == 1:
+        for subject, value in zip(task.subjects, values, strict=True):
+            yield subject, "", "", value
+    else:
+        for s, g in np.ndindex(*values.shape):
+            yield task.subjects[s], g, task.prompts[s * task.generations + g], values[s, g]
+
+
+def results_markdown(results: dict[str, Any]) -> str:
+    """What `a4a evaluate` prints and keeps as `table.md`: scores, differences from the baseline, and the task."""
     task = results["task"]
-    lines = ["| | " + " | ".join(names) + " | base calls | s a picture |", "|---" * (len(names) + 3) + "|"]
-    for name, method in methods.items():
-        cells = [str(Estimate(**method["scores"][n])) if n in method["scores"] else "" for n in names]
-        seconds = method["seconds_per_picture"]
-        lines.append(
-            f"| {name} | "
-            + " | ".join(cells)
-            + f" | {method['base_calls']} | {f'{seconds:.2f}' if seconds is not None else ''} |"
-        )
-    note = f"{task['subjects']} subjects x {task['generations']} pictures, seed {task['seed']}; means with 95 % bootstrap intervals over subjects; {results['machine']}."
+    parts = [markdown_table(_score_rows(results["methods"]))]
     if results["baseline"]:
-        lines += [
-            "",
-            f"Differences to {results['baseline']}, picture by picture:",
-            "",
-            "| | " + " | ".join(names) + " |",
-            "|---" * (len(names) + 1) + "|",
-        ]
-        for name, method in methods.items():
-            if name != results["baseline"]:
-                cells = [_signed(Estimate(**method["baseline"][n])) if n in method["baseline"] else "" for n in names]
-                lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", note, ""])
+        rows = difference_rows(results)
+        parts += [f"Differences from {results['baseline']}, paired by image:", markdown_table(rows)]
+    parts.append(
+        f"{task['subjects']} subjects x {task['generations']} images, seed {task['seed']}; means with 95 % bootstrap "
+        f"intervals over subjects; {results['machine']}."
+    )
+    return "\n\n".join(parts) + "\n"
 
 
-def _signed(e: Estimate) -> str:
-    return f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
+def _score_rows(entries: dict[str, dict[str, Any]]) -> Rows:
+    """A method a row, a score a column."""
+    names = _score_names(entry["scores"] for entry in entries.values())
+    rows = [["", *names, "base calls", "s/image"]]
+    for method, entry in entries.items():
+        seconds = entry["seconds_per_image"]
+        cells = [str(Estimate(**entry["scores"][n])) if n in entry["scores"] else "" for n in names]
+        rows.append([method, *cells, str(entry["base_calls"]), "" if seconds is None else f"{seconds:.2f}"])
+    return rows
+
+
+def difference_rows(results: dict[str, Any]) -> Rows:
+    """How much each method's scores differ from the baseline's; no rows without a baseline."""
+    differences = {n: entry["baseline"] for n, entry in results["methods"].items() if entry.get("baseline")}
+    if not differences:
+        return []
+    names = _score_names(differences.values())
+    rows = [[f"minus {results['baseline']}", *names]]
+    for method, scores in differences.items():
+        rows.append([method, *(Estimate(**scores[n]).signed() if n in scores else "" for n in names)])
+    return rows
+
+
+def _score_names(scores: Iterable[dict[str, Any]]) -> list[str]:
+    """The names of all scores, each once, in the order in which they first appear."""
+    return list(dict.fromkeys(name for named in scores for name in named))
+
+
+def markdown_table(rows: Rows) -> str:
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])

@@ -10,7 +10,7 @@ from a4a.adapters.base import ImagePromptAdapter
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.generation import Sampling, generate_images, generate_text_only
 from a4a.evaluation.metrics.base import Metric
-from a4a.evaluation.scoring import estimates, generated, measure, noise, picture_grid
+from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, noise_generator, summarize
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
 from a4a.pipeline import ImagePromptPipeline
@@ -18,22 +18,31 @@ from a4a.pipeline import ImagePromptPipeline
 
 @dataclass(frozen=True)
 class ValidationResult:
+    """What one validation of an adapter gives."""
+
     scores: dict[str, Estimate]
-    picture: Image.Image
-    """A grid: references and what was drawn for them."""
+    samples: Image.Image
+    """A grid of references and generated images."""
+
+    def log_row(self) -> dict[str, float]:
+        """Columns of the log: each score's mean under its name, its interval as `NAME.low` and `NAME.high`."""
+        row: dict[str, float] = {}
+        for name, estimate in self.scores.items():
+            row |= {name: estimate.mean, f"{name}.low": estimate.low, f"{name}.high": estimate.high}
+        return row
 
 
 class Validator:
-    """Scores of an adapter while it is trained: the same references, prompts and noise every time.
+    """Scores an adapter while it is trained, on the same references, prompts and noise every time.
 
     Args:
-        task: what is drawn.
+        task: references and prompts.
         metrics: what is scored.
         sampling: steps, guidance and size.
         scale: weight of the image prompt.
-        batch: pictures at a time.
+        batch: images that are generated at a time.
         seed: of the noise.
-        shown: subjects in the picture that is kept.
+        grid_subjects: subjects in the image grid that is kept.
     """
 
     def __init__(
@@ -46,48 +55,37 @@ class Validator:
         seed: int = 0,
         grid_subjects: int = 12,
     ):
-        self.task, self.metrics, self.sampling, self.scale, self.batch, self.seed, self.grid_subjects = (
-            task,
-            metrics,
-            sampling,
-            scale,
-            batch,
-            seed,
-            grid_subjects,
-        )
+        self.task, self.metrics, self.sampling, self.scale = task, metrics, sampling, scale
+        self.batch, self.seed, self.grid_subjects = batch, seed, grid_subjects
 
     @torch.no_grad()
-    def draw(
+    def generate(
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
     ) -> list[Image.Image]:
+        """All images of the task; from the prompts alone without an adapter."""
         prompted = ImagePromptPipeline(pipe, adapter, image_encoder) if adapter is not None else None
-        pictures: list[Image.Image] = []
+        images: list[Image.Image] = []
         for start in range(0, len(self.task), self.batch):
-            rows = range(start, min(start + self.batch, len(self.task)))
-            noises = [noise(i, self.seed) for i in rows]
+            indices = range(start, min(start + self.batch, len(self.task)))
+            noise = [noise_generator(i, self.seed) for i in indices]
             if prompted is None:
-                pictures += generate_text_only(pipe, self.task, rows, noises, self.sampling)
+                images += generate_text_only(pipe, self.task, indices, noise, self.sampling)
             else:
-                pictures += generate_images(prompted, self.task, rows, noises, self.sampling, self.scale)
-        return pictures
+                images += generate_images(prompted, self.task, indices, noise, self.sampling, self.scale)
+        return images
 
-    def draw_and_score(
+    def generate_and_score(
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
     ) -> tuple[list[Image.Image], dict[str, Estimate]]:
-        pictures = self.draw(pipe, adapter, image_encoder)
-        return pictures, estimates(measure(self.metrics, generated(self.task, pictures)))
+        images = self.generate(pipe, adapter, image_encoder)
+        return images, self.score(images)
+
+    def score(self, images: list[Image.Image]) -> dict[str, Estimate]:
+        """Mean and interval of each metric for all images of the task, however they were made."""
+        return summarize(compute_scores(self.metrics, generated_set(self.task, images)))
 
     def __call__(
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
     ) -> ValidationResult:
-        pictures, scores = self.draw_and_score(pipe, adapter, image_encoder)
-        return ValidationResult(scores, picture_grid(self.task, pictures, self.grid_subjects))
-
-
-def logged(scores: dict[str, Estimate]) -> dict[str, float]:
-    """Columns of a log: the mean under the score's name, and its interval."""
-    return {
-        f"{name}{end}": value
-        for name, e in scores.items()
-        for end, value in (("", e.mean), (".low", e.low), (".high", e.high))
-    }
+        images, scores = self.generate_and_score(pipe, adapter, image_encoder)
+        return ValidationResult(scores, image_grid(self.task, images, self.grid_subjects))

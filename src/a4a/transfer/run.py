@@ -17,7 +17,7 @@ from a4a.data.base import EncodedDataset, TrainingData
 from a4a.encoders.base import check_width
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
-from a4a.evaluation.validation import Validator, logged
+from a4a.evaluation.validation import Validator
 from a4a.training.base import Scores
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
@@ -180,7 +180,7 @@ def _validation(
         with objective.detached():
             result = validator(models.pipe, adapter, models.image_encoder)
         with atomic_write(folder / f"{samples:010d}.png") as path:
-            result.picture.save(path, format="PNG")
-        return logged(result.scores)
+            result.samples.save(path, format="PNG")
+        return result.log_row()
 
     return validate

@@ -99,7 +99,7 @@ def demo(
     print("Generating and scoring test subjects.")
     encoder = CLIPImageEncoder.load(zoo / IMAGE_ENCODER)
     test = WorldValidator("test", subjects, models=zoo)
-    live_images, live_scores = test.draw_and_score(load_pipeline(zoo / LIVE.model), adapter, encoder)
+    live_images, live_scores = test.generate_and_score(load_pipeline(zoo / LIVE.model), adapter, encoder)
     few = Validator(test.task.first(min(8, subjects)), [], SAMPLING, batch=50)
 
     page = render(
@@ -161,7 +161,7 @@ class ProgressValidator(WorldValidator):
         self.images: list[list[Image.Image]] = []
 
     def __call__(self, pipe, adapter, image_encoder) -> ValidationResult:
-        self.images.append(self.shown.draw(pipe, adapter, image_encoder))
+        self.images.append(self.shown.generate(pipe, adapter, image_encoder))
         return super().__call__(pipe, adapter, image_encoder)
 
     def at(self, shares: tuple[float, ...]) -> Iterator[tuple[float, list[Image.Image]]]:
@@ -181,7 +181,7 @@ def _grid(few: Validator, live_images: list[Image.Image], zoo: Path) -> Iterator
     yield "reference", "one image of a creature that no model has seen", few.task.references
     for column in _built(zoo):
         adapter = load_adapter(zoo / column.adapter) if column.adapter else None
-        yield column.title, column.note, few.draw(load_pipeline(zoo / column.model), adapter, encoder)
+        yield column.title, column.note, few.generate(load_pipeline(zoo / column.model), adapter, encoder)
         if column.title == LIVE_FOLLOWS:
             yield LIVE.title, LIVE.note, live_images[: len(few.task)]
 

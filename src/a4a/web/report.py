@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from a4a.errors import InputError
-from a4a.evaluation.statistics import Estimate
-from a4a.experiments.claims import Claim, _decide
-from a4a.experiments.results import Method, _estimate, _logs, _methods, _points
+from a4a.evaluation.tables import difference_rows, markdown_table
+from a4a.experiments.claims import Claim, Evidence, decide
+from a4a.experiments.results import Log, MethodResult, learning_curve, read_logs, read_results
 from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
 from a4a.web.pages import data_url
@@ -76,21 +76,23 @@ def _name(folder: Path, runs: Path) -> str:
 
 def _experiment(folder: Path, called: str, grid_subjects: int) -> Section:
     about = json.loads((folder / "experiment.json").read_text())
-    logs = {name: _logs(folder / short, about["seeds"]) for name, short in about["variants"].items()}
+    logs = {name: read_logs(folder / short, about["seeds"]) for name, short in about["variants"].items()}
     logs = {name: found for name, found in logs.items() if found}
     methods, results = (
-        _methods(folder / "final", list(about["variants"]))
+        read_results(folder / "final", list(about["variants"]))
         if (folder / "final" / "results.json").exists()
         else ({}, None)
     )
-    others = _methods(folder / "validation", [])[0] if (folder / "validation" / "results.json").exists() else {}
+    others = read_results(folder / "validation")[0] if (folder / "validation" / "results.json").exists() else {}
     plots = []
     for score in about["scores"]:
         lines = [_curve(name, found, score) for name, found in logs.items()]
-        levels = {m.name: _estimate(m, score).mean for m in others.values() if score in m.scores}
+        levels = {m.name: m.estimate(score).mean for m in others.values() if score in m.scores}
         drawn = curves(about["title"], f"{score}, validation", [line for line in lines if line.samples], levels)
         plots.append((f"{called}-{score}", drawn))
-    claims = [_decide(Claim(**c), methods, logs, others) for c in about["claims"]]
+    evidence = Evidence(methods, logs, others)
+    verdicts = [(c["description"], decide(Claim(**c), evidence)) for c in about["claims"]]
+    claims = [(description, decided.verdict, decided.figures) for description, decided in verdicts]
     speeds = {name: np.mean([rows[-1]["samples_per_second"] for rows in found]) for name, found in logs.items()}
     note = f"Seeds {', '.join(map(str, about['seeds']))}. " + (_note(results) if results else "")
     note += " ".join(f"{name}: {speed:.0f} training samples a second." for name, speed in speeds.items())
@@ -108,8 +110,8 @@ def _experiment(folder: Path, called: str, grid_subjects: int) -> Section:
 
 
 def _evaluation(folder: Path, called: str, grid_subjects: int) -> Section:
-    methods, results = _methods(folder, [])
-    tables = [_table(methods, {}), _differences(results)]
+    methods, results = read_results(folder)
+    tables = [_table(methods, {}), difference_rows(results)]
     return Section(
         results["title"],
         results["description"],
@@ -127,10 +129,10 @@ def _note(results: dict) -> str:
     return f"{task['subjects']} subjects x {task['generations']} pictures, noise seed {task['seed']}; 95 % intervals: bootstrap over subjects for scores, over training seeds and subjects for differences. {results['machine']}; seconds as the machine was then. "
 
 
-def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str]]:
+def _table(methods: dict[str, MethodResult], trained: dict[str, int]) -> list[list[str]]:
     if not methods:
         return []
-    names = list(dict.fromkeys(n for m in methods.values() for n in (*m.scores, *m.alone)))
+    names = list(dict.fromkeys(n for m in methods.values() for n in (*m.scores, *m.set_scores)))
     memory = any(m.cost["peak_gpu_bytes"] for m in methods.values())
     rows = [
         [
@@ -140,13 +142,13 @@ def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str
             *names,
             "parameters",
             "base calls",
-            "s a picture",
+            "s/image",
             *(["GPU GB"] if memory else []),
         ]
     ]
     for method in methods.values():
-        cells = [str(_estimate(method, n)) if n in method.scores or n in method.alone else "" for n in names]
-        seconds, samples = method.cost["seconds_per_picture"], trained.get(method.name)
+        cells = [str(method.estimate(n)) if n in method.scores or n in method.set_scores else "" for n in names]
+        seconds, samples = method.cost["seconds_per_image"], trained.get(method.name)
         cost = [
             f"{method.cost['parameters']:,}",
             str(method.cost["base_calls"]),
@@ -158,33 +160,25 @@ def _table(methods: dict[str, Method], trained: dict[str, int]) -> list[list[str
     return rows
 
 
-def _differences(results: dict) -> list[list[str]]:
-    """Of an evaluation's methods to the one that it is held against, in pairs of pictures."""
-    found = {name: method["baseline"] for name, method in results["methods"].items() if method.get("baseline")}
-    names = list(dict.fromkeys(n for scores in found.values() for n in scores))
-    rows = [
-        [name, *(str(Estimate(**scores[n])) if n in scores else "" for n in names)] for name, scores in found.items()
-    ]
-    return [[f"minus {results['baseline']}", *names], *rows] if found else []
-
-
-def _curve(name: str, found: list[list[dict[str, float]]], score: str) -> Curve:
-    points = list(_points(found, score))
-    columns = [list(c) for c in zip(*points, strict=True)] if points else [[], [], [], []]
-    return Curve(name, columns[0], columns[1], low=columns[2], high=columns[3])
+def _curve(name: str, logs: list[Log], score: str) -> Curve:
+    points = learning_curve(logs, score)
+    low, high = [p.low for p in points], [p.high for p in points]
+    return Curve(name, [p.samples for p in points], [p.mean for p in points], low=low, high=high)
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def _pictures(methods: dict[str, Method], folder: Path, grid_subjects: int) -> tuple[Image.Image | None, list[str]]:
+def _pictures(
+    methods: dict[str, MethodResult], folder: Path, grid_subjects: int
+) -> tuple[Image.Image | None, list[str]]:
     """References in the first column, then a column for each method: the first picture of each subject."""
     if not methods:
         return None, []
     task = json.loads((folder / "task.json").read_text())
     rows = range(min(grid_subjects, task["subjects"]))
     references = [open_image(folder / "references" / f"{s:05d}.png") for s in rows]
-    drawn = [[open_image(m.pictures / f"{s * task['generations']:05d}.png") for s in rows] for m in methods.values()]
+    drawn = [[open_image(m.images / f"{s * task['generations']:05d}.png") for s in rows] for m in methods.values()]
     side = max(96, drawn[0][0].width) if drawn[0][0].width <= 256 else 256
     cells = [[p.resize((side, side)) for p in row] for row in zip(references, *drawn, strict=True)]
     return grid(cells), ["reference", *methods]
@@ -205,11 +199,8 @@ def _markdown(title: str, summary: list[tuple[str, str, str]], sections: list[Se
             with atomic_write(output / f"{name}.svg") as beside:
                 beside.write_text(svg)
             yield f"![{name}]({name}.svg)\n"
-        for head, *rows in filter(None, section.tables):
-            yield "| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|"
-            for row in rows:
-                yield "| " + " | ".join(row) + " |"
-            yield ""
+        for rows in filter(None, section.tables):
+            yield markdown_table(rows) + "\n"
         for description, verdict, figures in section.claims:
             yield f"- {description} **{verdict}**" + (f" ({figures})" if figures else "")
         if section.picture is not None:

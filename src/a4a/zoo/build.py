@@ -32,7 +32,7 @@ from a4a.data.cached import encode_images
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.evaluation.methods import HeldOutPhoto
-from a4a.evaluation.scoring import estimates, generated, measure
+from a4a.evaluation.scoring import compute_scores, generated_set, summarize
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.trainer import train
@@ -209,8 +209,8 @@ def ceiling(context: BuildContext, target: Path) -> None:
     """The ceiling of every score: a fresh drawing of each test subject, as prompted."""
     target.mkdir(parents=True, exist_ok=True)
     ask = context.test
-    drawn = generated(ask.task, HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
-    card(target, {name: asdict(estimate) for name, estimate in estimates(measure(ask.metrics, drawn)).items()})
+    drawn = generated_set(ask.task, HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
+    card(target, {name: asdict(estimate) for name, estimate in summarize(compute_scores(ask.metrics, drawn)).items()})
 
 
 def _denoiser(
@@ -306,7 +306,7 @@ def _measure(
 ) -> None:
     """What is published of a model: its scores on the test subjects, and pictures of some."""
     result = context.test(pipe, adapter, CLIPImageEncoder.load(context.image_encoder))
-    result.picture.save(target / "samples.png")
+    result.samples.save(target / "samples.png")
     card(target, {"samples": samples, **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 
 

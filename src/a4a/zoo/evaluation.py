@@ -37,7 +37,7 @@ class WorldTask(Task):
         references = to_pil(draw(self.creatures, Views.sample(subjects, 900).as_portraits()))
         super().__init__([f"{split} {i}" for i in range(subjects)], references, caption(self.views, 902))
 
-    def photos(self, picture: int) -> Image.Image:
+    def held_out_photo(self, picture: int) -> Image.Image:
         """A fresh drawing of the creature, as prompted."""
         row = torch.tensor([picture])
         return to_pil(draw(self.creatures[row // self.generations], self.views[row]))[0]
@@ -80,7 +80,7 @@ class PromptAccuracy(Metric):
 
     @torch.no_grad()
     def __call__(self, generated: GeneratedSet) -> Scores:
-        pictures = to_tensor([p for row in generated.pictures for p in row])
+        pictures = to_tensor([p for row in generated.images for p in row])
         chunks = [_scene(self.models)(p) for p in pictures.split(200)]
         seen = [torch.cat(parts).argmax(1) for parts in zip(*chunks, strict=True)]
         wanted = torch.tensor([asked(p) for row in generated.prompts for p in row]).unbind(1)

@@ -25,7 +25,7 @@ def test_the_image_score_is_the_cosine_of_clip_vectors(whole):
     encoder = CLIPImageEncoder.load(whole)
     expected = [
         [torch.cosine_similarity(encoder([r]), encoder([p])).item() for p in row]
-        for r, row in zip(generated.references, generated.pictures, strict=True)
+        for r, row in zip(generated.references, generated.images, strict=True)
     ]
     assert CLIPImageScore(whole)(generated)["clip_image"] == pytest.approx(torch.tensor(expected).numpy(), abs=1e-5)
 
@@ -41,7 +41,7 @@ def test_the_text_score_is_the_models_own_logit(whole):
     for s in range(2):
         for g in range(3):
             tokens = tokenizer([generated.prompts[s][g]], return_tensors="pt")
-            pixels = encoder.processor([generated.pictures[s][g]], return_tensors="pt").pixel_values
+            pixels = encoder.processor([generated.images[s][g]], return_tensors="pt").pixel_values
             with torch.no_grad():
                 out = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)
             assert scores[s, g] == pytest.approx(

@@ -28,7 +28,7 @@ from a4a.data.sources import (
     openimages,  # noqa: F401 (so that its classes are known by their names)
 )
 from a4a.errors import InputError
-from a4a.utils.files import atomic_write
+from a4a.utils.files import atomic_write, changed_setting
 from a4a.utils.fingerprint import file_fingerprint
 
 
@@ -152,25 +152,25 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         _sweep(output)
         if output.exists() and any(output.iterdir()):
             raise InputError(f"{output} holds something else than prepared data; choose another output folder.")
-        with atomic_write(file) as beside:
-            beside.write_text(json.dumps(settings, indent=1))
-        return
-    found = json.loads(file.read_text())
-    for name in {**found, **settings}:
-        before, now = (s.get(name) for s in (found, settings))
-        if (
-            (before["fingerprint"], True) == (now["fingerprint"], True)
-            if isinstance(before, dict) and isinstance(now, dict)
-            else before == now
-        ):
-            continue
-        said = [
-            f"{v['name']} ({v['fingerprint']})" if isinstance(v, dict) else "nothing" if v is None else v
-            for v in (before, now)
-        ]
+    if (changed := changed_setting(file, settings, same=_same_setting)) is not None:
+        name, recorded, given = changed
         raise InputError(
-            f"{output} was made with {name} = {said[0]}, not {said[1]}; choose another output folder or remove this one."
+            f"{output} was made with {name} = {_setting_text(recorded)}, not {_setting_text(given)}; "
+            "choose another output folder or remove this one."
         )
+
+
+def _same_setting(recorded: Any, given: Any) -> bool:
+    """Models are the same where their weights are, wherever they lie."""
+    if isinstance(recorded, dict) and isinstance(given, dict):
+        return recorded["fingerprint"] == given["fingerprint"]
+    return recorded == given
+
+
+def _setting_text(setting: Any) -> str:
+    if isinstance(setting, dict):
+        return f"{setting['name']} ({setting['origin']})"
+    return "nothing" if setting is None else str(setting)
 
 
 def _finish(

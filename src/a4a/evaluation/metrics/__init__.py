@@ -1,4 +1,4 @@
-"""Measures of what came out: a metric a file."""
+"""Metrics of generated images: one file a metric. A new one needs a file here and nothing else."""
 
 import importlib
 import pkgutil
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def metrics() -> dict[str, type[Metric]]:
-    """Every metric of this folder by its name: a new one needs a file here and nothing else."""
+    """Every metric of this folder by its class name."""
     found: dict[str, type[Metric]] = {}
     for module in pkgutil.iter_modules(__path__):
         for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():

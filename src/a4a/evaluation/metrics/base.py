@@ -1,4 +1,4 @@
-"""What a metric is: a gallery of pictures in, a score for each of them out."""
+"""The contract of a metric: a set of generated images in, named scores out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,31 +13,32 @@ from a4a.encoders.base import ImageEncoder
 from a4a.errors import InputError
 from a4a.evaluation.statistics import Estimate
 
+ENCODE_BATCH = 100
+"""Images that an encoder gets at a time."""
+
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """What one method drew: `pictures[s][g]` for `references[s]` and `prompts[s][g]`, as many for every subject.
+    """What one method generated for a task.
+
+    `images[s][g]` was generated for `references[s]` and `prompts[s][g]`, with as many generations for every subject s.
 
     Raises InputError where the lists do not fit each other.
     """
 
     references: Sequence[Image.Image]
     prompts: Sequence[Sequence[str]]
-    pictures: Sequence[Sequence[Image.Image]]
+    images: Sequence[Sequence[Image.Image]]
     _vectors: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        subjects, each = len(self.references), {len(row) for row in self.pictures} | {len(row) for row in self.prompts}
-        if (
-            not subjects
-            or len(self.pictures) != subjects
-            or len(self.prompts) != subjects
-            or len(each) != 1
-            or 0 in each
-        ):
+        lengths = {len(row) for row in self.images} | {len(row) for row in self.prompts}
+        same_subjects = len(self.images) == len(self.prompts) == len(self.references)
+        if not self.references or not same_subjects or len(lengths) != 1 or 0 in lengths:
             raise InputError(
-                f"A gallery has {subjects} references, {len(self.prompts)} rows of prompts and {len(self.pictures)} rows of pictures "
-                f"of lengths {sorted(each)}; expected at least one reference and as many prompts as pictures for each."
+                f"A set of generated images has {len(self.references)} references, {len(self.prompts)} rows of prompts "
+                f"and {len(self.images)} rows of images, of lengths {sorted(lengths)}; expected at least one reference "
+                "and, for each, as many prompts as images."
             )
 
     @property
@@ -46,39 +47,43 @@ class GeneratedSet:
 
     @property
     def generations(self) -> int:
-        return len(self.pictures[0])
+        return len(self.images[0])
 
     def image_vectors(self, encoder: ImageEncoder) -> Tensor:
-        """Vectors of the pictures, [subjects, generations, width]. An encoder sees every picture once."""
-        return self._encoded(encoder, "pictures", [p for row in self.pictures for p in row]).unflatten(
-            0, (self.subjects, self.generations)
-        )
+        """Unit vectors of the generated images, [subjects, generations, width]; NaN for one that cannot be encoded."""
+        vectors = self._encode(encoder, "images", [image for row in self.images for image in row])
+        return vectors.unflatten(0, (self.subjects, self.generations))
 
     def reference_vectors(self, encoder: ImageEncoder) -> Tensor:
-        """Vectors of the references, [subjects, width]; InputError for a reference in which there is nothing to encode."""
-        vectors = self._encoded(encoder, "references", list(self.references))
+        """Unit vectors of the references, [subjects, width]; InputError for a reference that cannot be encoded."""
+        vectors = self._encode(encoder, "references", list(self.references))
         if len(empty := vectors.isnan().any(dim=1).nonzero().flatten()):
             raise InputError(
-                f"Reference {int(empty[0])} (counted from 0; {len(empty)} of {self.subjects} are like it) has nothing that {encoder.key} can encode; "
-                f"expected a face in it if that is a face encoder. Give another picture or leave the subject out."
+                f"Reference {int(empty[0])} (counted from 0; {len(empty)} of {self.subjects} are like it) has nothing "
+                f"that {encoder.key} can encode; expected a face in it if that is a face encoder. Give another image "
+                "or leave the subject out."
             )
         return vectors
 
     @torch.no_grad()
-    def _encoded(self, encoder: ImageEncoder, which: str, pictures: list[Image.Image]) -> Tensor:
-        if (encoder.key, which) not in self._vectors:
-            chunks = [encoder.encode(pictures[i : i + 100]).float().cpu() for i in range(0, len(pictures), 100)]
-            self._vectors[encoder.key, which] = torch.cat(chunks)
-        return self._vectors[encoder.key, which]
+    def _encode(self, encoder: ImageEncoder, name: str, images: list[Image.Image]) -> Tensor:
+        """Vectors by an encoder; metrics with equal encoders encode each image once."""
+        if (encoder.key, name) not in self._vectors:
+            batches = (images[i : i + ENCODE_BATCH] for i in range(0, len(images), ENCODE_BATCH))
+            self._vectors[encoder.key, name] = torch.cat([encoder.encode(batch).float().cpu() for batch in batches])
+        return self._vectors[encoder.key, name]
 
 
 Scores = dict[str, np.ndarray | Estimate]
-"""By name: a value for each picture, [subjects, generations], or for each subject, [subjects], NaN where there is none;
-or an estimate, from a metric that only knows all pictures together."""
+"""Scores by name: values [subjects, generations] or [subjects], NaN where there is none; or an estimate where only the
+whole set has a score."""
 
 
 class Metric(ABC):
-    """A subclass in a file of this folder is found by the contract tests. Its constructor loads nothing: models are loaded when first used."""
+    """A score of generated images. Its constructor loads nothing: models are loaded when first used.
+
+    A subclass in a file of this folder is found by `metrics()`, and by the contract tests through it.
+    """
 
     @abstractmethod
     def __call__(self, generated: GeneratedSet) -> Scores: ...

@@ -1,7 +1,4 @@
-"""CLIP scores: generated against reference (the paper's CLIP-score), and generated against prompt."""
-
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# (transformers annotates parts of configurations as dictionaries, and outputs as tuples)
+"""CLIP scores: generated image against reference (the paper's CLIP-score), and generated image against prompt."""
 
 import torch
 
@@ -11,11 +8,11 @@ from a4a.evaluation.metrics.similarity import similarity
 
 
 class CLIPImageScore(Metric):
-    """Cosine of CLIP's image vectors, generated against reference (A4A, sec. 4: "CLIP-score").
+    """Cosine similarity of CLIP image embeddings, generated image against reference ("CLIP-score" in sec. 4 of A4A).
 
     Args:
         model: hub name, folder or zoo:NAME of a CLIP model or of its vision tower.
-        device: where it runs; the GPU if there is one.
+        device: where it runs; by default the GPU if there is one.
     """
 
     def __init__(self, model: str = LARGE, device: str | None = None):
@@ -26,11 +23,13 @@ class CLIPImageScore(Metric):
 
 
 class CLIPTextScore(Metric):
-    """Cosine of CLIP's vectors, generated picture against its prompt (Hessel et al. 2021, without their factor 2.5 and cut at 0).
+    """Cosine similarity of CLIP embeddings, generated image against its prompt.
+
+    CLIPScore of Hessel et al. 2021 (arXiv 2104.08718), without its factor of 2.5 and without cutting at 0.
 
     Args:
-        model: hub name, folder or zoo:NAME of a whole CLIP model.
-        device: where it runs; the GPU if there is one.
+        model: hub name, folder or zoo:NAME of a whole CLIP model, with its text tower and tokenizer.
+        device: where it runs; by default the GPU if there is one.
     """
 
     def __init__(self, model: str = LARGE, device: str | None = None):

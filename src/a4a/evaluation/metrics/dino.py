@@ -1,4 +1,4 @@
-"""DINO score: generated against reference, by a model that was trained without labels or texts."""
+"""DINO score: generated image against reference, by a model that was trained without labels or texts."""
 
 from a4a.encoders.dino import BASE, DINO
 from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
@@ -6,11 +6,13 @@ from a4a.evaluation.metrics.similarity import similarity
 
 
 class DINOScore(Metric):
-    """Cosine of DINO's class tokens, generated against reference (Ruiz et al. 2023, DreamBooth, sec. 4.1).
+    """Cosine similarity of DINO's class tokens, generated image against reference.
+
+    The "DINO" metric of DreamBooth (Ruiz et al. 2023, sec. 4.1).
 
     Args:
-        model: hub name or folder of a DINO model.
-        device: where it runs; the GPU if there is one.
+        model: hub name or folder of a DINO model; DreamBooth uses facebook/dino-vits16.
+        device: where it runs; by default the GPU if there is one.
     """
 
     def __init__(self, model: str = BASE, device: str | None = None):

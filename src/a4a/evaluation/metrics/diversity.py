@@ -1,4 +1,4 @@
-"""Diversity: how much the generations for one reference differ; what returns the reference unchanged scores 0."""
+"""Diversity: how much the generations for one reference differ."""
 
 import torch
 
@@ -8,10 +8,13 @@ from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 
 
 class Diversity(Metric):
-    """Mean cosine distance over all pairs of generations of a subject, [subjects]; NaN where fewer than two have a vector.
+    """Mean cosine distance between the generations of a subject; 0 for a method that returns the reference unchanged.
+
+    Scores are [subjects], the mean over all pairs of generations; NaN where fewer than two of them can be encoded.
+    DreamBooth (Ruiz et al. 2023) measures diversity in this way by LPIPS; here it is by the embeddings of any encoder.
 
     Args:
-        encoder: whose vectors are compared.
+        encoder: whose embeddings are compared.
     """
 
     def __init__(self, encoder: ImageEncoder):
@@ -19,10 +22,9 @@ class Diversity(Metric):
 
     def __call__(self, generated: GeneratedSet) -> Scores:
         if generated.generations < 2:
-            raise InputError("Diversity was given one picture for each reference; generate at least two.")
+            raise InputError("Diversity was given one image for each reference; generate at least two.")
         vectors = generated.image_vectors(self.encoder).double()
         first, second = torch.triu_indices(generated.generations, generated.generations, offset=1)
-        distances = (vectors[:, first] - vectors[:, second]).square().sum(
-            dim=-1
-        ) / 2  # 1 - cos of unit vectors, exactly 0 for equal ones
+        # |a - b|^2 / 2 is 1 - cos(a, b) for unit vectors, and exactly 0 for equal ones
+        distances = (vectors[:, first] - vectors[:, second]).square().sum(dim=-1) / 2
         return {"diversity": distances.nanmean(dim=1).numpy()}

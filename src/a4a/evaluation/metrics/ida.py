@@ -1,4 +1,4 @@
-"""IDA, identity alignment: the paper's measure of whether the person is the same."""
+"""IDA, identity alignment: whether the generated face is that of the person in the reference."""
 
 from pathlib import Path
 
@@ -10,15 +10,18 @@ from a4a.evaluation.metrics.similarity import similarity
 
 
 class IDA(Metric):
-    """Cosine of ArcFace vectors, generated against reference (A4A, sec. 4).
+    """Cosine similarity of ArcFace embeddings, generated image against reference.
 
-    The paper does not say what it does with pictures in which no face is found. `ida` leaves them out, `ida_missing_as_0` counts them as 0,
-    `face_found` says how many have one: a method that draws no faces may only look good by the first.
+    The measure is that of A4A, sec. 4, the embedding that of ArcFace (Deng et al. 2019).
+    The paper does not say how it counts images in which no face is found. `ida` leaves them out, `ida_missing_as_0`
+    counts them as 0, and `face_found` is the share of images with a face: a method that generates no faces looks good
+    by `ida` alone.
 
     Args:
         folder: InsightFace's antelopev2, unpacked. For non-commercial research only.
-        det_size: side in pixels of the square that the detector sees; without one InsightFace's own two, 128 and 640.
-        det_threshold: what the detector must be sure by.
+        det_size: side in pixels of the square that the face detector sees; by default InsightFace's own two, 128 and
+            640.
+        det_threshold: minimum detection confidence.
     """
 
     def __init__(self, folder: Path, det_size: int | None = None, det_threshold: float = 0.5):

@@ -1,6 +1,7 @@
-"""Distance between the set of generated pictures and the set of references.
+"""KID: the distance between the set of generated images and the set of references.
 
-FID is left out: at the hundreds of pictures that adapters are evaluated with, its bias is larger than what differs between methods.
+There is no FID here: with the hundreds of images that adapters are evaluated on, its bias is larger than the
+differences between methods.
 """
 
 import torch
@@ -18,37 +19,45 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class KID(Metric):
-    """Kernel distance, the squared MMD of Binkowski et al. 2018, between generated pictures and references.
+    """Kernel distance between generated images and references: the squared MMD of Binkowski et al. 2018.
 
-    Every generation of a reference depends on it, so that a picture is never held against its own reference: the estimate for pairs
-    (Gretton et al. 2012, eq. 4), averaged over the generations. It has no bias, may be below 0, and is 0 for the references themselves.
-    The interval is mean ± 1.96 standard errors of the jackknife over subjects; subjects of which a picture has no vector are left out.
-    Comparable for one encoder only, and not with numbers from Inception's features.
+    A generated image depends on its reference, so that the two are never compared with each other: the estimate is the
+    one for pairs (Gretton et al. 2012, eq. 4), averaged over the generations. It is unbiased, may be below 0, and is 0
+    for the references themselves. The interval is mean ± 1.96 standard errors of the jackknife over subjects. Subjects
+    of which an image cannot be encoded are left out.
+
+    Values are comparable for one encoder only, and not with those from Inception's features.
 
     Args:
-        encoder: whose vectors are compared.
+        encoder: whose embeddings are compared.
     """
 
     def __init__(self, encoder: ImageEncoder):
         self.encoder = encoder
 
     def __call__(self, generated: GeneratedSet) -> Scores:
-        wanted, made = (
-            generated.reference_vectors(self.encoder).double(),
-            generated.image_vectors(self.encoder).double(),
-        )
-        known = ~made.isnan().any(dim=-1).any(dim=-1)
+        references = generated.reference_vectors(self.encoder).double()
+        images = generated.image_vectors(self.encoder).double()
+        known = ~images.isnan().any(dim=-1).any(dim=-1)
         n = int(known.sum())
         if n < 3:
-            raise InputError(f"KID has {n} subjects whose pictures could all be encoded; give at least three.")
-        x = wanted[known]
-        cross = [kernel(x, y) for y in made[known].unbind(1)]
-        pairs = kernel(x, x) + torch.stack(
-            [kernel(y, y) - xy - xy.T for y, xy in zip(made[known].unbind(1), cross, strict=True)]
-        ).mean(dim=0)
-        pairs.fill_diagonal_(0)
+            raise InputError(f"KID has {n} subjects whose images could all be encoded; give at least three.")
+        pairs = _pair_terms(references[known], images[known])
         total = pairs.sum()
         kid = float(total / (n * (n - 1)))
-        without = (total - 2 * pairs.sum(dim=1)) / ((n - 1) * (n - 2))
-        error = float((without - without.mean()).square().sum().mul((n - 1) / n).sqrt())
+        without_one = (total - 2 * pairs.sum(dim=1)) / ((n - 1) * (n - 2))
+        error = float((without_one - without_one.mean()).square().sum().mul((n - 1) / n).sqrt())
         return {"kid": Estimate(kid, kid - 1.96 * error, kid + 1.96 * error, n, n * generated.generations)}
+
+
+def _pair_terms(references: Tensor, images: Tensor) -> Tensor:
+    """The MMD's term of each pair of two subjects, [subjects, subjects], 0 on the diagonal.
+
+    Args:
+        references: unit vectors [subjects, width].
+        images: unit vectors [subjects, generations, width].
+    """
+    generations = images.unbind(1)
+    crosses = [kernel(references, generation) for generation in generations]
+    terms = [kernel(g, g) - cross - cross.T for g, cross in zip(generations, crosses, strict=True)]
+    return (kernel(references, references) + torch.stack(terms).mean(dim=0)).fill_diagonal_(0)

@@ -1,4 +1,4 @@
-"""Retrieval: is a generated picture's own reference the nearest of all?"""
+"""Retrieval: whether the reference that is nearest to a generated image is its own."""
 
 import numpy as np
 import torch
@@ -9,12 +9,13 @@ from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 
 
 class Retrieval(Metric):
-    """1 where a picture's own reference is nearer than every other subject's, else 0; NaN where the picture has no vector.
+    """Top-1 retrieval: 1 where an image's own reference is nearer than every other subject's, else 0.
 
-    Chance is 1 / subjects: compare numbers of equally many subjects only.
+    A tie counts as 0. NaN where the image cannot be encoded. Chance is 1 / subjects: compare numbers of equally many
+    subjects only. The definition is ours; rank-1 identification is its name in face recognition.
 
     Args:
-        encoder: whose vectors are compared.
+        encoder: whose embeddings are compared.
     """
 
     def __init__(self, encoder: ImageEncoder):
@@ -22,9 +23,10 @@ class Retrieval(Metric):
 
     def __call__(self, generated: GeneratedSet) -> Scores:
         if generated.subjects < 2:
-            raise InputError("Retrieval was given one subject, among which every picture is found; give at least two.")
-        wanted = generated.reference_vectors(self.encoder)
-        near = torch.einsum("sgw,rw->sgr", generated.image_vectors(self.encoder), wanted)
-        own = near.diagonal(dim1=0, dim2=2).T
-        others = near.masked_fill(torch.eye(generated.subjects, dtype=torch.bool)[:, None], -torch.inf).amax(dim=2)
-        return {"retrieval": np.where(own.isnan(), np.nan, (own > others).double())}  # a tie is no find
+            raise InputError("Retrieval was given one subject, among which every image is found; give at least two.")
+        references = generated.reference_vectors(self.encoder)
+        cosines = torch.einsum("sgw,rw->sgr", generated.image_vectors(self.encoder), references)
+        own = cosines.diagonal(dim1=0, dim2=2).T
+        same_subject = torch.eye(generated.subjects, dtype=torch.bool)[:, None]
+        nearest_other = cosines.masked_fill(same_subject, -torch.inf).amax(dim=2)
+        return {"retrieval": np.where(own.isnan(), np.nan, (own > nearest_other).double())}

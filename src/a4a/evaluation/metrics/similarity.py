@@ -1,4 +1,4 @@
-"""How alike generated pictures and their reference are, to the eyes of any picture encoder."""
+"""Similarity of generated images and their references by any image encoder."""
 
 import numpy as np
 
@@ -7,16 +7,18 @@ from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 
 
 def similarity(generated: GeneratedSet, encoder: ImageEncoder) -> np.ndarray:
-    """Cosines, generated against reference, [subjects, generations]; NaN where the encoder has no vector for a picture."""
-    wanted = generated.reference_vectors(encoder)
-    return (generated.image_vectors(encoder) * wanted[:, None]).sum(dim=-1).double().numpy()
+    """Cosines, generated image against reference, [subjects, generations]; NaN for images that cannot be encoded."""
+    references = generated.reference_vectors(encoder)
+    return (generated.image_vectors(encoder) * references[:, None]).sum(dim=-1).double().numpy()
 
 
 class Similarity(Metric):
-    """Cosine of a picture encoder, generated against reference.
+    """Cosine similarity of an encoder's embeddings, generated image against reference.
+
+    This is what IDA, CLIP-score and DINO score are for their encoders.
 
     Args:
-        encoder: whose vectors are compared.
+        encoder: whose embeddings are compared.
         name: of the score.
     """
 

@@ -1,21 +1,26 @@
-"""The contract of a benchmark task: references and prompts, the same for all methods."""
+"""The contract of a benchmark task: references and prompts, the same for every method."""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import TypeVar
 
 from PIL import Image
 
 from a4a.errors import InputError
 
+T = TypeVar("T")
+
 
 class Task:
-    """`generations` pictures of each subject: picture i is of subject i // generations.
+    """What every method has to generate: `generations` images of each subject, each with a prompt of its own.
 
-    Attributes:
+    Images are numbered through: image i is of subject i // generations.
+
+    Args:
         subjects: names.
-        references: a picture of each subject.
-        prompts: one for each picture, subjects x generations.
+        references: a reference image of each subject.
+        prompts: a prompt for each image, subjects x generations.
     """
 
     def __init__(self, subjects: Sequence[str], references: Sequence[Image.Image], prompts: Sequence[str]):
@@ -23,27 +28,34 @@ class Task:
         self.generations = len(self.prompts) // len(self.subjects)
 
     def __len__(self) -> int:
+        """How many images there are to generate."""
         return len(self.prompts)
 
-    def subject(self, picture: int) -> int:
-        return picture // self.generations
+    def subject_of(self, index: int) -> int:
+        """The subject of an image."""
+        return index // self.generations
 
     @property
     def key(self) -> str:
-        """Another hash for other references, prompts or order: what is scored under two keys cannot be compared."""
+        """A hash of subjects, references and prompts: scores of tasks with different keys cannot be compared."""
         digest = hashlib.sha256(json.dumps([self.subjects, self.prompts]).encode())
         for reference in self.references:
             digest.update(reference.tobytes())
         return digest.hexdigest()[:16]
 
-    def rows(self, values: Sequence) -> list[list]:
-        """A value for each picture as a row for each subject."""
+    def by_subject(self, values: Sequence[T]) -> list[list[T]]:
+        """One value for each image, as a row for each subject."""
         return [list(values[i : i + self.generations]) for i in range(0, len(values), self.generations)]
 
     def first(self, subjects: int) -> "Task":
-        """The same pictures of the first few subjects."""
+        """The same task for the first few subjects alone."""
         return Task(self.subjects[:subjects], self.references[:subjects], self.prompts[: subjects * self.generations])
 
-    def photos(self, picture: int) -> Image.Image:
-        """Another photo of the picture's subject: what a perfect method might have drawn. InputError where there is none."""
-        raise InputError(f"{type(self).__name__} has one picture of each subject; a ceiling needs a second one.")
+    def held_out_photo(self, index: int) -> Image.Image:
+        """Another photo of an image's subject: what a perfect method might generate.
+
+        Raises InputError where there is no other photo.
+        """
+        raise InputError(
+            f"{type(self).__name__} has one photo of each subject, its reference; HeldOutPhoto needs a task with more."
+        )

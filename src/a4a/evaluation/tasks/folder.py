@@ -1,6 +1,5 @@
-"""What every method is asked to draw: references and prompts, the same for all."""
+"""A benchmark of one's own: a folder of photos for each subject, and a text file of prompts."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,89 +13,83 @@ from a4a.utils.images import open_image
 
 
 class FolderTask(Task):
-    """Photos in one folder a subject; the first by name is the reference. DreamBench works as it is.
+    """Photos in one folder a subject; the first by name is the reference, the others are held out.
 
     Args:
         path: folder with a folder for each subject.
-        prompts: text file with a prompt a line, `{subject}` standing for the folder's name, or DreamBench's own
-            prompts_and_classes.txt, with its list for objects and its list for cats and dogs. Pictures take the prompts in turn.
-        generations: pictures of each subject.
-        subjects: the first so many, all by default.
-        prepared: a folder that `a4a prepare` made of these photos; only subjects of its test split are drawn.
+        prompts: text file with a prompt a line, in which `{subject}` stands for the folder's name. Images take the
+            prompts in turn.
+        generations: images of each subject.
+        subjects: use the first so many subjects; all by default.
+        prepared: a folder that `a4a prepare` made of these photos; then only subjects of its test split are used.
     """
 
     def __init__(
         self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None
     ):
-        root = Path(path)
-        if generations < 1 or (subjects is not None and subjects < 1):
-            raise InputError(
-                f"The task asks for {generations} pictures of {'all' if subjects is None else subjects} subjects; give at least 1 of each."
-            )
-        if not root.is_dir():
-            raise InputError(
-                f"There is no folder of subjects {root}; give one with a folder of pictures for each subject."
-            )
-        folders = sorted(f for f in root.iterdir() if f.is_dir())
-        if not folders:
-            raise InputError(
-                f"The folder {root} holds no folders; give one with a folder of pictures for each subject."
-            )
-        if prepared is not None:
-            kept = subjects_in_split(Path(prepared), "test")
-            folders = [f for f in folders if f.name in kept]
-            if not folders:
-                raise InputError(
-                    f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of."
-                )
-        folders = folders[:subjects]
-        self.files = [sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) for folder in folders]
-        for folder, files in zip(folders, self.files, strict=True):
-            if not files:
-                raise InputError(f"The subject folder {folder} holds no pictures; put at least one there or remove it.")
+        _check_counts(generations, subjects)
+        folders = _subject_folders(Path(path), prepared)[:subjects]
         names = [folder.name for folder in folders]
-        said = []
-        for lines, word in _prompts(Path(prompts), names):
-            said += [
-                lines[i % len(lines)].replace("{subject}", word) for i in range(len(said), len(said) + generations)
-            ]
-        super().__init__(names, [open_image(files[0]) for files in self.files], said)
+        self.files = [_photos(folder) for folder in folders]
+        templates = self.read_prompts(Path(prompts), names)
+        taken: list[str] = []
+        for name in names:
+            lines = templates[name]
+            taken += [lines[i % len(lines)] for i in range(len(taken), len(taken) + generations)]
+        super().__init__(names, [open_image(files[0]) for files in self.files], taken)
 
-    def photos(self, picture: int) -> Image.Image:
-        files = self.files[self.subject(picture)]
-        if len(files) < 2:
+    def read_prompts(self, file: Path, subjects: Sequence[str]) -> dict[str, list[str]]:
+        """The prompts of each subject; a benchmark with a prompt file of its own format overrides this.
+
+        Raises InputError for a subject without prompts.
+        """
+        lines = [line.strip() for line in read_prompt_file(file).splitlines() if line.strip()]
+        if not lines:
+            raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
+        return {subject: [line.replace("{subject}", subject) for line in lines] for subject in subjects}
+
+    def held_out_photo(self, index: int) -> Image.Image:
+        subject = self.subject_of(index)
+        _, *held_out = self.files[subject]
+        if not held_out:
             raise InputError(
-                f"The subject {self.subjects[self.subject(picture)]} has one picture; the ceiling needs a second one of every subject."
+                f"The subject {self.subjects[subject]} has one photo, its reference; HeldOutPhoto needs a second one "
+                "of every subject."
             )
-        return open_image(files[1 + picture % self.generations % (len(files) - 1)])
+        return open_image(held_out[index % self.generations % len(held_out)])
 
 
-LIVE = {"cat", "dog"}
-"""DreamBench's classes that have prompts of their own."""
-
-
-def _prompts(file: Path, subjects: Sequence[str]) -> list[tuple[list[str], str]]:
-    """For each subject its prompts and what it is called in them."""
+def read_prompt_file(file: Path) -> str:
     if not file.is_file():
         raise InputError(f"There is no prompts file {file}; give a text file with a prompt a line.")
-    text = file.read_text()
-    if "subject_name,class" in text:  # DreamBench: a table, then a list in Python for each kind of subject
-        classes = {
-            name: kind
-            for name, kind in re.findall(r"^([\w ]+),([\w ]+)$", text, re.MULTILINE)
-            if name != "subject_name"
-        }
-        objects, _, live = text.partition("Live Subject Prompts")
-        lists = [_quoted(part) for part in (objects, live)]
-        found = [(lists[classes.get(name) in LIVE] or lists[0], classes.get(name, name)) for name in subjects]
-    else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        found = [(lines, name) for name in subjects]
-    if not all(lines for lines, _ in found):
-        raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
-    return found
+    return file.read_text()
 
 
-def _quoted(text: str) -> list[str]:
-    lines = re.findall(r"'([^'\n]*\{1\}[^'\n]*)'", text)
-    return [" ".join(line.replace("{0}", "").replace("{1}", "{subject}").split()) for line in lines]
+def _check_counts(generations: int, subjects: int | None) -> None:
+    if generations < 1 or (subjects is not None and subjects < 1):
+        wanted = "all" if subjects is None else subjects
+        raise InputError(f"The task has generations {generations} and subjects {wanted}; give at least 1 of each.")
+
+
+def _subject_folders(root: Path, prepared: Path | None) -> list[Path]:
+    if not root.is_dir():
+        raise InputError(f"There is no folder of subjects {root}; give one with a folder of photos for each subject.")
+    folders = sorted(f for f in root.iterdir() if f.is_dir())
+    if not folders:
+        raise InputError(f"The folder {root} holds no folders; give one with a folder of photos for each subject.")
+    if prepared is None:
+        return folders
+    test_subjects = subjects_in_split(Path(prepared), "test")
+    folders = [f for f in folders if f.name in test_subjects]
+    if not folders:
+        raise InputError(
+            f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of."
+        )
+    return folders
+
+
+def _photos(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"The subject folder {folder} holds no images; put at least one there or remove it.")
+    return files
