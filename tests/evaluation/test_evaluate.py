@@ -15,6 +15,7 @@ from a4a.evaluation.methods import CopyReference, HeldOutPhoto, ImagePromptMetho
 from a4a.evaluation.metrics import Diversity, GeneratedSet, Metric, Scores, Similarity
 from a4a.evaluation.scoring import noise_generator
 from a4a.evaluation.tasks.base import Task
+from a4a.evaluation.tasks.dreambench import DreamBenchTask
 from a4a.evaluation.tasks.folder import FolderTask
 from a4a.utils.hub import resolve_zoo
 from a4a.zoo.evaluation import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
@@ -88,9 +89,14 @@ def test_dreambench_as_it_is(folder, tmp_path):
         "Live Subject Prompts\n\nprompt_list = [\n'a {0} {1} in the jungle'.format(unique_token, class_token),\n"
         "'a {0} {1} in a police outfit'.format(unique_token, class_token)\n]\n"
     )
-    task = FolderTask(folder, lines(tmp_path, text), generations=2)
+    task = DreamBenchTask(folder, lines(tmp_path, text), generations=2)
     assert task.prompts[:2] == ["a stuffed animal in the jungle", "a stuffed animal on top of a dirt road"]
     assert task.prompts[2:] == ["a dog in the jungle", "a dog in a police outfit"]
+
+
+def test_a_prompts_file_that_is_not_dreambenchs_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match=r"is not DreamBench's prompts_and_classes\.txt.* use FolderTask"):
+        DreamBenchTask(folder, lines(tmp_path, "a {subject} on a beach"))
 
 
 def test_no_picture_is_no_task(folder, tmp_path):
@@ -102,7 +108,7 @@ def test_no_picture_is_no_task(folder, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda root, prompts: (root / "empty").mkdir(), "subject folder .*empty holds no pictures"),
+        (lambda root, prompts: (root / "empty").mkdir(), "subject folder .*empty holds no images"),
         (lambda root, prompts: prompts.write_text("\n \n"), "prompts file .* is empty"),
         (lambda root, prompts: prompts.unlink(), "no prompts file"),
         (lambda root, prompts: (root / "cat" / "00.png").write_text("no picture"), "no picture that can be read"),

@@ -12,13 +12,13 @@ from a4a.errors import InputError
 from a4a.evaluation.metrics import KID, Diversity, GeneratedSet, Retrieval
 
 
-class TraitConditioned:
+class VectorsByRow:
     """An encoder whose vectors are written down: a picture's red value is its row."""
 
     def __init__(self, rows):
         self.rows, self.key = (
             torch.nn.functional.normalize(torch.as_tensor(rows, dtype=torch.float32), dim=-1),
-            f"told {id(rows)}",
+            f"rows {id(rows)}",
         )
 
     def encode(self, pictures):
@@ -35,7 +35,7 @@ def generated(references, pictures):
 
 def test_retrieval_counts_what_is_nearest_and_no_tie():
     rows = [[1, 0], [0, 1], [0.9, 0.1], [1, 1], [np.nan, np.nan]]
-    found = Retrieval(TraitConditioned(rows))(generated([0, 1], [[2, 3, 0], [2, 4, 1]]))["retrieval"]
+    found = Retrieval(VectorsByRow(rows))(generated([0, 1], [[2, 3, 0], [2, 4, 1]]))["retrieval"]
     assert found[0].tolist() == [1, 0, 1]
     assert found[1, [0, 2]].tolist() == [0, 1]
     assert np.isnan(found[1, 1])
@@ -43,32 +43,30 @@ def test_retrieval_counts_what_is_nearest_and_no_tie():
 
 def test_retrieval_among_one_subject_says_nothing():
     with pytest.raises(
-        InputError, match=r"^Retrieval was given one subject, among which every picture is found; give at least two\.$"
+        InputError, match=r"^Retrieval was given one subject, among which every image is found; give at least two\.$"
     ):
-        Retrieval(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
+        Retrieval(VectorsByRow([[1, 0]]))(generated([0], [[0]]))
 
 
 def test_diversity_is_the_mean_distance_of_pairs_that_have_vectors():
     rows = [[1, 0], [0, 1], [-1, 0], [np.nan, np.nan]]
-    found = Diversity(TraitConditioned(rows))(generated([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))[
-        "diversity"
-    ]
+    found = Diversity(VectorsByRow(rows))(generated([0] * 4, [[0, 1, 2], [0, 0, 0], [0, 3, 1], [3, 3, 0]]))["diversity"]
     assert found[:3] == pytest.approx([(1 + 2 + 1) / 3, 0, 1])
     assert np.isnan(found[3])
 
 
 def test_diversity_of_one_picture_is_refused():
     with pytest.raises(
-        InputError, match=r"^Diversity was given one picture for each reference; generate at least two\.$"
+        InputError, match=r"^Diversity was given one image for each reference; generate at least two\.$"
     ):
-        Diversity(TraitConditioned([[1, 0]]))(generated([0], [[0]]))
+        Diversity(VectorsByRow([[1, 0]]))(generated([0], [[0]]))
 
 
 def kid(references, pictures):
     """KID of vectors [n, width] and [n, generations, width]."""
     n, generations = pictures.shape[:2]
     rows = torch.cat([references, pictures.flatten(0, 1)])
-    return KID(TraitConditioned(rows))(generated(range(n), np.arange(n, n + n * generations).reshape(n, generations)))[
+    return KID(VectorsByRow(rows))(generated(range(n), np.arange(n, n + n * generations).reshape(n, generations)))[
         "kid"
     ]
 
@@ -122,7 +120,7 @@ def test_kid_leaves_out_subjects_without_all_vectors():
 
 def test_kid_of_two_subjects_is_refused():
     with pytest.raises(
-        InputError, match=r"^KID has 2 subjects whose pictures could all be encoded; give at least three\.$"
+        InputError, match=r"^KID has 2 subjects whose images could all be encoded; give at least three\.$"
     ):
         kid(unit(2, 4, seed=0), unit(2, 1, 4, seed=1))
 
@@ -131,6 +129,6 @@ def test_kid_of_two_subjects_is_refused():
 def test_retrieval_is_between_none_and_all(subjects, generations, seed):
     rows = unit(subjects * (generations + 1), 3, seed=seed)
     pictures = np.arange(subjects, len(rows)).reshape(subjects, generations)
-    found = Retrieval(TraitConditioned(rows))(generated(range(subjects), pictures))["retrieval"]
+    found = Retrieval(VectorsByRow(rows))(generated(range(subjects), pictures))["retrieval"]
     near = (rows[pictures.flatten()] @ rows[:subjects].T).argmax(dim=1).reshape(subjects, generations)
     assert np.array_equal(found, near.numpy() == np.arange(subjects)[:, None])
