@@ -38,7 +38,7 @@ def through_the_vae() -> None:
 @torch.no_grad()
 def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77).as_portraits()
-    encoder = CLIPImageEncoder.load(MODELS / "clip-large" / "image_encoder")
+    encoder = CLIPImageEncoder.from_pretrained(MODELS / "clip-large" / "image_encoder")
     embeds = torch.cat([encoder(p.float() / 255) for p in as_bytes(subjects, views).split(250)])
     inputs = torch.cat([embeds, torch.ones(count, 1)], dim=1)
     known, new = inputs[:-held_out], inputs[-held_out:]
@@ -64,9 +64,9 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     traits |= {name: read[name][:, 0] for name in lengths}
     true, others = subjects[-held_out:], Views.sample(held_out, 78)
     judge = Identity()
-    seen = judge.encode(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
+    seen = judge.unit_vectors(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
     for what, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
-        likeness = (judge.encode(to_pil(draw(drawn, others))) * seen).sum(1)
+        likeness = (judge.unit_vectors(to_pil(draw(drawn, others))) * seen).sum(1)
         print(f"drawn again from {what}: identity {bootstrap_mean(likeness.double().numpy()[:, None])}")
 
 

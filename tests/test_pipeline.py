@@ -39,7 +39,7 @@ def vision(width=tiny_models.EMBED):
         projection_dim=width,
     )
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    return CLIPImageEncoder(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
+    return CLIPImageEncoder.from_modules(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
 
 
 def picture(colour, size=(20, 30)):
@@ -232,7 +232,7 @@ def test_the_wrong_image_encoder_is_refused_with_both_widths(sd15, sdxl):
 
 def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor(sd15, tmp_path):
     encoder, image = vision(), picture("green")
-    encoder.model.save_pretrained(tmp_path)
+    encoder.module.save_pretrained(tmp_path)
     bare = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path)
     encoder.processor.save_pretrained(tmp_path)
     whole = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), str(tmp_path))

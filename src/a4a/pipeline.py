@@ -13,6 +13,7 @@ from torch import Tensor
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.backbones import backbone_for
+from a4a.encoders.base import ImageEncoder
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.features import SiteFeatures, differing_site
@@ -31,7 +32,7 @@ _OTHER_ROWS = {
 class ImagePromptPipeline:
     """`pipe`, unchanged, plus `image_prompt=` and `image_prompt_scale=`; whatever else a call is given goes to `pipe`.
 
-        pipe = ImagePromptPipeline(PixArtAlphaPipeline.from_pretrained(...), A4A.from_pretrained(...), CLIPImageEncoder.load(...))
+        pipe = ImagePromptPipeline(PixArtAlphaPipeline.from_pretrained(...), A4A.from_pretrained(...), CLIPImageEncoder.from_pretrained(...))
         images = pipe("a cat on a beach", image_prompt=photo, image_prompt_scale=0.8).images
 
     Raises InputError where the adapter is for other sites than `pipe` has, or for another image encoder, and where `pipe`
@@ -42,7 +43,7 @@ class ImagePromptPipeline:
         self,
         pipe: DiffusionPipeline,
         adapter: ImagePromptAdapter,
-        image_encoder: CLIPImageEncoder | str | Path | None = None,
+        image_encoder: ImageEncoder | str | Path | None = None,
     ):
         check_guidance(pipe)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
@@ -54,7 +55,7 @@ class ImagePromptPipeline:
             )
         self.adapter = adapter.eval()
         self.image_encoder = (
-            CLIPImageEncoder.load(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
+            CLIPImageEncoder.from_pretrained(image_encoder) if isinstance(image_encoder, str | Path) else image_encoder
         )
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.image_embed_dim, type(adapter).__name__)

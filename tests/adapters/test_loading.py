@@ -95,7 +95,7 @@ def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "library_name: a4a" in card and "transferred from an IP-Adapter by A4A" in card
     assert f"| for | {len(adapter.sites)} cross-attention layers" in card
-    assert 'CLIPImageEncoder.load("h94/IP-Adapter/models/image_encoder")' in card
+    assert 'CLIPImageEncoder.from_pretrained("h94/IP-Adapter/models/image_encoder")' in card
     assert "base_model" not in card and "training samples" not in card and "None" not in card
 
 
@@ -104,7 +104,9 @@ def test_an_adapter_that_knows_no_more_than_the_kind_of_its_encoder_names_no_pla
     adapter.set_image_encoder("CLIP ViT-H/14")
     adapter.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "| image encoder | `CLIP ViT-H/14`" in card and 'CLIPImageEncoder.load("its/image/encoder")' in card
+    assert (
+        "| image encoder | `CLIP ViT-H/14`" in card and 'CLIPImageEncoder.from_pretrained("its/image/encoder")' in card
+    )
     assert "It is an IP-Adapter." in card
 
 

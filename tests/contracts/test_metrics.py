@@ -14,9 +14,13 @@ MAKERS = {
     "CLIPTextScore": lambda see: {"model": see["clip"]},
     "DINOScore": lambda see: {"model": see["dino"]},
     "Similarity": lambda see: {"encoder": {"class_path": "a4a.encoders.DINO", "init_args": {"model": see["dino"]}}},
-    "Retrieval": lambda see: {"encoder": {"class_path": "a4a.encoders.CLIP", "init_args": {"model": see["clip"]}}},
+    "Retrieval": lambda see: {
+        "encoder": {"class_path": "a4a.encoders.CLIPImageEncoder", "init_args": {"model": see["clip"]}}
+    },
     "Diversity": lambda see: {"encoder": {"class_path": "a4a.encoders.ArcFace", "init_args": {"folder": see["faces"]}}},
-    "KID": lambda see: {"encoder": {"class_path": "a4a.encoders.CLIP", "init_args": {"model": see["clip"]}}},
+    "KID": lambda see: {
+        "encoder": {"class_path": "a4a.encoders.CLIPImageEncoder", "init_args": {"model": see["clip"]}}
+    },
 }
 SAME = {
     "ida": 1,
@@ -131,5 +135,7 @@ def test_a_method_that_returns_the_reference_is_exposed(see):
 @pytest.mark.parametrize("kind", ["CLIPImageScore", "CLIPTextScore", "DINOScore"])
 def test_making_one_loads_nothing_and_using_it_says_what_is_missing(kind):
     metric = metrics()[kind]("nobody/nothing")
-    with pytest.raises(InputError, match=r"nobody/nothing could not be loaded as a (CLIP|DINO) model.*give"):
+    with pytest.raises(
+        InputError, match=r"nobody/nothing could not be loaded as a (CLIP|CLIP vision|DINO) model.*give"
+    ):
         metric(tiny_encoders.generated(subjects=2))

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from a4a.cli.main import main
-from a4a.encoders import CLIP
+from a4a.encoders import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.evaluation.evaluate import evaluate
 from a4a.evaluation.methods import CopyReference, HeldOutPhoto, ImagePromptMethod, Method, TextOnly
@@ -148,7 +148,7 @@ def test_prompts_are_read_as_they_are_written():
 
 def test_a_perfect_method_reaches_the_ceiling_and_a_copier_is_exposed(world, tmp_path):
     world = WorldTask("validation", 12, 2)
-    metrics = [*world_metrics(), Diversity(CLIP("zoo:clip-large/image_encoder"))]
+    metrics = [*world_metrics(), Diversity(CLIPImageEncoder("zoo:clip-large/image_encoder"))]
     evaluate(world, {"fresh drawing": HeldOutPhoto(), "copier": CopyReference()}, metrics, tmp_path)
     methods = json.loads((tmp_path / "results.json").read_text())["methods"]
     fresh, copier = ({k: v["mean"] for k, v in methods[n]["scores"].items()} for n in ("fresh drawing", "copier"))

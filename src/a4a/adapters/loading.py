@@ -70,7 +70,7 @@ def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None
             f"The adapter {name} does not name its image encoder ({adapter.image_encoder or 'nothing recorded'}); give image_encoder, "
             f"a CLIP vision model with embeddings of width {adapter.image_embed_dim}."
         )
-    return CLIPImageEncoder.load(encoder)
+    return CLIPImageEncoder.from_pretrained(encoder)
 
 
 def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, Any]) -> None:

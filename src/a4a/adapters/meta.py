@@ -36,7 +36,7 @@ def load_meta_adapter(name: str | Path | None) -> IPAdapter | None:
 def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
     """Of an encoder's embeddings: published ones, a folder's configuration, else what the source adapter takes."""
     if (known := IMAGE_ENCODERS.get(str(image_encoder))) is not None:
-        return known[0]
+        return known.image_embed_dim
     config = Path(resolve_zoo(image_encoder)) / "config.json"
     if config.is_file():
         return int(json.loads(config.read_text())["projection_dim"])
@@ -50,7 +50,7 @@ def embed_width(image_encoder: str | Path, source: IPAdapter | None) -> int:
 def encoder_size(image_encoder: str | Path) -> int:
     """Parameters of an image encoder: of a published one, else by its configuration."""
     if (known := IMAGE_ENCODERS.get(str(image_encoder))) is not None:
-        return known[1]
+        return known.parameters
     place, folder = resolve_model(image_encoder, "image encoder")
     try:
         config = transformers.CLIPVisionConfig.from_pretrained(place, **folder)

@@ -39,7 +39,7 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 ```python
 from a4a import {kind}, CLIPImageEncoder, ImagePromptPipeline
 
-pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.load("{adapter.image_encoder_path or "its/image/encoder"}"))
+pipe = ImagePromptPipeline(pipe, {kind}.from_pretrained("this/folder"), CLIPImageEncoder.from_pretrained("{adapter.image_encoder_path or "its/image/encoder"}"))
 pipe("a prompt", image_prompt=picture).images
 ```
 """

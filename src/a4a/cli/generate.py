@@ -53,7 +53,7 @@ def generate(
     clip = encoder_of(loaded, adapter, image_encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_pipeline(model, dtype=torch.float16 if device == "cuda" else torch.float32).to(device)
-    clip.model.to(device)  # pyright: ignore[reportArgumentType]
+    clip.to(device)
     prompted = ImagePromptPipeline(pipe, loaded, clip)
     size = {"height": height, "width": width}
     optional = {"num_inference_steps": steps, "guidance_scale": guidance, **size}

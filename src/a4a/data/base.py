@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a4a.backbones import Backbone, Text
-from a4a.encoders.clip import CLIPImageEncoder
+from a4a.encoders.base import ImageEncoder
 
 
 class TrainingData(ABC):
@@ -26,7 +26,7 @@ class TrainingData(ABC):
         """InputError where the data were encoded by another model or image encoder than these."""
 
     @abstractmethod
-    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> "EncodedDataset":
+    def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> "EncodedDataset":
         """The data as encodings; data that are encoded already return themselves and need no image encoder.
 
         Args:
@@ -58,7 +58,7 @@ class EncodedDataset(TrainingData):
     def references(self, count: int) -> Tensor:
         """Embeddings of at most `count` references, evenly spaced over the samples: [count, *embed_shape], float32."""
 
-    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> "EncodedDataset":
+    def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> "EncodedDataset":
         return self
 
 
@@ -79,7 +79,7 @@ class TrainingImages(TrainingData):
     def pixels(self, indices: Tensor) -> Tensor:
         """[n, 3, height, width] in [0, 1]."""
 
-    def encode(self, backbone: Backbone, image_encoder: CLIPImageEncoder | None, cache: Path) -> EncodedDataset:
+    def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> EncodedDataset:
         from a4a.data.cached import encode_images  # which needs this module
 
         return encode_images(self, backbone, image_encoder, cache)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from a4a.backbones import Backbone, Text
 from a4a.data.base import EncodedDataset, TrainingImages, evenly_spaced
-from a4a.encoders.clip import CLIPImageEncoder
+from a4a.encoders.base import ImageEncoder
 from a4a.utils.files import atomic_write
 from a4a.utils.fingerprint import model_fingerprint
 
@@ -62,7 +62,7 @@ class CachedDataset(EncodedDataset):
 
 @torch.no_grad()
 def encode_images(
-    images: TrainingImages, backbone: Backbone, image_encoder: CLIPImageEncoder | None, folder: Path
+    images: TrainingImages, backbone: Backbone, image_encoder: ImageEncoder | None, folder: Path
 ) -> CachedDataset:
     """Encodes targets with the backbone's VAE and text encoders, references with `image_encoder` (None: not at all)."""
     (references, reference), (targets, target) = (
@@ -81,9 +81,7 @@ def encode_images(
     )
     embeds = None
     if image_encoder is not None:
-        embeds = _encode_pixels(
-            images, references, image_encoder, BATCH, folder, "embeds", model_fingerprint(image_encoder.model)
-        )
+        embeds = _encode_pixels(images, references, image_encoder, BATCH, folder, "embeds", image_encoder.fingerprint())
     text, caption_rows = _encode_captions([images.captions[int(i)] for i in targets], backbone, folder)
     return CachedDataset(latents, embeds, text, caption_rows, torch.stack([reference, target], 1))
 

@@ -1,8 +1,8 @@
-"""Frozen image encoders: images to embeddings, for adapters and for metrics."""
+"""Frozen image encoders: images to embeddings, for adapters, training data and metrics."""
 
 from a4a.encoders.arcface import ArcFace
 from a4a.encoders.base import ImageEncoder
-from a4a.encoders.clip import CLIP, CLIPImageEncoder
+from a4a.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from a4a.encoders.dino import DINO
 
-__all__ = ["CLIP", "DINO", "ArcFace", "CLIPImageEncoder", "ImageEncoder"]
+__all__ = ["DINO", "ArcFace", "CLIPImageEncoder", "CLIPTextEncoder", "ImageEncoder"]

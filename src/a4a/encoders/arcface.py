@@ -1,11 +1,10 @@
-"""Faces to identity vectors: InsightFace's detection, alignment and ArcFace embedding."""
+"""ArcFace: the identity of a face, by InsightFace's detection, alignment and recognition."""
 
 import warnings
-from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,7 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from a4a.encoders.base import ImageEncoder, Images
 from a4a.errors import InputError, first_line
+from a4a.utils.fingerprint import file_fingerprint
+from a4a.utils.images import to_pil
 
 
 @cache
@@ -24,35 +26,39 @@ def _load(folder: Path, det_size: int | None, det_threshold: float):
         faces = FaceAnalysis(
             name=str(folder), allowed_modules=["detection", "recognition"]
         )  # on the GPU where ONNX Runtime has one
-    except AssertionError:  # insightface's word for a folder without a detector
+    except AssertionError:  # InsightFace raises it for a folder without a detector
         models: Any = {"recognition": None}
     except Exception as error:  # what ONNX Runtime raises has no class of its own
         raise InputError(
-            f"{folder} has an ONNX file that could not be loaded ({first_line(error)}); unpack InsightFace's antelopev2 again."
+            f"{folder} has an ONNX file that could not be loaded ({first_line(error)}); "
+            f"unpack InsightFace's antelopev2 again."
         ) from error
     else:
-        faces.prepare(ctx_id=0, det_thresh=det_threshold, det_size=det_size and (det_size, det_size))  # pyright: ignore[reportArgumentType]
+        square: Any = det_size and (det_size, det_size)
+        faces.prepare(ctx_id=0, det_thresh=det_threshold, det_size=square)
         models = faces.models
     if missing := {"detection", "recognition"} - set(models):
         raise InputError(
-            f"{folder} has no ONNX model for face {' and '.join(sorted(missing))}; unpack all of InsightFace's antelopev2 there."
+            f"{folder} has no ONNX model for face {' and '.join(sorted(missing))}; "
+            f"unpack all of InsightFace's antelopev2 there."
         )
     if not models["detection"].use_kps:
         raise InputError(
-            f"The face detector in {folder} gives no landmarks to align faces by; unpack InsightFace's antelopev2 there."
+            f"The face detector in {folder} gives no landmarks to align faces by; "
+            f"unpack InsightFace's antelopev2 there."
         )
     return models["detection"], models["recognition"]
 
 
-class ArcFace:
-    """Identity of the largest face of a picture; no vector where no face is found.
+class ArcFace(ImageEncoder):
+    """Identity of the largest face of an image, of length one; a row of NaN where no face is found.
 
-    The detector gets a picture scaled, up or down, to fit into a square with black beside or below it.
+    The detector sees the image scaled to fit into a square, black beside or below it.
 
     Args:
-        folder: InsightFace's antelopev2, unpacked: its ONNX files, or a folder of that name with them. For non-commercial research only.
-        det_size: side of the square in pixels; without one InsightFace's own two, 128 (for faces that fill the picture) and 640.
-        det_threshold: what the detector must be sure by.
+        folder: InsightFace's antelopev2, unpacked: its ONNX files, or a folder with them. Non-commercial research only.
+        det_size: side of the square in pixels; by default InsightFace's own two, 128 (large faces) and 640.
+        det_threshold: minimum detection confidence.
     """
 
     def __init__(self, folder: Path, det_size: int | None = None, det_threshold: float = 0.5):
@@ -72,17 +78,32 @@ class ArcFace:
         self.folder, self.det_size, self.det_threshold = found, det_size, det_threshold
         self.key = f"ArcFace {found} {det_size} {det_threshold}"
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        return normalize(torch.stack([torch.from_numpy(self._identity(p)).float() for p in pictures]), dim=-1)
+    @property
+    def image_embed_dim(self) -> int:
+        _, recogniser = _load(self.folder, self.det_size, self.det_threshold)
+        return recogniser.output_shape[-1]
 
-    def _identity(self, picture: Image.Image) -> np.ndarray:
+    def __call__(self, images: Images) -> Tensor:
+        pil = to_pil(images) if isinstance(images, Tensor) else images
+        return normalize(torch.stack([torch.from_numpy(self._identity(image)).float() for image in pil]), dim=-1)
+
+    def unit_vectors(self, images: Images) -> Tensor:
+        return self(images)  # normalised already
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        return self  # ONNX Runtime chose its device when the model was loaded
+
+    def fingerprint(self) -> str:
+        return file_fingerprint(self.folder)
+
+    def _identity(self, image: Image.Image) -> np.ndarray:
         from insightface.app.common import Face
 
         detector, recogniser = _load(self.folder, self.det_size, self.det_threshold)
-        image = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])  # blue first, as OpenCV has it
-        boxes, points = detector.detect(image)
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # blue first, as OpenCV has it
+        boxes, landmarks = detector.detect(pixels)
         if not len(boxes):
             return np.full(recogniser.output_shape[-1], np.nan)
         largest = int(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1).argmax())
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of insightface's to scikit-image
-            return recogniser.get(image, Face(bbox=boxes[largest, :4], kps=points[largest]))
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # InsightFace calls scikit-image so
+            return recogniser.get(pixels, Face(bbox=boxes[largest, :4], kps=landmarks[largest]))

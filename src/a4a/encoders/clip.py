@@ -1,12 +1,12 @@
-"""Image encoders: pictures to the embeddings that adapters take."""
+"""CLIP: its vision tower as an image encoder, and its text tower for the score of images against prompts."""
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import (
@@ -14,91 +14,189 @@ from transformers import (
     AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessorPil,
-    CLIPModel,
+    CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
 )
 
-from a4a.encoders.base import check_width
+from a4a.encoders.base import Images, Output, TorchImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_model
 from a4a.utils.images import to_pil
 
+LARGE = "openai/clip-vit-large-patch14"
 
-def clip_processor(name: str, folder: dict[str, Any], side: Any) -> CLIPImageProcessorPil:
-    """The preprocessing of a model that lies there; published adapters ship the model without one: CLIP's own at the model's size."""
+
+class CLIPImageEncoder(TorchImageEncoder):
+    """A frozen CLIP vision tower and its preprocessing.
+
+    `pooled` is the projected embedding, which the base family of IP-Adapter and the CLIP scores take; `tokens` are the
+    hidden states before the last layer, which IP-Adapter Plus takes.
+
+    Args:
+        model: hub name, folder or zoo:NAME of a CLIP model, or of its vision tower with projection alone.
+        output: `pooled` or `tokens`.
+        device: where it runs; the GPU if there is one.
+    """
+
+    what = "CLIP vision model"
+
+    def __init__(self, model: str = LARGE, output: Output = "pooled", device: str | None = None):
+        resolve_model(model, "CLIP model")
+        super().__init__(model, device)
+        self.output = output
+        self.key = f"CLIP {model}"
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, torch_dtype: torch.dtype = torch.float32, output: Output = "pooled"
+    ) -> Self:
+        """Load now, with weights of its own, on the CPU.
+
+        Args:
+            path: zoo:NAME, a folder or a hub name (`owner/repo` or `owner/repo/folder`, as h94/IP-Adapter keeps ViT-H
+                under `models/image_encoder`).
+            torch_dtype: of the weights.
+            output: `pooled` or `tokens`.
+        """
+        resolve_model(path, "image encoder")
+        encoder = cls(str(path), output, device="cpu")._adopt(*_load_vision(str(path), torch_dtype))
+        return encoder.to(dtype=torch_dtype)
+
+    @classmethod
+    def from_modules(
+        cls, module: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil, output: Output = "pooled"
+    ) -> Self:
+        """From a model and an image processor that are already in memory."""
+        encoder = cls.__new__(cls)
+        TorchImageEncoder.__init__(encoder, f"in memory {id(module)}", "cpu")
+        encoder.output, encoder.key = output, f"CLIP {encoder.model}"
+        return encoder._adopt(module, processor)
+
+    def _load(self) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessorPil]:
+        return _load_shared(self.model, self._device, self._dtype)
+
+    @property
+    def image_embed_dim(self) -> int:
+        config = self.module.config
+        return config.projection_dim if self.output == "pooled" else config.hidden_size
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Tensor:
+        side = self.processor.crop_size["height"], self.processor.crop_size["width"]
+        if isinstance(images, Tensor) and images.shape[-2:] == side:
+            mean, std = (
+                images.new_tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std)
+            )
+            return self._encode(((images * 255).round() / 255 - mean) / std)  # as the processor does at this size
+        return self._encode(self._pixels(to_pil(images) if isinstance(images, Tensor) else images))
+
+    @torch.no_grad()
+    def unconditional(self) -> Tensor:
+        """Zeros [1, image_embed_dim]; of tokens, those of an image that is zero after preprocessing, as diffusers does."""
+        if self.output == "pooled":
+            return super().unconditional()
+        side = self.module.config.image_size
+        return self._encode(torch.zeros(1, 3, side, side))
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.module.device, self.module.dtype)
+        if self.output == "pooled":
+            return self.module(pixels).image_embeds
+        return self.module(pixels, output_hidden_states=True).hidden_states[-2]
+
+    def with_output(self, output: Output) -> Self:
+        other = copy.copy(self)
+        other.output = output
+        return other
+
+
+class CLIPTextEncoder:
+    """Unit vectors of texts, to compare with those of images.
+
+    Args:
+        model: hub name, folder or zoo:NAME of a whole CLIP model; loaded when first used.
+        device: where it runs; the GPU if there is one.
+    """
+
+    def __init__(self, model: str = LARGE, device: str | None = None):
+        resolve_model(model, "CLIP model")
+        self.model = model
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @torch.no_grad()
+    def unit_vectors(self, texts: Sequence[str]) -> Tensor:
+        """[texts, width]; words that do not fit into the text tower are cut off.
+
+        Raises InputError where the model has no text tower or no tokenizer.
+        """
+        model = _load_text(self.model, self._device)
+        config = model.config
+        tokens = _tokenizer(self.model, config.vocab_size)(
+            list(texts), padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="pt"
+        )
+        vectors = model(tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)).text_embeds
+        return normalize(vectors.float(), dim=-1)
+
+
+def _load_vision(model: str, dtype: torch.dtype) -> tuple[Any, CLIPImageProcessorPil]:
+    name, folder = resolve_model(model, "CLIP model")
+    try:
+        config: Any = AutoConfig.from_pretrained(name, **folder)
+        if isinstance(config, CLIPConfig):
+            config = _tower(config, "vision_config")
+        module: Any = CLIPVisionModelWithProjection.from_pretrained(name, **folder, config=config, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{model} could not be loaded as a CLIP vision model ({first_line(error)}); "
+            f"give a hub name or a folder of one."
+        ) from error
+    return module.eval().requires_grad_(False), clip_processor(name, folder, module.config.image_size)
+
+
+@cache
+def _load_shared(model: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, CLIPImageProcessorPil]:
+    module, processor = _load_vision(model, dtype)
+    return module.to(device), processor
+
+
+def _tower(config: CLIPConfig, name: str) -> Any:
+    """The configuration of a whole model's tower; in some published ones (laion's) it does not know its projection."""
+    tower = getattr(config, name)
+    tower.projection_dim = config.projection_dim
+    return tower
+
+
+def clip_processor(name: str, folder: dict[str, Any], side: int) -> CLIPImageProcessorPil:
+    """The preprocessing that lies beside a model; published adapters ship none: then CLIP's own at the model's size."""
     try:
         return CLIPImageProcessorPil.from_pretrained(name, **folder)
     except OSError:
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-class CLIPImageEncoder:
-    """A frozen CLIP vision tower and its preprocessing; pictures to projected embeddings [batch, image_embed_dim]."""
-
-    def __init__(self, model: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil):
-        self.model = model.eval().requires_grad_(False)
-        self.processor = processor
-
-    @classmethod
-    def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPImageEncoder":
-        """From a folder or a hub name (`h94/IP-Adapter` keeps ViT-H under `models/image_encoder`: `owner/repo/folder`)."""
-        name, folder = resolve_model(path, "image encoder")
-        try:
-            model = CLIPVisionModelWithProjection.from_pretrained(name, **folder, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} could not be loaded as a CLIP vision model ({first_line(error)}).") from error
-        return cls(model, clip_processor(name, folder, model.config.image_size))
-
-    @property
-    def image_embed_dim(self) -> int:
-        return self.model.config.projection_dim
-
-    @torch.no_grad()
-    def __call__(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
-        """Pictures as [batch, 3, height, width] in [0, 1], or as PIL images."""
-        if isinstance(pictures, Tensor) and pictures.shape[-2:] == (
-            self.processor.crop_size["height"],
-            self.processor.crop_size["width"],
-        ):
-            mean, std = (
-                pictures.new_tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std)
-            )
-            pixels = ((pictures * 255).round() / 255 - mean) / std  # what the processor does with pictures that fit
-        else:
-            images = to_pil(pictures) if isinstance(pictures, Tensor) else [p.convert("RGB") for p in pictures]
-            pixels = self.processor(images, return_tensors="pt").pixel_values
-        return self.model(pixels.to(self.model.device, self.model.dtype)).image_embeds
-
-    def check(self, image_embed_dim: int, what: str) -> None:
-        """Raises InputError where an adapter expects embeddings of another width."""
-        check_width(self.image_embed_dim, image_embed_dim, what)
-
-
-LARGE = "openai/clip-vit-large-patch14"
-
-
 @cache
-def _load(model: str, device: str) -> tuple[Any, CLIPImageProcessorPil]:
-    """A CLIPModel, or a CLIPVisionModelWithProjection, and its preprocessing."""
+def _load_text(model: str, device: torch.device) -> Any:
     name, folder = resolve_model(model, "CLIP model")
     try:
-        config = AutoConfig.from_pretrained(name, **folder)
+        config: Any = AutoConfig.from_pretrained(name, **folder)
         if not isinstance(config, CLIPConfig):
-            vision = CLIPImageEncoder.load(model)
-            return vision.model.to(device), vision.processor  # pyright: ignore[reportArgumentType]
-        # whole, although only half may be used: in some published configurations (laion's) the halves do not know their projection
-        whole: Any = CLIPModel.from_pretrained(name, **folder, dtype=torch.float32)
+            raise InputError(
+                f"{model} is a vision tower alone; the text score needs a whole CLIP model, such as {LARGE}."
+            )
+        text: Any = CLIPTextModelWithProjection.from_pretrained(
+            name, **folder, config=_tower(config, "text_config"), dtype=torch.float32
+        )
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"{model} could not be loaded as a CLIP model ({first_line(error)}); give a hub name or a folder of one."
         ) from error
-    return whole.to(device).eval().requires_grad_(False), clip_processor(
-        name, folder, whole.config.vision_config.image_size
-    )
+    return text.to(device).eval().requires_grad_(False)
 
 
 @cache
-def _tokenizer(model: str, words: int):
+def _tokenizer(model: str, vocabulary: int) -> Any:
     name, folder = resolve_model(model, "CLIP model")
     if Path(name, "tokenizer").is_dir():
         folder = {"subfolder": "tokenizer"}
@@ -107,50 +205,9 @@ def _tokenizer(model: str, words: int):
         found = len(tokenizer)
     except (OSError, ValueError):
         found = 0
-    if found != words:  # where there are no files, transformers makes a tokenizer of two words and says nothing
+    if found != vocabulary:  # where there are no files, transformers makes a tokenizer of two words and says nothing
         raise InputError(
-            f"The tokenizer of {model} has {found} words where its text tower has {words}; add CLIP's tokenizer to the folder."
+            f"The tokenizer of {model} has {found} words where its text tower has {vocabulary}; "
+            f"add CLIP's tokenizer to the folder."
         )
     return tokenizer
-
-
-class CLIP:
-    """Projected CLIP vectors of pictures, and of texts where the model has both towers.
-
-    Args:
-        model: hub name, folder or zoo:NAME of a CLIP model; for pictures alone, of a vision tower with its projection.
-        device: where it runs; the GPU if there is one.
-    """
-
-    def __init__(self, model: str = LARGE, device: str | None = None):
-        resolve_model(model, "CLIP model")
-        self.model, self.device = model, device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.key = f"CLIP {model}"
-
-    @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        model, processor = _load(self.model, self.device)
-        pixels = processor([p.convert("RGB") for p in pictures], return_tensors="pt").pixel_values.to(model.device)
-        found = (
-            model.get_image_features(pixel_values=pixels).pooler_output
-            if isinstance(model, CLIPModel)
-            else model(pixels).image_embeds
-        )
-        return normalize(found.float(), dim=-1)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors [prompts, width]; what does not fit into the text tower is cut off. InputError for a model without one."""
-        model, _ = _load(self.model, self.device)
-        if not isinstance(model, CLIPModel):
-            raise InputError(
-                f"{self.model} is a vision tower alone; the text score needs a whole CLIP model, such as {LARGE}."
-            )
-        text = model.config.text_config
-        tokens = _tokenizer(self.model, text.vocab_size)(
-            list(prompts), padding=True, truncation=True, max_length=text.max_position_embeddings, return_tensors="pt"
-        )
-        found = model.get_text_features(
-            tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
-        ).pooler_output
-        return normalize(found.float(), dim=-1)

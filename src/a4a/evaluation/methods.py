@@ -113,7 +113,7 @@ class ImagePromptMethod(Method):
     def pipe(self) -> ImagePromptPipeline:
         adapter = load_adapter(self.adapter)
         encoder = encoder_of(adapter, self.adapter, self.image_encoder)
-        encoder.model.to(default_device())
+        encoder.to(default_device())
         return ImagePromptPipeline(load_for_inference(self.model), adapter, encoder)
 
     def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:

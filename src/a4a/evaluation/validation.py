@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.encoders.clip import CLIPImageEncoder
+from a4a.encoders.base import ImageEncoder
 from a4a.evaluation.generation import Sampling, generate_images, generate_text_only
 from a4a.evaluation.metrics.base import Metric
 from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, noise_generator, summarize
@@ -60,7 +60,7 @@ class Validator:
 
     @torch.no_grad()
     def generate(
-        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> list[Image.Image]:
         """All images of the task; from the prompts alone without an adapter."""
         prompted = ImagePromptPipeline(pipe, adapter, image_encoder) if adapter is not None else None
@@ -75,7 +75,7 @@ class Validator:
         return images
 
     def generate_and_score(
-        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> tuple[list[Image.Image], dict[str, Estimate]]:
         images = self.generate(pipe, adapter, image_encoder)
         return images, self.score(images)
@@ -85,7 +85,7 @@ class Validator:
         return summarize(compute_scores(self.metrics, generated_set(self.task, images)))
 
     def __call__(
-        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: CLIPImageEncoder | None
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> ValidationResult:
         images, scores = self.generate_and_score(pipe, adapter, image_encoder)
         return ValidationResult(scores, image_grid(self.task, images, self.grid_subjects))

@@ -68,7 +68,7 @@ def describe(
         "adapter, trained": made.trained,
         "denoiser, parameters": sum(p.numel() for p in meta_model.backbone.denoiser.parameters()),
         **{f"{name}, parameters": count for name, count in meta_model.encoders.items()},
-        **({"image_encoder, parameters": encoder[1]} if encoder else {}),
+        **({"image_encoder, parameters": encoder.parameters} if encoder else {}),
         "weights, bytes": estimate.denoiser + estimate.adapter,
         "encoders beside them, bytes": estimate.encoders,
         "gradients, bytes": estimate.gradients + estimate.buckets,

@@ -79,7 +79,7 @@ def transfer(
     _check_memory(model, data, image_encoder, source, method, objective, training, precision, load_encoders)
     source_adapter = formats.read(source) if source is not None else None
     data.check(model, image_encoder)
-    encoder = CLIPImageEncoder.load(image_encoder, precision.dtype) if load_encoders else None
+    encoder = CLIPImageEncoder.from_pretrained(image_encoder, precision.dtype) if load_encoders else None
     image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
     if source_adapter is not None and method.uses_source:
         check_width(image_embed_dim, source_adapter.image_embed_dim, str(source))
@@ -155,7 +155,7 @@ def _load_models(model: Path, encoder: CLIPImageEncoder | None, precision: Preci
             continue  # it may not fit; each process loads its shards later
         part.to(device)
     if encoder is not None:
-        encoder.model.to(device)  # pyright: ignore[reportArgumentType]
+        encoder.to(device)
     return _Models(pipe, backbone_for(pipe), encoder)
 
 

@@ -97,7 +97,7 @@ def demo(
     minutes = (time.perf_counter() - began) / 60
 
     print("Generating and scoring test subjects.")
-    encoder = CLIPImageEncoder.load(zoo / IMAGE_ENCODER)
+    encoder = CLIPImageEncoder.from_pretrained(zoo / IMAGE_ENCODER)
     test = WorldValidator("test", subjects, models=zoo)
     live_images, live_scores = test.generate_and_score(load_pipeline(zoo / LIVE.model), adapter, encoder)
     few = Validator(test.task.first(min(8, subjects)), [], SAMPLING, batch=50)
@@ -177,7 +177,7 @@ def _built(zoo: Path) -> list[Column]:
 
 def _grid(few: Validator, live_images: list[Image.Image], zoo: Path) -> Iterator[tuple[str, str, list[Image.Image]]]:
     """Title, note and images of each column."""
-    encoder = CLIPImageEncoder.load(zoo / IMAGE_ENCODER)
+    encoder = CLIPImageEncoder.from_pretrained(zoo / IMAGE_ENCODER)
     yield "reference", "one image of a creature that no model has seen", few.task.references
     for column in _built(zoo):
         adapter = load_adapter(zoo / column.adapter) if column.adapter else None

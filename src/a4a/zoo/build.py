@@ -305,7 +305,7 @@ def _measure(
     context: BuildContext, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int
 ) -> None:
     """What is published of a model: its scores on the test subjects, and pictures of some."""
-    result = context.test(pipe, adapter, CLIPImageEncoder.load(context.image_encoder))
+    result = context.test(pipe, adapter, CLIPImageEncoder.from_pretrained(context.image_encoder))
     result.samples.save(target / "samples.png")
     card(target, {"samples": samples, **{score: asdict(estimate) for score, estimate in result.scores.items()}})
 

@@ -1,6 +1,5 @@
 """The world's tasks and judges: the same subjects, prompts and noise for every method."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from a4a.encoders.base import Images, TorchImageEncoder
 from a4a.evaluation.generation import Sampling
 from a4a.evaluation.metrics import CLIPImageScore, GeneratedSet, Metric, Retrieval, Scores, Similarity
 from a4a.evaluation.tasks.base import Task
@@ -53,19 +53,30 @@ def _scene(models: Path) -> SceneClassifier:
     return SceneClassifier.from_pretrained(models / "scene", dtype=torch.float32).eval()  # pyright: ignore[reportArgumentType]
 
 
-class Identity:
-    """The zoo's identity encoder, which plays the part of ArcFace.
+class Identity(TorchImageEncoder):
+    """The zoo's identity encoder, which stands in for ArcFace; its embeddings have length one.
 
     Args:
         models: the zoo's folder.
     """
 
     def __init__(self, models: Path = MODELS):
-        self.models, self.key = Path(models), f"identity {models}"
+        super().__init__(str(models), "cpu")
+        self.key = f"identity {models}"
+
+    def _load(self) -> tuple[IdentityEncoder, None]:
+        return _identity(Path(self.model)), None
+
+    @property
+    def image_embed_dim(self) -> int:
+        return self.module.config.embed
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        return _identity(self.models)(to_tensor(pictures))
+    def __call__(self, images: Images) -> Tensor:
+        return self.module(images if isinstance(images, Tensor) else to_tensor(images))
+
+    def unit_vectors(self, images: Images) -> Tensor:
+        return self(images)  # normalised already
 
 
 class PromptAccuracy(Metric):

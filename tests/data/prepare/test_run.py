@@ -247,7 +247,7 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
     text = backbone_for(pixart).encode_text([""])
     assert torch.allclose(batch["text.states"].float(), text["states"].expand(7, -1, -1), atol=2e-3)
     assert batch["text.mask"].equal(text["mask"].expand(7, -1))
-    assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.load(models / "clip")(images), atol=2e-3)
+    assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.from_pretrained(models / "clip")(images), atol=2e-3)
 
 
 def test_references_are_embeddings_evenly_over_the_table(prepared):
@@ -356,7 +356,7 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     from a4a.transfer.config import IPAdapterConfig
     from a4a.transfer.run import transfer
 
-    monkeypatch.setattr(CLIPImageEncoder, "load", lambda *a, **k: pytest.fail("loaded the image encoder"))
+    monkeypatch.setattr(CLIPImageEncoder, "from_pretrained", lambda *a, **k: pytest.fail("loaded the image encoder"))
     for kind in (AutoencoderKL, T5EncoderModel):
         monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("loaded an encoder"))
     training = TrainingConfig(samples=4, batch_size=2, tensorboard=False)
@@ -375,7 +375,7 @@ def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, 
     monkeypatch.setattr(
         CLIPImageEncoder,
         "__call__",
-        lambda self, pictures: loaded.append(self.model.dtype) or torch.zeros(len(pictures), tiny_models.EMBED),
+        lambda self, pictures: loaded.append(self.module.dtype) or torch.zeros(len(pictures), tiny_models.EMBED),
     )
     shutil.copytree(photos / "subject0", tmp_path / "pictures")
     (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat"}')

@@ -4,8 +4,7 @@ from transformers import CLIPModel, Dinov2Model, ViTModel
 
 import tiny_encoders
 import tiny_models
-from a4a.encoders import CLIP, DINO
-from a4a.encoders.clip import CLIPImageEncoder
+from a4a.encoders import DINO, CLIPImageEncoder, CLIPTextEncoder
 from a4a.errors import InputError
 from a4a.evaluation.metrics import CLIPImageScore, CLIPTextScore, DINOScore
 
@@ -22,7 +21,7 @@ def vision(tmp_path_factory):
 
 def test_the_image_score_is_the_cosine_of_clip_vectors(whole):
     generated = tiny_encoders.generated(subjects=3, of=lambda s, g: tiny_encoders.noise(2 * s + g))
-    encoder = CLIPImageEncoder.load(whole)
+    encoder = CLIPImageEncoder.from_pretrained(whole)
     expected = [
         [torch.cosine_similarity(encoder([r]), encoder([p])).item() for p in row]
         for r, row in zip(generated.references, generated.images, strict=True)
@@ -35,7 +34,7 @@ def test_the_text_score_is_the_models_own_logit(whole):
     model, tokenizer, encoder = (
         CLIPModel.from_pretrained(whole).eval(),
         tiny_models.clip_tokenizer(),
-        CLIPImageEncoder.load(whole),
+        CLIPImageEncoder.from_pretrained(whole),
     )
     scores = CLIPTextScore(whole)(generated)["clip_text"]
     for s in range(2):
@@ -50,7 +49,7 @@ def test_the_text_score_is_the_models_own_logit(whole):
 
 
 def test_a_prompt_longer_than_the_text_tower_is_cut_off(whole):
-    assert CLIP(whole).encode_text(["a cat " * 500, "a cat"]).isfinite().all()
+    assert CLIPTextEncoder(whole).unit_vectors(["a cat " * 500, "a cat"]).isfinite().all()
 
 
 def test_a_vision_tower_alone_scores_pictures_and_not_texts(vision):
@@ -80,7 +79,9 @@ def test_a_projection_that_the_halves_do_not_know(whole, tmp_path):
     model = CLIPModel.from_pretrained(whole)
     model.config.vision_config.projection_dim = model.config.text_config.projection_dim = 512
     model.save_pretrained(tmp_path)
-    assert CLIP(str(tmp_path)).encode([tiny_encoders.picture(0)]).shape == (1, 24)
+    tiny_models.clip_tokenizer().save_pretrained(tmp_path)
+    assert CLIPImageEncoder(str(tmp_path)).unit_vectors([tiny_encoders.picture(0)]).shape == (1, 24)
+    assert CLIPTextEncoder(str(tmp_path)).unit_vectors(["a cat"]).shape == (1, 24)
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("dinov2", Dinov2Model), ("vit", ViTModel)])
@@ -101,7 +102,7 @@ def test_dino_is_the_class_token(tmp_path, kind, cls):
     ) / std
     with torch.no_grad():
         expected = torch.nn.functional.normalize(model(pixels[None]).last_hidden_state[:, 0], dim=-1)
-    torch.testing.assert_close(DINO(folder).encode([picture]), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(DINO(folder).unit_vectors([picture]), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_that_is_no_dino(whole):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.encoders.arcface import ArcFace
+from a4a.encoders.base import ImageEncoder
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.fingerprint import model_fingerprint
@@ -60,14 +61,15 @@ class Encoders:
         return backbone_for(pipe)
 
     @cached_property
-    def images(self) -> dict[str, Any]:
+    def images(self) -> dict[str, ImageEncoder]:
         """By name, what turns pictures into embeddings [pictures, width]."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        found: dict[str, Any] = {}
-        for name, path in self.settings.image_encoders.items():
-            found[name] = CLIPImageEncoder.load(path, getattr(torch, self.settings.precision))
-            found[name].model.to(device)
-        return {**found, FACES: ArcFace(self.settings.arcface).encode} if self.settings.arcface is not None else found
+        dtype = getattr(torch, self.settings.precision)
+        found: dict[str, ImageEncoder] = {
+            name: CLIPImageEncoder.from_pretrained(path, dtype).to(device)
+            for name, path in self.settings.image_encoders.items()
+        }
+        return {**found, FACES: ArcFace(self.settings.arcface)} if self.settings.arcface is not None else found
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -78,7 +80,7 @@ class Encoders:
             if isinstance(p, torch.nn.Module) and n not in DENOISER_PARTS
         }
         own = {f"model.{name}": model_fingerprint(part) for name, part in sorted(parts.items())}
-        return own | {name: model_fingerprint(encoder.model) for name, encoder in self.images.items() if name != FACES}
+        return own | {name: encoder.fingerprint() for name, encoder in self.images.items() if name != FACES}
 
     @torch.no_grad()
     def latents(self, pictures: Sequence[Image.Image]) -> Tensor:

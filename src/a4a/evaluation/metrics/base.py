@@ -70,7 +70,7 @@ class GeneratedSet:
         """Vectors by an encoder; metrics with equal encoders encode each image once."""
         if (encoder.key, name) not in self._vectors:
             batches = (images[i : i + ENCODE_BATCH] for i in range(0, len(images), ENCODE_BATCH))
-            self._vectors[encoder.key, name] = torch.cat([encoder.encode(batch).float().cpu() for batch in batches])
+            self._vectors[encoder.key, name] = torch.cat([encoder.unit_vectors(batch).cpu() for batch in batches])
         return self._vectors[encoder.key, name]
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from a4a.encoders.clip import CLIP, LARGE
+from a4a.encoders.clip import LARGE, CLIPImageEncoder, CLIPTextEncoder
 from a4a.evaluation.metrics.base import GeneratedSet, Metric, Scores
 from a4a.evaluation.metrics.similarity import similarity
 
@@ -16,7 +16,7 @@ class CLIPImageScore(Metric):
     """
 
     def __init__(self, model: str = LARGE, device: str | None = None):
-        self.encoder = CLIP(model, device)
+        self.encoder = CLIPImageEncoder(model, device=device)
 
     def __call__(self, generated: GeneratedSet) -> Scores:
         return {"clip_image": similarity(generated, self.encoder)}
@@ -33,8 +33,8 @@ class CLIPTextScore(Metric):
     """
 
     def __init__(self, model: str = LARGE, device: str | None = None):
-        self.encoder = CLIP(model, device)
+        self.encoder, self.text_encoder = CLIPImageEncoder(model, device=device), CLIPTextEncoder(model, device)
 
     def __call__(self, generated: GeneratedSet) -> Scores:
-        texts = torch.stack([self.encoder.encode_text(row).cpu() for row in generated.prompts])
+        texts = torch.stack([self.text_encoder.unit_vectors(row).cpu() for row in generated.prompts])
         return {"clip_text": (generated.image_vectors(self.encoder) * texts).sum(dim=-1).double().numpy()}
