@@ -143,9 +143,9 @@ def test_gradients_are_those_of_finite_differences(named):
 @pytest.mark.parametrize("name", sorted({name for name, _ in IMAGE_ROWS}))
 def test_one_sequence_without_the_number_of_image_rows_is_an_input_error(name):
     tiny = TRANSFORMERS[name]()
-    with attach(tiny.model, tiny.sites, features(tiny)):
-        with pytest.raises(InputError, match="attention holds text and image in one sequence"):
-            tiny()
+    message = "attention holds text and image in one sequence"
+    with pytest.raises(InputError, match=message), attach(tiny.model, tiny.sites, features(tiny)):
+        tiny()
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen-image", "sd3"])  # diffusers' fused processor forgets SD3.5's norms
