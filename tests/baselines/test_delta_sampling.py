@@ -7,7 +7,6 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPAGP
 import tiny_models
 from a4a.backbones import backbone_for
 from a4a.baselines import DeltaSamplingPipeline
-from a4a.baselines.delta_sampling import converting
 from a4a.errors import InputError
 from a4a.injection import is_attached
 from a4a.pipeline import ImagePromptPipeline
@@ -88,7 +87,7 @@ def test_a_model_upgraded_to_itself_is_the_base_model_with_the_image_prompt(prom
 def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, scheduler):
     """The same U-Net told in velocities, `v = (eps - sigma x) / alpha`: the picture is that of the base model with the image prompt."""
     pipe = tiny_models.with_own_denoiser(prompted.pipe)
-    alphas = prompted.backbone.training_scheduler.alphas_cumprod
+    alphas = prompted.backbone.pipe.scheduler.alphas_cumprod
 
     def velocity(_, args, output):
         alpha, sigma = alphas[int(args[1])].sqrt(), (1 - alphas[int(args[1])]).sqrt()
@@ -103,21 +102,6 @@ def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, schedu
     handle.remove()
     close(found, expected, 1e-3)
     assert differ(found, call(base.pipe))
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("other", ["epsilon", "v_prediction", "sample"])
-def test_differences_are_converted(kind, other):
-    scheduler, t = DDIMScheduler(), torch.tensor([400])
-    x, *noises = (torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    alpha, sigma = scheduler.alphas_cumprod[t].sqrt(), (1 - scheduler.alphas_cumprod[t]).sqrt()
-
-    def said(noise):
-        sample = (x - sigma * noise) / alpha
-        return {"epsilon": noise, "sample": sample, "v_prediction": scheduler.get_velocity(sample, noise, t)}
-
-    one, two = (said(noise) for noise in noises)
-    close((two[kind] - one[kind]) * converting(kind, other, float(alpha**2)), two[other] - one[other])
 
 
 def test_a_batch_is_its_rows(ours):
@@ -166,9 +150,10 @@ def test_another_schedule_is_met_at_the_same_noise(prompted, sdxl):
     ours = DeltaSamplingPipeline(prompted, pipe)
     assert int(ours._same_noise(torch.tensor(999))[0]) == 999  # noisier than any step of the base model: its last
     for t in (1, 250, 500, 600):
-        step, alpha = ours._same_noise(torch.tensor(t))
+        step, log_snr = ours._same_noise(torch.tensor(t))
         assert step != t
-        assert alpha == pytest.approx(float(pipe.scheduler.alphas_cumprod[t]), abs=2e-3)
+        alpha_squared = torch.tensor(log_snr).sigmoid().item()
+        assert alpha_squared == pytest.approx(float(pipe.scheduler.alphas_cumprod[t]), abs=2e-3)
     seen = []
     handle = prompted.backbone.denoiser.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     call(ours, guidance_scale=1.0)
@@ -230,8 +215,8 @@ def test_guidance_by_other_rows_is_refused(prompted, kind, words):
 
 def test_another_kind_of_prediction_is_refused(prompted, sdxl):
     pipe = tiny_models.with_own_denoiser(sdxl)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="flow_prediction")
-    with pytest.raises(InputError, match="predicts 'flow_prediction'; Delta Sampling needs epsilon"):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="score")
+    with pytest.raises(InputError, match="predicts 'score'; expected one of epsilon"):
         DeltaSamplingPipeline(prompted, pipe)
 
 

@@ -148,7 +148,7 @@ def test_compiled_blocks_share_their_code_and_change_nothing(sd15, pixart, monke
 def drawn(sd15, **options):
     objective, _ = denoising(sd15, sd15, **options)
     torch.manual_seed(0)
-    return objective._timesteps(20_000, torch.device("cpu")).float()
+    return objective.prediction.sample_timesteps(20_000, "cpu", objective.config.density).float()
 
 
 def test_time_steps_are_drawn_as_asked(sd15):

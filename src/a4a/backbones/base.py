@@ -1,4 +1,4 @@
-"""What the code must know of one family of denoisers."""
+"""What the code must know of one family of denoisers. To add a family, write one file here with one `Backbone`."""
 
 import importlib
 import pkgutil
@@ -7,28 +7,35 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from a4a.backbones.attention import contract_of
+from a4a.backbones.attention import CROSS, AttentionContract, contract_of
+from a4a.backbones.prediction import Prediction, prediction_for, split_variance
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import DENOISER_PARTS
 
 Text = dict[str, Tensor]
-"""What a denoiser takes of its prompts, one row a prompt; the keys are the backbone's own business."""
+"""What a denoiser takes of its prompts, one row a prompt, by names that the backbone chooses."""
 
 
 class Backbone(ABC):
-    """A diffusers pipeline, seen as a denoiser with sites.
+    """A diffusers pipeline, seen as a denoiser with sites where image features enter.
 
-    A subclass in a file of this folder is found by itself: it names the denoisers that it serves.
+    A family must say: `denoisers`, `encode_text`, `text_shapes` and `run_denoiser`. Everything else has a default that
+    fits latent diffusion with cross-attention in blocks of `BasicTransformerBlock`. A subclass in a file of this folder
+    registers itself; `tests/tiny_models.py` wants one tiny pipeline of it, and every contract test then runs on it.
     """
 
     denoisers: ClassVar[tuple[str, ...]]
     """Class names of the denoisers, as diffusers calls them."""
     block: ClassVar[str] = "BasicTransformerBlock"
-    """Class name of the blocks that repeat, and so hold most of the weights: what is compiled, kept in 8 bits or spread."""
+    """Class name of the repeated blocks, which hold most of the weights: these are compiled, quantised and sharded."""
+    site_suffix: ClassVar[str] = ".attn2"
+    """How the names of the attention modules end that are sites."""
+    attention: ClassVar[AttentionContract] = CROSS
+    """How those modules take image features."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
 
     def __init_subclass__(cls, **kwargs):
@@ -37,26 +44,57 @@ class Backbone(ABC):
             Backbone.families[name] = cls
 
     def __init__(self, pipe: DiffusionPipeline):
-        self.pipe = pipe
+        self.pipe: Any = pipe
         self.sites = self.find_sites(self.denoiser)
+
+    # --- parts of the pipeline ---------------------------------------------------------------------------------------
 
     @property
     def denoiser(self) -> Any:
         return denoiser_of(self.pipe)
 
     @property
+    def vae(self) -> Any:
+        return self.pipe.vae
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """Everything with weights but the denoiser, by its name in the pipeline: VAE, text encoders."""
+        parts = self.pipe.components.items()
+        return {n: p for n, p in parts if isinstance(p, nn.Module) and n not in DENOISER_PARTS}
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels to one latent, along each side."""
+        return self.pipe.vae_scale_factor
+
+    @property
     def device(self) -> torch.device:
-        """Where the denoiser computes; its weights may wait elsewhere, as offloading leaves them."""
+        """Where the denoiser computes; with offloading its weights may wait elsewhere."""
         return getattr(self.pipe, "_execution_device", self.denoiser.device)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.denoiser.dtype
 
+    # --- sites -------------------------------------------------------------------------------------------------------
+
     @classmethod
-    @abstractmethod
     def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
-        """The cross-attention layers; in the order of published adapters where there are any."""
+        """The attention layers that take image features; in the order of published adapters where there are any.
+
+        By default all modules whose names end with `site_suffix`, in the order in which they run.
+        """
+        names = cls.site_names(denoiser)
+        return tuple(cls.site(denoiser, name, i / max(len(names) - 1, 1)) for i, name in enumerate(names))
+
+    @classmethod
+    def site_names(cls, denoiser: nn.Module) -> list[str]:
+        return [name for name, _ in denoiser.named_modules() if name.endswith(cls.site_suffix)]
+
+    @classmethod
+    def site(cls, denoiser: nn.Module, name: str, depth: float) -> Site:
+        return Site(name, cls.attention.key_width(denoiser.get_submodule(name)), depth, cls.attention.name)
 
     def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
         """The denoiser's own projections of text to keys and to values at its sites."""
@@ -64,53 +102,61 @@ class Backbone(ABC):
         keys, values = zip(*found, strict=True)
         return list(keys), list(values)
 
-    @abstractmethod
-    def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Prompts as the pipeline itself encodes them, one row each, on the CPU."""
+    # --- text --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Prompts as the pipeline itself encodes them: tensors [prompts, ...] on the CPU."""
+
     def no_text(self) -> Text:
-        """One row: what the pipeline's guidance uses where there is no negative prompt."""
+        """What the pipeline's guidance uses where there is no negative prompt: tensors [1, ...] on the CPU."""
+        return self.encode_text([""])
 
     @abstractmethod
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        """Shape of one row of what `encode_text` gives, and its type where it is not the text encoder's."""
+        """For each tensor of `encode_text`: the shape of one row, and its dtype where it is not the text encoder's."""
+
+    # --- denoising ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """The denoiser's output for noisy latents [batch, channels, height, width] and time steps [batch]."""
+
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
-        """The denoiser's prediction [batch, channels, height, width] of what `target` gives."""
+        """The denoiser's prediction [batch, channels, height, width], without the learned variance of some models."""
+        return split_variance(self.run_denoiser(noisy, timesteps, text), noisy.shape[1])[0]
+
+    @property
+    def prediction(self) -> Prediction:
+        """What `predict` gives, and how it is trained, by the scheduler that the pipeline has now."""
+        return prediction_for(self.pipe.scheduler)
 
     def call_options(self) -> dict[str, Any]:
-        """What a call of the pipeline needs for this very model, where the pipeline's own defaults do not fit it."""
+        """Arguments that a call of this pipeline needs, where its own defaults do not fit the model."""
         return {}
 
+    # --- latents -----------------------------------------------------------------------------------------------------
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that `encode_pixels` gives and `predict` takes."""
+        return self.denoiser.config.in_channels
+
+    def latent_size(self, pixels: int | None = None) -> int:
+        """Side of the latents of square images of so many pixels; by default of those that the model was trained on."""
+        return pixels // self.vae_scale_factor if pixels else self.denoiser.config.sample_size
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Pictures [batch, 3, height, width] in [-1, 1] to latents, scaled as the denoiser sees them."""
-        vae = self.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
+        """Images [batch, 3, height, width] in [-1, 1] to latents, shifted and scaled as the denoiser takes them."""
+        vae = self.vae
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample()
         return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
-    @property
-    def training_scheduler(self) -> DDPMScheduler:
-        """The noise that the model was trained with."""
-        return DDPMScheduler.from_config(self.pipe.scheduler.config)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
-
-    def target(self, scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser was trained to predict."""
-        kind = scheduler.config.prediction_type  # pyright: ignore[reportAttributeAccessIssue]
-        if kind == "epsilon":
-            return noise
-        if kind == "v_prediction":
-            return scheduler.get_velocity(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
-        if kind == "sample":
-            return latents
-        raise InputError(f"The scheduler predicts {kind!r}; expected epsilon, v_prediction or sample.")
-
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
-    """The denoiser itself, also where `torch.compile` has wrapped it: its own modules have the names of the sites."""
-    found = (getattr(pipe, name, None) for name in DENOISER_PARTS)
-    denoiser = next((part for part in found if part is not None), None)
+    """The denoiser of a pipeline: the module with the names of the sites, also where `torch.compile` has wrapped it."""
+    parts = (getattr(pipe, name, None) for name in DENOISER_PARTS)
+    denoiser = next((part for part in parts if part is not None), None)
     return getattr(denoiser, "_orig_mod", denoiser)
 
 
@@ -135,11 +181,15 @@ def families() -> dict[str, type[Backbone]]:
 
 
 def backbone_for(pipe: DiffusionPipeline) -> Backbone:
-    """The backbone of a pipeline, by the class of its denoiser or the next one that it inherits; InputError where none serves it."""
+    """The backbone of a pipeline, by the class of its denoiser or the nearest one that it inherits.
+
+    Raises InputError where none serves it.
+    """
     names, known = [kind.__name__ for kind in type(denoiser_of(pipe)).__mro__], families()
     family = next((known[name] for name in names if name in known), None)
     if family is None:
         raise InputError(
-            f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; expected one of {', '.join(sorted(known))}."
+            f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; "
+            f"expected one of {', '.join(sorted(known))}."
         )
     return family(pipe)

@@ -64,7 +64,7 @@ def check_pair(base: Backbone, upgraded: Backbone) -> None:
         raise InputError(
             f"The base and the upgraded model are the same {type(base.denoiser).__name__}; load two models."
         )
-    found, expected = (b.training_scheduler.config["num_train_timesteps"] for b in (base, upgraded))
+    found, expected = (b.prediction.num_train_timesteps for b in (base, upgraded))
     if found != expected:
         raise InputError(
             f"The base model has {found} time steps of training and the upgraded model {expected}; choose two models with as many (their num_train_timesteps)."

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from a4a.backbones import Backbone, Text
+from a4a.backbones.prediction import split_variance
 from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
 from a4a.errors import InputError
 from a4a.evaluation.generation import generate_images
@@ -28,7 +29,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
 
     The base model sees the prompts through its own text encoder, and the rows of guidance in the same order. Where its
     noise differs from the upgraded model's at a time step, it runs at its step of the same signal-to-noise ratio (ours);
-    where it predicts something else (noise, velocity, sample), the difference is converted.
+    where it predicts something else (noise, velocity, sample, flow), the difference is converted.
 
     Raises InputError where the two models have different latents.
     """
@@ -41,8 +42,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
                 f"Delta Sampling needs a shared latent space but the upgraded model has {_said(mine)} and the base model "
                 f"{_said(theirs)}; choose two models with the same VAE and size, or transfer the adapter (a4a transfer)."
             )
-        self.kinds = _kind(base.backbone), _kind(self.backbone)
-        self.alphas = base.backbone.training_scheduler.alphas_cumprod, self.backbone.training_scheduler.alphas_cumprod
+        self.predictions = base.backbone.prediction, self.backbone.prediction
 
     def base_calls(self, steps: int) -> int:
         return 2 * steps
@@ -81,8 +81,8 @@ class DeltaSamplingPipeline(TwoModelPipeline):
             denoiser: nn.Module, args: tuple, options: dict[str, Any], output: tuple[Tensor, ...]
         ) -> tuple[Tensor, ...]:
             latents, timestep = call_of(denoiser, args, options)
-            step, alpha = self._same_noise(timestep.flatten()[0])
-            noisy = latents.to(base.device, base.dtype)
+            step, log_snr = self._same_noise(timestep.flatten()[0])
+            noisy = (latents * self._latents_ratio(log_snr)).to(base.device, base.dtype)
             call = (
                 noisy,
                 step.to(base.device).expand(len(noisy)),
@@ -90,10 +90,9 @@ class DeltaSamplingPipeline(TwoModelPipeline):
             )
             without = base.predict(*call)
             with attach(base.denoiser, base.sites, positive, image_prompt_scale, negative):
-                delta = (base.predict(*call) - without) * converting(*self.kinds, alpha)
-            prediction, channels = output[0].clone(), latents.shape[1]
-            prediction[:, :channels] += delta_scale * delta.to(prediction)  # what follows are learned variances
-            return prediction, *output[1:]
+                delta = (base.predict(*call) - without) * self._prediction_ratio(log_snr)
+            prediction, variance = split_variance(output[0], latents.shape[1])
+            return torch.cat([prediction + delta_scale * delta.to(prediction), variance], dim=1), *output[1:]
 
         with removing(self.backbone.denoiser.register_forward_hook(add, with_kwargs=True)):
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
@@ -109,39 +108,24 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         return {name: torch.cat([no[name], t]).repeat_interleave(repeats, 0).to(base.device) for name, t in yes.items()}
 
     def _same_noise(self, timestep: Tensor) -> tuple[Tensor, float]:
-        """The base model's time step with the noise of the upgraded model's, and its alpha^2 (alphas_cumprod)."""
-        (base, upgraded), number = self.alphas, int(timestep.round())
-        if torch.equal(base, upgraded):
-            return timestep, float(base[number])
-        nearest = (base.logit(1e-6) - upgraded[number].logit(1e-6)).abs().argmin()  # the logit is log SNR
-        return nearest, float(base[nearest])
+        """The base model's time step with the noise of the upgraded model's, and its log signal-to-noise ratio."""
+        base, upgraded = self.predictions
+        step = base.matching_timestep(upgraded, timestep)
+        return step, base.log_snr(step)
 
+    def _latents_ratio(self, log_snr: float) -> float:
+        """From the upgraded model's noisy latents to the base model's: 1 but between diffusion and flow matching."""
+        base, upgraded = (prediction.norm(log_snr) for prediction in self.predictions)
+        return base / upgraded
 
-def converting(kind: str, other: str, alpha_squared: float) -> float:
-    """What a difference of two predictions of one kind is multiplied with to be one of the `other`.
-
-    At the same latents x = alpha x0 + sigma eps, with v = alpha eps - sigma x0: d eps = alpha dv = -(alpha / sigma) dx0.
-    """
-    if kind == other:
-        return 1.0
-    alpha = max(alpha_squared, 1e-6) ** 0.5
-    epsilons = {"epsilon": 1.0, "v_prediction": alpha, "sample": -alpha / (1 - alpha**2) ** 0.5}
-    return epsilons[kind] / epsilons[other]
-
-
-def _kind(backbone: Backbone) -> str:
-    scheduler: Any = backbone.pipe.scheduler  # pyright: ignore[reportAttributeAccessIssue]
-    kind = scheduler.config.get("prediction_type")
-    if kind not in ("epsilon", "v_prediction", "sample"):
-        raise InputError(
-            f"The scheduler of {type(backbone.pipe).__name__} predicts {kind!r}; Delta Sampling needs epsilon, v_prediction or sample: choose another model."
-        )
-    return kind
+    def _prediction_ratio(self, log_snr: float) -> float:
+        """From a difference of the base model's predictions to one of the upgraded model's: 1 for equal kinds."""
+        base, upgraded = (prediction.noise_per_prediction(log_snr) for prediction in self.predictions)
+        return base / upgraded
 
 
 def _latents(backbone: Backbone) -> tuple[int, float, int]:
-    vae = backbone.pipe.vae  # pyright: ignore[reportAttributeAccessIssue]
-    return backbone.denoiser.config.in_channels, vae.config.scaling_factor, backbone.denoiser.config.sample_size
+    return backbone.latent_channels, backbone.vae.config.scaling_factor, backbone.latent_size()
 
 
 def _said(latents: tuple[int, float, int]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
+from a4a.backbones.prediction import TimestepDensity
 from a4a.baselines.base import check_pair
 from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
 from a4a.data.base import TrainingImages
@@ -64,7 +65,7 @@ class XAdapterMapping(Objective):
             backbone.denoiser.eval().requires_grad_(False)
         self.mapper, self.learning_rate = mapper.train().requires_grad_(True), learning_rate
         self._base, self._upgraded, self._no_text = base, upgraded, upgraded.no_text()
-        self._schedulers = base.training_scheduler, upgraded.training_scheduler
+        self._predictions = base.prediction, upgraded.prediction
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"name": "mapper", "params": list(self.mapper.parameters()), "lr": self.learning_rate}]
@@ -72,21 +73,20 @@ class XAdapterMapping(Objective):
     def forward(self, batch: Batch) -> Tensor:
         """`base.latents` and `upgraded.latents` [batch, channels, height, width] of the same pictures, `base.text.*` of their captions."""
         theirs, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
-        timesteps = torch.randint(
-            0, self._schedulers[0].config["num_train_timesteps"], (len(latents),), device=latents.device
-        )
+        base, upgraded = self._base, self._upgraded
+        below, above = self._predictions
+        timesteps = below.sample_timesteps(len(latents), latents.device, TimestepDensity())
         text: Text = {name.removeprefix("base.text."): t for name, t in batch.items() if name.startswith("base.text.")}
         no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}
 
-        scheduler, upgraded = self._schedulers[1], self._upgraded
-        noisy = self._schedulers[0].add_noise(theirs, torch.randn_like(theirs), timesteps)  # pyright: ignore[reportArgumentType]
-        with torch.no_grad(), recorded(self._base.denoiser) as steps:
-            self._base.predict(noisy.to(self._base.dtype), timesteps, text)
+        noisy = below.add_noise(theirs, torch.randn_like(theirs), timesteps)
+        with torch.no_grad(), recorded(base.denoiser) as steps:
+            base.predict(noisy.to(base.dtype), timesteps, text)
         noise = torch.randn_like(latents)
-        noisy = scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        noisy = above.add_noise(latents, noise, timesteps)
         with added(upgraded.denoiser, self.mapper, steps):
             prediction = upgraded.predict(noisy.to(upgraded.dtype), timesteps, no_text)
-        return (prediction.float() - upgraded.target(scheduler, latents, noise, timesteps)).square().mean()
+        return (prediction.float() - above.target(latents, noise, timesteps)).square().mean()
 
 
 def train_x_adapter(

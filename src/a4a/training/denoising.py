@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 from torch import Tensor
 
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.backbones import Backbone, Text
+from a4a.backbones.prediction import Density, TimestepDensity, Weighting
 from a4a.injection import Injection
 from a4a.training.base import Batch, Objective
 
@@ -45,20 +45,26 @@ class ObjectiveConfig:
     dropping: ConditionDropout = field(default_factory=ConditionDropout)
     train_source: bool = False
     """Fine-tune the source adapter too (A4A only)."""
-    weighting: Literal["none", "min_snr"] = "none"
-    """Weights of the time steps: none as the paper, or min(SNR, gamma) / SNR, which favours noisy steps."""
+    weighting: Weighting = "none"
+    """Loss weights of the time steps: none, as in the paper; min_snr (diffusion models) favours noisy steps;
+    sigma_sqrt and cosmap (flow-matching models) are SD3's."""
     gamma: float = 5.0
-    """Of the min-SNR weighting."""
-    timesteps: Literal["uniform", "logit_normal", "mode"] = "uniform"
-    """How time steps are drawn: uniform as the paper, or by the densities of SD3 (arXiv 2403.03206, sec. 3.1), where 1 is all noise."""
+    """Of min_snr: the largest signal-to-noise ratio that counts."""
+    timesteps: Density = "uniform"
+    """How time steps are drawn: uniform, as in the paper, or by SD3's densities (arXiv 2403.03206, sec. 3.1)."""
     logit_mean: float = 0.0
-    """Of `logit_normal`: above zero favours noisy steps."""
+    """Of logit_normal: above zero favours noisy steps."""
     logit_std: float = 1.0
+    """Of logit_normal: a smaller one keeps closer to the middle."""
     mode_scale: float = 1.29
-    """Of `mode`: above zero favours the middle, -1 the ends."""
+    """Of mode: above zero favours the middle, -1 the ends."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile the denoiser's repeated blocks: a minute at the start, faster steps after it."""
+
+    @property
+    def density(self) -> TimestepDensity:
+        return TimestepDensity(self.timesteps, self.logit_mean, self.logit_std, self.mode_scale)
 
 
 class Denoising(Objective):
@@ -75,7 +81,8 @@ class Denoising(Objective):
         self.config, self.adapter = config, adapter
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
-        self.scheduler = backbone.training_scheduler
+        self.prediction = backbone.prediction
+        self.prediction.check_weighting(config.weighting)
         self._no_text = (
             backbone.no_text() if no_text is None else no_text
         )  # given where the text encoders are not there
@@ -112,9 +119,9 @@ class Denoising(Objective):
         without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
 
         noise = torch.randn_like(latents)
-        timesteps = self._timesteps(count, device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
-        target = self._backbone.target(self.scheduler, latents, noise, timesteps)
+        timesteps = self.prediction.sample_timesteps(count, device, self.config.density)
+        noisy = self.prediction.add_noise(latents, noise, timesteps)
+        target = self.prediction.target(latents, noise, timesteps)
 
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()
@@ -128,26 +135,12 @@ class Denoising(Objective):
         plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
         with torch.autocast(device.type, enabled=False) if plain else nullcontext():
             prediction = self._backbone.predict(noisy.to(kind), timesteps, self._text(batch, without_text))
-        loss = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-        if self.config.weighting == "min_snr":
-            snr = compute_snr(self.scheduler, timesteps)
-            velocity = self.scheduler.config.prediction_type == "v_prediction"  # pyright: ignore[reportAttributeAccessIssue]
-            loss = loss * snr.clamp(max=self.config.gamma) / (snr + 1 if velocity else snr)
-        return loss.mean()
+        losses = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        return self.prediction.weigh(losses, timesteps, self.config.weighting, self.config.gamma).mean()
 
     def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
         """What a batch sees of its references."""
         injection.set(adapter(embeds))
-
-    def _timesteps(self, count: int, device: torch.device) -> Tensor:
-        steps = self.scheduler.config.num_train_timesteps  # pyright: ignore[reportAttributeAccessIssue]
-        how = self.config
-        if how.timesteps == "uniform":
-            return torch.randint(0, steps, (count,), device=device)
-        density = compute_density_for_timestep_sampling(
-            how.timesteps, count, how.logit_mean, how.logit_std, how.mode_scale, device
-        )
-        return (density * steps).long().clamp(0, steps - 1)
 
     def _text(self, batch: Batch, without: Tensor) -> Text:
         text = {name.removeprefix("text."): t for name, t in batch.items() if name.startswith("text.")}
