@@ -1,9 +1,11 @@
-"""`a4a generate`: pictures from prompts and a reference."""
+"""`a4a generate`: images from prompts and reference images."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
 from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.backbones import load_pipeline
@@ -11,6 +13,7 @@ from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
 from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
+from a4a.utils.modules import default_device
 
 
 def generate(
@@ -28,18 +31,18 @@ def generate(
     height: int | None = None,
     width: int | None = None,
 ) -> None:
-    """Draw every prompt with every reference picture: PNG files and a grid.
+    """Draw every prompt with every reference image: PNG files and a grid.
 
     Args:
         adapter: Adapter folder, published IP-Adapter file, hub name, or zoo:NAME.
         model: The diffusers pipeline that the adapter is for: folder, hub name, or zoo:NAME.
-        image: Reference pictures.
+        image: Reference images.
         prompt: Prompts.
-        output: Folder for the pictures; files of the same names are replaced.
+        output: Folder for the images; files of the same names are replaced.
         image_encoder: CLIP vision model of the adapter; by default the one that the adapter names.
         scale: Weight of the image prompt; 0 is the plain model.
-        seed: Of the first picture of each prompt; the next ones count up.
-        count: Pictures per reference and prompt.
+        seed: Seed of the first image of each prompt; the next ones count up.
+        count: Images per reference and prompt.
         steps: Denoising steps; the pipeline's own default if not given.
         guidance: Classifier-free guidance scale; the pipeline's own default if not given.
         height: In pixels, a multiple of 8; the model's own if not given.
@@ -47,50 +50,57 @@ def generate(
     """
     if not image or not prompt:
         raise InputError("There is nothing to draw: give at least one --image and one --prompt.")
-    _check_numbers(count, steps, height, width)
+    _check_numbers(count=count, steps=steps, height=height, width=width)
     references = [open_image(path) for path in image]
-    loaded = load_adapter(adapter)
-    clip = encoder_of(loaded, adapter, image_encoder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = load_pipeline(model, dtype=torch.float16 if device == "cuda" else torch.float32).to(device)
-    clip.to(device)
-    prompted = ImagePromptPipeline(pipe, loaded, clip)
-    size = {"height": height, "width": width}
-    optional = {"num_inference_steps": steps, "guidance_scale": guidance, **size}
-    arguments = {name: value for name, value in optional.items() if value is not None}
-    rows, files = [], []
-    with atomic_write(Path(output) / "grid.png") as beside:  # fails before the work where the folder cannot be written
-        Path(output).mkdir(parents=True, exist_ok=True)
-        beside.touch()
+    pipe = load(adapter, model, image_encoder)
+    options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width}
+    options = {name: value for name, value in options.items() if value is not None}
+    seeds = range(seed, seed + count)
+    rows, records = [], []
+    with atomic_write(output / "grid.png") as grid_file:
+        output.mkdir(parents=True, exist_ok=True)
+        grid_file.touch()  # fails here, and not after the work, where the folder cannot be written
         for r, reference in enumerate(references):
-            row = [reference]
+            rows.append([reference])
             for p, text in enumerate(prompt):
-                noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-                pictures = prompted(
-                    [text] * count, image_prompt=reference, image_prompt_scale=scale, generator=noise, **arguments
-                ).images
-                for i, picture in enumerate(pictures):
-                    file = Path(output) / f"reference{r:02d}-prompt{p:02d}-seed{seed + i}.png"
-                    with atomic_write(file) as own:
-                        picture.save(own, format="PNG")
-                    files.append(
-                        {
-                            "file": file.name,
-                            "reference": str(image[r]),
-                            "prompt": text,
-                            "seed": seed + i,
-                            "scale": scale,
-                        }
-                    )
-                    row.append(picture)
-            rows.append(row)
-        grid(rows).save(beside, format="PNG")
-    with atomic_write(Path(output) / "pictures.json") as own:
-        own.write_text(json.dumps({"adapter": adapter, "model": model, "pictures": files}, indent=1))
-    print(f"{len(files)} pictures and grid.png are in {output}")
+                images = _draw(pipe, reference, text, seeds, scale, options)
+                rows[-1] += images
+                for drawn, used in zip(images, seeds, strict=True):
+                    name = f"reference{r:02d}-prompt{p:02d}-seed{used}.png"
+                    with atomic_write(output / name) as file:
+                        drawn.save(file, format="PNG")
+                    records.append({"file": name, "reference": str(image[r]), "prompt": text, "seed": used})
+        grid(rows).save(grid_file, format="PNG")
+    with atomic_write(output / "images.json") as file:
+        facts = {"adapter": adapter, "model": model, "scale": scale, "images": records}
+        file.write_text(json.dumps(facts, indent=1))
+    print(
+        f"{len(records)} images and grid.png are in {output}; images.json tells the prompt and seed of each.\n"
+        f"Other images: --seed {seed + count}; closer to the prompt: a --scale smaller than {scale:g}."
+    )
 
 
-def _check_numbers(count: int, steps: int | None, height: int | None, width: int | None) -> None:
-    for name, number, unit in (("count", count, 1), ("steps", steps, 1), ("height", height, 8), ("width", width, 8)):
+def _draw(
+    pipe: ImagePromptPipeline, reference: Image.Image, prompt: str, seeds: range, scale: float, options: dict[str, Any]
+) -> list[Image.Image]:
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipe(
+        [prompt] * len(seeds), image_prompt=reference, image_prompt_scale=scale, generator=noise, **options
+    ).images
+
+
+def load(adapter: str, model: str, image_encoder: str | None = None) -> ImagePromptPipeline:
+    """A model with an adapter and its image encoder, on the GPU in half precision if there is one."""
+    loaded = load_adapter(adapter)
+    encoder = encoder_of(loaded, adapter, image_encoder)
+    device = default_device()
+    pipe: Any = load_pipeline(model, dtype=torch.float16 if device.type == "cuda" else torch.float32)
+    encoder.to(device)
+    return ImagePromptPipeline(pipe.to(device), loaded, encoder)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        unit = 8 if name in ("height", "width") else 1
         if number is not None and (number < unit or number % unit):
             raise InputError(f"--{name} is {number}; give {'at least 1' if unit == 1 else 'a multiple of 8 pixels'}.")

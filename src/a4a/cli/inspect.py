@@ -1,6 +1,6 @@
 """`a4a inspect`: what an adapter or a model is, without loading more than needed."""
 
-import json
+import json as json_format
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +13,54 @@ from a4a.adapters.loading import described, load_adapter
 from a4a.backbones import families
 from a4a.errors import InputError
 from a4a.features import Site
+from a4a.utils.modules import parameter_count
 
 
 def inspect(path: str, json: bool = False) -> None:
-    """Say what an adapter or a model is: variant, tokens, image encoder, sites and widths.
+    """Describe an adapter or a model: family, tokens, image encoder, attention sites and widths.
 
     Args:
         path: Adapter file or folder, or diffusers pipeline folder: here, on the hub by its name, or zoo:NAME.
         json: Print JSON instead of a table.
     """
     facts = describe(path)
-    print(_json(facts) if json else _table(facts))
+    print(json_format.dumps(facts, indent=1) if json else f"{_table(facts)}\n{_next_step(facts)}")
 
 
 def describe(path: str) -> dict[str, Any]:
-    """The facts; InputError where there is neither adapter nor model."""
+    """The facts, counts as numbers and `layers` as [name, width] of each site; InputError for any other path."""
     index = described(path, "model_index.json", "config.json")
-    if index is not None:
-        return {"path": path, **(_saved(path) if index.name == "config.json" else _model(path, index))}
+    if index is None:
+        return {"path": path, **_published(path)}
+    return {"path": path, **(_saved(path) if index.name == "config.json" else _model(path, index))}
+
+
+def _published(path: str) -> dict[str, Any]:
+    """A checkpoint of an IP-Adapter, as others publish it."""
     file = formats.find(path)
     image_proj, layers = formats.load(file)
     found = formats.describe(image_proj, layers, file)
-    count = sum(t.numel() for t in (*image_proj.values(), *layers.values()))
     return {
-        "path": path,
         "kind": f"IP-Adapter, {found.variant} family",
         "transferable": found.variant == "base",
         "tokens": found.tokens,
         "image encoder": found.encoder if found.image_embed_dim else "see the variant's publication",
         "embedding width": found.image_embed_dim,
         "text width": found.text_width,
-        "parameters": count,
+        "parameters": sum(t.numel() for t in (*image_proj.values(), *layers.values())),
         **_sites(found.sites),
     }
 
 
 def _saved(path: str) -> dict[str, Any]:
+    """An adapter that a4a saved."""
     adapter = load_adapter(path)
     facts = {
         "kind": "A4A, a transferred adapter" if isinstance(adapter, A4A) else "IP-Adapter",
         "tokens": adapter.tokens,
         "image encoder": adapter.image_encoder,
         "embedding width": adapter.image_embed_dim,
-        "parameters": sum(p.numel() for p in adapter.parameters()),
+        "parameters": parameter_count(adapter),
         **_sites(adapter.sites),
     }
     if isinstance(adapter, A4A):
@@ -64,26 +69,29 @@ def _saved(path: str) -> dict[str, Any]:
 
 
 def _model(path: str, file: Path) -> dict[str, Any]:
-    index = json.loads(file.read_text())
+    """A diffusers pipeline, by its configuration alone."""
+    index = json_format.loads(file.read_text())
+    parts = {part: entry[1] for part, entry in index.items() if isinstance(entry, list)}
     known = families()
-    for part, entry in index.items():
-        if isinstance(entry, list) and entry[1] in known:
-            kind, config = getattr(diffusers, entry[1]), described(f"{path}/{part}", "config.json")
-            if config is None:
-                raise InputError(
-                    f"{path} is no whole pipeline: its {part} has no config.json; restore the folder from where it came."
-                )
-            with torch.device("meta"):
-                denoiser = kind.from_config(kind.load_config(config.parent))
-            return {
-                "kind": f"{index['_class_name']} with {entry[1]}",
-                "parameters": sum(p.numel() for p in denoiser.parameters()),
-                **_sites(known[entry[1]].find_sites(denoiser)),
-            }
-    names = [entry[1] for entry in index.values() if isinstance(entry, list)]
-    raise InputError(
-        f"{path} has no denoiser that is supported (found {', '.join(map(str, names))}); expected one of {', '.join(sorted(known))}."
-    )
+    found = next((part for part, name in parts.items() if name in known), None)
+    if found is None:
+        raise InputError(
+            f"{path} has no denoiser that is supported (found {', '.join(map(str, parts.values()))}); "
+            f"expected one of {', '.join(sorted(known))}."
+        )
+    config = described(f"{path}/{found}", "config.json")
+    if config is None:
+        raise InputError(
+            f"{path} is no whole pipeline: its {found} has no config.json; restore the folder from where it came."
+        )
+    kind = getattr(diffusers, parts[found])
+    with torch.device("meta"):
+        denoiser = kind.from_config(kind.load_config(config.parent))
+    return {
+        "kind": f"{index['_class_name']} with {parts[found]}",
+        "parameters": parameter_count(denoiser),
+        **_sites(known[parts[found]].find_sites(denoiser)),
+    }
 
 
 def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
@@ -95,14 +103,23 @@ def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
     }
 
 
-def _json(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, indent=1)
-
-
 def _table(facts: dict[str, Any]) -> str:
-    rows = [
-        (k, f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else v)
-        for k, v in facts.items()
-        if k != "layers" and v is not None
-    ]
-    return "\n".join(f"{name:18} {value}" for name, value in rows)
+    rows = {name: value for name, value in facts.items() if name != "layers" and value is not None}
+    rows["parameters"] = f"{facts['parameters']:,} ({2 * facts['parameters'] / 1e9:.3g} GB in half precision)"
+    return "\n".join(f"{name:18} {_text(value)}" for name, value in rows.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _next_step(facts: dict[str, Any]) -> str:
+    path, kind = facts["path"], facts["kind"]
+    if "tokens" not in facts:
+        return f"Next: a4a generate --model {path} --adapter ADAPTER, or transfer an adapter to it: a4a transfer --help"
+    if not facts.get("transferable", True):
+        return "Next: choose an adapter of the base family, which can be drawn with and transferred."
+    draw = f'Next: a4a generate --adapter {path} --model MODEL --image photo.png --prompt "a dog" --output pictures'
+    return draw if kind.startswith("A4A") else f"{draw}\nor transfer it to another model: a4a transfer --source {path}"

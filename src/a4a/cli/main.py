@@ -1,121 +1,136 @@
-"""The command `a4a`."""
+"""The command `a4a`. Help and typos are answered from plain data; a command's module is imported when it runs."""
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-warnings.filterwarnings("ignore", category=FutureWarning)
-for library in ("torchao", "torch.utils._pytree"):  # torchao tells everybody which kernels this machine is not made for
-    logging.getLogger(library).setLevel(logging.ERROR)
+from a4a.cli.commands import COMMANDS, Command
+from a4a.cli.help import command_help, find_command, group_overview, overview
+from a4a.errors import InputError
 
-from jsonargparse import ArgumentParser, namespace_to_dict, set_parsing_settings  # noqa: E402
-
-from a4a.errors import InputError  # noqa: E402
-
-
-class _Parser(ArgumentParser):
-    """Says what is wrong with the arguments in one sentence instead of a usage text, and takes no half-written option."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
-        raise InputError(f"{text} (see {self.prog} --help)")
-
-
-@dataclass(frozen=True)
-class _Command:
-    function: Callable[..., Any]
-    positional: bool = False
-    """Whether what it needs is named by its place: `a4a inspect PATH`."""
+HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; 0 when it did what was asked, 2 on bad input, 1 where a run failed."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    from a4a.training.distributed import shutdown
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()  # of loading weights; a run has its own
+    """Runs a command. 0: done, 1: the run failed, 2: bad input, 130: stopped by Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command: Command | None = None
     try:
-        parser, top, miniature = commands()
-        parsed = parser.parse_args(list(arguments) if arguments is not None else None)
-        if parsed.subcommand == "transfer" and parsed.transfer.dry_run:
-            parsed.transfer.data = parsed.transfer.evaluation = None  # which need not be there
-        chosen = namespace_to_dict(parser.instantiate_classes(parsed))  # pyright: ignore[reportArgumentType]
-        table, values = top, chosen
-        if chosen["subcommand"] == "zoo":
-            table, values = miniature, chosen["zoo"]
-        name = values["subcommand"]
-        table[name].function(**{key: value for key, value in values[name].items() if key != "config"})
-        shutdown()
+        if not words or words[0] in HELP:
+            print(overview())
+        elif words[0] == "--version":
+            print(f"a4a {_version()}")
+        elif (found := find_command(words)) is None:
+            print(group_overview(words[0]))
+        else:
+            name, rest = found
+            command = COMMANDS[name]
+            run_command(name, command, rest)
     except InputError as error:
-        print(f"a4a: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except FloatingPointError as error:
-        print(f"a4a: {error}", file=sys.stderr)
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail(f"stopped. {command.resume if command else ''}".strip(), 130)
+    except SystemExit as stop:  # of a training loop that was stopped and has saved a checkpoint
+        if command is None or stop.code in (0, None):
+            return 0
+        if stop.code not in (130, 143):
+            raise
+        return _fail(f"stopped. {command.resume}", int(stop.code))
+    except BrokenPipeError:  # a4a zoo list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
-def commands() -> tuple[ArgumentParser, dict[str, _Command], dict[str, _Command]]:
-    """The parser, the commands by name, and those of `a4a zoo`."""
-    from a4a.baselines import train_x_adapter
-    from a4a.cli import zoo
-    from a4a.cli.generate import generate
-    from a4a.cli.inspect import inspect
-    from a4a.data.prepare.run import prepare
-    from a4a.evaluation.evaluate import evaluate
-    from a4a.experiments.run import experiment
-    from a4a.transfer.plan import plan
-    from a4a.transfer.run import transfer
-    from a4a.web.demo import demo
-    from a4a.web.report import report
+def run_command(name: str, command: Command, words: list[str]) -> None:
+    """Reads a command's options and calls its function."""
+    if any(word in HELP for word in words):
+        print(command_help(name, command))
+        return
+    from a4a.cli.arguments import check_option_names, read_arguments
+
+    wants_help = any(word == "--help-all" or word.partition("=")[0].endswith(".help") for word in words)
+    if not wants_help:
+        check_option_names(name, command, words)
+    quiet_libraries()
+    function = load_function(command)
+    if wants_help:
+        print_full_help(name, command, function, words)
+        return
+    settings = read_arguments(name, command, function, words)
+    from a4a.cli.endings import ending
+    from a4a.training.distributed import shutdown
+    from a4a.utils.arguments import parse_arguments
+
+    # A dry run trains on random data, so the recipe's need not be there.
+    skip = (
+        ("data", "evaluation") if name == "transfer" and settings.get("dry_run") not in (None, False, "false") else ()
+    )
+    given = {option: value for option, value in settings.items() if option not in skip}
+    values = parse_arguments(function, given, skip).build() | dict.fromkeys(skip)
+    function(**values)
+    shutdown()
+    if _is_first_process() and (lines := ending(name, values)):
+        print(lines)
+
+
+def load_function(command: Command) -> Callable[..., Any]:
+    """Imports the function of a command."""
+    module, _, function = command.target.partition(":")
+    return getattr(import_module(module), function)
+
+
+def print_full_help(name: str, command: Command, function: Callable[..., Any], words: list[str]) -> None:
+    """Every option with type and default, or those of a class: `a4a transfer --method.help A4AConfig`."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog="a4a", description="Image-prompt adapters of one diffusion model, made to work on another.")
-    subcommands = parser.add_subcommands()
-    top = {
-        "inspect": _Command(inspect, True),
-        "prepare": _Command(prepare),
-        "plan": _Command(plan, True),
-        "transfer": _Command(transfer),
-        "generate": _Command(generate),
-        "evaluate": _Command(evaluate),
-        "experiment": _Command(experiment),
-        "report": _Command(report, True),
-        "x-adapter": _Command(train_x_adapter),
-        "demo": _Command(demo),
-    }
-    for name, command in top.items():
-        _add(subcommands, name, command)
-    group = _Parser(description="The built-in miniature models.")
-    subcommands.add_subcommand(
-        "zoo", group, help="The built-in miniature models."
-    )  # before its own commands, as jsonargparse wants it
-    nested = group.add_subcommands()
-    miniature = {"build": _Command(zoo.build), "list": _Command(zoo.list_), "show": _Command(zoo.show, True)}
-    for name, command in miniature.items():
-        _add(nested, name, command)
-    return parser, top, miniature
+    parser = ArgumentParser(prog=f"a4a {name}", description=command.summary)
+    parser.add_function_arguments(function)
+    if "--help-all" in words:
+        parser.print_help()
+    else:
+        parser.parse_args(words)
 
 
-def _add(commands: Any, name: str, command: _Command) -> None:
-    said = (command.function.__doc__ or "").split("\n\n")[0].strip()
-    parser = _Parser(description=said)
-    parser.add_argument("--config", action="config", help="YAML recipe; what stands on the command line comes on top.")
-    parser.add_function_arguments(command.function, as_positional=command.positional)
-    commands.add_subcommand(name, parser, help=said)
+def quiet_libraries() -> None:
+    """Keeps what libraries say about themselves off the terminal: warnings, kernels they miss, their progress bars."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for library in ("torchao", "torch.utils._pytree"):  # torchao names every kernel that this machine has no use for
+        logging.getLogger(library).setLevel(logging.ERROR)
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()  # of loading weights; a run has its own
 
 
 def run() -> None:
+    """The entry point of the command."""
     sys.exit(main())
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("a4a")
+
+
+def _fail(message: str, code: int) -> int:
+    if _is_first_process():
+        print(f"a4a: {message}", file=sys.stderr)
+    return code
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks for all that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"

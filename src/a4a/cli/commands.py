@@ -1,0 +1,235 @@
+"""What the commands are, as plain data: `a4a --help` and `a4a COMMAND --help` read it and import nothing else.
+
+tests/cli/test_help.py holds it against the functions: every option exists, every required one is named.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    target: str
+    """`module:function`, imported when the command runs."""
+    summary: str
+    options: dict[str, str]
+    """What --help lists: an option with its placeholder, as in `--output FOLDER`, and one line about it."""
+    example: str
+    others: tuple[str, ...] = ()
+    """Parameters of the function that --help leaves to --help-all."""
+    positional: str | None = None
+    """The parameter that needs no option: `a4a inspect PATH`."""
+    config: str | None = None
+    """`recipe`: --config names a YAML file with the options. Otherwise the parameter that --config stands for."""
+    resume: str = "Nothing was written."
+    """How to go on after Ctrl-C."""
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of all parameters of the function."""
+        listed = (option.split()[0].removeprefix("--").partition(".")[0] for option in self.options)
+        return {name for name in (*listed, *self.others) if name != "config"}
+
+
+AGAIN = "The same command goes on where this one stopped."
+
+COMMANDS = {
+    "inspect": Command(
+        target="a4a.cli.inspect:inspect",
+        summary="Describe an adapter or a model: family, tokens, image encoder, attention sites and widths.",
+        options={
+            "--path PATH": "adapter file or folder, or diffusers pipeline: local, on the hub, or zoo:NAME",
+            "--json": "print JSON instead of a table",
+        },
+        example="a4a inspect zoo:ip-adapter-sd15-mini",
+        positional="path",
+    ),
+    "prepare": Command(
+        target="a4a.data.prepare.run:prepare",
+        summary="Check, crop, caption, encode and split images once, into shards that training reads.",
+        options={
+            "--config RECIPE": "YAML file with these options; those on the command line come on top",
+            "--source CLASS": "where the images are: ImageFolder, SubjectFolders, WebDataset, ...",
+            "--source.path FOLDER": "the folder of that source",
+            "--output FOLDER": "for the shards, manifest.json and report.jsonl (what was left out, and why)",
+            "--encode.model MODEL": "the model that the data are for: diffusers folder, hub name or zoo:NAME",
+            "--encode.image_encoders.NAME PATH": "the adapter's CLIP vision model, under a name of your choice",
+            "--crop.size PIXELS": "size of the encoded images",
+            "--caption.model MODEL": "captions images that have none",
+            "--split.validation SHARE": "share of the subjects that validate; --split.test likewise",
+            "--ray": "run the steps as Ray Data actors; RAY_ADDRESS names the cluster",
+        },
+        example="a4a prepare --source SubjectFolders --source.path my-photos --output runs/my-data \\\n"
+        "      --encode.model zoo:pixart-mini --encode.image_encoders.clip zoo:clip-large/image_encoder",
+        others=("check", "chunk", "workers"),
+        config="recipe",
+        resume=AGAIN,
+    ),
+    "plan": Command(
+        target="a4a.transfer.plan:plan",
+        summary="Estimate what a transfer needs: parameters, memory, largest batch, disk, time. Downloads no weights.",
+        options={
+            "--config RECIPE": "YAML file of a4a transfer, or of a4a experiment (what its variants share)",
+            "--gpu GB": "memory of one GPU (80)",
+            "--processes N": "GPUs, one process each (1)",
+            "--samples_per_second X": "as measured, of all processes together; gives the hours",
+            "--json": "print JSON with plain numbers instead of a table",
+        },
+        example="a4a plan --config recipes/sd15-to-pixart.yaml --gpu 24",
+        others=("recipe",),
+        positional="recipe",
+        config="recipe_file",
+    ),
+    "transfer": Command(
+        target="a4a.transfer.run:transfer",
+        summary="Train an adapter for a model: transfer one made for another (A4A), or train one from scratch.",
+        options={
+            "--config RECIPE": "YAML file with these options; those on the command line come on top",
+            "--model MODEL": "the upgraded model: diffusers folder, hub name or zoo:NAME",
+            "--source ADAPTER": "the adapter to transfer: published IP-Adapter file, folder or hub name",
+            "--image_encoder PATH": "the adapter's CLIP vision model: folder or owner/repo/folder on the hub",
+            "--data DATA": "a folder that a4a prepare made, or ImageFolderDataset with --data.path FOLDER",
+            "--output FOLDER": "for the adapter (FOLDER/adapter), log.csv, sample images and checkpoints",
+            "--method CLASS": "A4AConfig (default), or IPAdapterConfig: an IP-Adapter from scratch",
+            "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
+            "--objective.rates.mapping RATE": "learning rate; also --objective.rates.projection, ...",
+            "--evaluation CLASS": "scores and images to log every --training.evaluate_every samples",
+            "--resume": "continue the run that --output holds",
+            "--dry_run": "two steps on random weights of the right shapes; no download, no training",
+        },
+        example="a4a transfer --config recipes/sd15-to-pixart.yaml --data runs/my-data --output runs/mine",
+        others=("precision", "cache"),
+        config="recipe",
+        resume="The same command with --resume continues from the last checkpoint.",
+    ),
+    "generate": Command(
+        target="a4a.cli.generate:generate",
+        summary="Draw every prompt with every reference image: PNG files and a grid.",
+        options={
+            "--adapter ADAPTER": "adapter folder, published IP-Adapter file, hub name or zoo:NAME",
+            "--model MODEL": "the model that the adapter is for: diffusers folder, hub name or zoo:NAME",
+            "--image FILE ...": "reference images",
+            "--prompt TEXT ...": "prompts, each in quotes",
+            "--output FOLDER": "for the images; files of the same names are replaced",
+            "--scale X": "weight of the image prompt (1); 0 is the plain model",
+            "--seed N": "seed of the first image of each prompt (0); the next ones count up",
+            "--count N": "images per reference and prompt (1)",
+            "--steps N": "denoising steps; the model's own default if not given",
+            "--guidance X": "classifier-free guidance scale; the model's own default if not given",
+        },
+        example="a4a generate --adapter zoo:a4a-pixart-mini --model zoo:pixart-mini --image photo.png \\\n"
+        '      --prompt "a small creature in the snow" --output pictures',
+        others=("image_encoder", "height", "width"),
+        config="recipe",
+        resume="Finished images are in the output folder; the same command draws all of them again.",
+    ),
+    "evaluate": Command(
+        target="a4a.evaluation.evaluate:evaluate",
+        summary="Let several methods draw the same task, score them, and write tables and image grids.",
+        options={
+            "--config RECIPE": "YAML file with these options; those on the command line come on top",
+            "--task CLASS": "what is drawn: FolderTask with --task.path FOLDER and --task.prompts FILE",
+            "--methods.NAME CLASS": "a method: ImagePromptMethod with --methods.NAME.model and .adapter, ...",
+            "--metrics LIST": "what is scored, for example [CLIPImageScore, CLIPTextScore]",
+            "--output FOLDER": "for images, scores.csv, results.json and table.md",
+            "--baseline NAME": "the method that the others are compared with, image by image",
+            "--batch N": "images at a time (8)",
+            "--seed N": "seed of the noise (0)",
+        },
+        example="a4a evaluate --config recipes/miniature/table1.yaml --output runs/table1",
+        others=("grid_subjects", "title", "description"),
+        config="recipe",
+        resume=AGAIN,
+    ),
+    "experiment": Command(
+        target="a4a.experiments.run:experiment",
+        summary="Train every variant of a transfer with every seed, and score the adapters.",
+        options={
+            "--config RECIPE": "YAML file with title, recipe, variants, seeds, claims and final scores",
+            "--output FOLDER": "for the runs (FOLDER/VARIANT/seedN) and the scores (FOLDER/final)",
+            "--title TEXT": "heading in the report",
+            "--recipe.OPTION VALUE": "an option of a4a transfer for all variants: --recipe.training.samples N",
+            "--variants.NAME.OPTION VALUE": "the same for one variant",
+            "--seeds N ...": "training seeds (0)",
+            "--only NAME ...": "train these variants alone",
+        },
+        example="a4a experiment --config recipes/miniature/figure7.yaml --output runs/figure7",
+        others=("final", "scores", "description", "claims"),
+        config="recipe",
+        resume=AGAIN,
+    ),
+    "report": Command(
+        target="a4a.web.report:report",
+        summary="Make one self-contained page from all experiments and evaluations below a folder.",
+        options={
+            "--runs FOLDER": "with outputs of a4a experiment and a4a evaluate",
+            "--output FOLDER": "for index.html, README.md and their plots (report)",
+            "--title TEXT": "heading of the page",
+            "--grid_subjects N": "subjects in each grid of images (8)",
+        },
+        example="a4a report runs --output runs/report",
+        positional="runs",
+    ),
+    "x-adapter": Command(
+        target="a4a.baselines.x_adapter_training:train_x_adapter",
+        summary="Train X-Adapter's mapper between two U-Nets: a baseline that A4A is compared with.",
+        options={
+            "--config RECIPE": "YAML file with these options; those on the command line come on top",
+            "--base MODEL": "the base model: diffusers folder, hub name or zoo:NAME",
+            "--model MODEL": "the upgraded model",
+            "--data CLASS": "training images at the upgraded model's size: ImageFolderDataset with --data.path",
+            "--output FOLDER": "for the mapper (FOLDER/x_adapter), log.csv and checkpoints",
+            "--learning_rate RATE": "of the mapper (1e-5)",
+            "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
+            "--resume": "continue the run that --output holds",
+        },
+        example="a4a x-adapter --base zoo:sd15-mini --model zoo:sdxl-mini --data a4a.zoo.WorldImages \\\n"
+        "      --data.split train --data.subjects 4000 --output runs/x-adapter",
+        others=("cache",),
+        config="recipe",
+        resume="The same command with --resume continues from the last checkpoint.",
+    ),
+    "demo": Command(
+        target="a4a.web.demo:demo",
+        summary="Transfer an adapter in miniature, live, about five minutes on two cores, and write a page about it.",
+        options={
+            "--output FOLDER": "for the page (index.html) and the run (demo)",
+            "--samples N": "samples of the live transfer (8000)",
+            "--creatures N": "training subjects (4000)",
+            "--subjects N": "test subjects that are scored (48)",
+            "--seed N": "seed of the live transfer (0)",
+            "--full": "train the recorded models anew first (hours)",
+        },
+        example="a4a demo --output demo",
+        resume="The same command starts the transfer again; what is encoded already is kept.",
+    ),
+    "zoo list": Command(
+        target="a4a.cli.zoo:list_",
+        summary="List the miniature models, what each is, and the figures it was shipped with.",
+        options={"--models FOLDER": "another zoo, as a4a zoo build makes it"},
+        example="a4a zoo list",
+    ),
+    "zoo show": Command(
+        target="a4a.cli.zoo:show",
+        summary="Draw samples of a miniature text-to-image model, from prompts alone.",
+        options={
+            "--model NAME": "sd15-mini, sdxl-mini or pixart-mini",
+            "--output FILE": "PNG file (zoo.png)",
+            "--count N": "images (24)",
+            "--models FOLDER": "another zoo, as a4a zoo build makes it",
+        },
+        example="a4a zoo show pixart-mini --output samples.png",
+        positional="model",
+    ),
+    "zoo build": Command(
+        target="a4a.cli.zoo:build",
+        summary="Train the miniature models from nothing, a stage at a time.",
+        options={
+            "--stages NAME ...": "stages to make (all); remove a model's folder to make it anew",
+            "--recipe FILE": "YAML file, a stage a key",
+            "--models FOLDER": "for the finished models",
+            "--runs FOLDER": "for unfinished runs and cached encodings (runs/zoo)",
+        },
+        example="a4a zoo build --stages vae clip-large --models my-zoo",
+        resume=AGAIN,
+    ),
+}

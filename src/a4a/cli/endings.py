@@ -1,0 +1,92 @@
+"""The last lines of a command: where things are, what comes next, how to go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Values = dict[str, Any]
+
+
+def ending(name: str, values: Values) -> str:
+    """One to three lines; nothing for commands that write their own, and for JSON, which programs read."""
+    lines = ENDINGS.get(name)
+    return "" if lines is None or values.get("json") else lines(values)
+
+
+def _prepare(values: Values) -> str:
+    return (
+        f"Next: a4a transfer --config RECIPE --data {values['output']} --output runs/mine\n"
+        "More images: add them to the source and prepare into another folder."
+    )
+
+
+def _plan(values: Values) -> str:
+    recipe = values["recipe"]
+    return (
+        f"Next: a4a transfer --config {recipe} --dry_run (the step itself on random weights, no download), "
+        "then without --dry_run."
+    )
+
+
+def _transfer(values: Values) -> str:
+    if values["dry_run"]:
+        return (
+            "Nothing was trained; the figures are in benchmarks/results. To train: the same command without --dry_run."
+        )
+    output, model = values["output"], values["model"]
+    return (
+        f"The adapter is in {output}/adapter; losses and scores are in {output}/log.csv.\n"
+        f"Next: a4a generate --adapter {output}/adapter --model {model} --image photo.png "
+        '--prompt "a dog on a beach" --output pictures\n'
+        "To train longer: the same command with --resume and more --training.samples."
+    )
+
+
+def _x_adapter(values: Values) -> str:
+    return (
+        f"The mapper is in {values['output']}/x_adapter; the losses are in {values['output']}/log.csv.\n"
+        "Next: name it in a recipe of a4a evaluate, as recipes/paper/table1.yaml does.\n"
+        "To train longer: the same command with --resume and more --training.samples."
+    )
+
+
+def _evaluate(values: Values) -> str:
+    return (
+        f"Images, scores.csv, results.json and table.md are in {values['output']}.\n{_report(values['output'])}\n"
+        "Another method or metric: add it and run again; what is drawn stays."
+    )
+
+
+def _experiment(values: Values) -> str:
+    return (
+        f"Runs and scores are in {values['output']}.\n{_report(values['output'])}\n"
+        "Another variant or seed: add it and run again; what is trained stays."
+    )
+
+
+def _report(output: Path) -> str:
+    return f"Next: a4a report {output} --output {output}/report"
+
+
+def _report_page(values: Values) -> str:
+    return f"Open {values['output']}/index.html in a browser; README.md beside it is for a repository."
+
+
+def _demo(values: Values) -> str:
+    return (
+        f"Open {values['output']}/index.html in a browser. The adapter is in {values['output']}/run/adapter.\n"
+        f"Next: a4a generate --adapter {values['output']}/run/adapter --model zoo:pixart-mini --image photo.png "
+        '--prompt "a small creature in the snow" --output pictures'
+    )
+
+
+ENDINGS: dict[str, Callable[[Values], str]] = {
+    "prepare": _prepare,
+    "plan": _plan,
+    "transfer": _transfer,
+    "x-adapter": _x_adapter,
+    "evaluate": _evaluate,
+    "experiment": _experiment,
+    "report": _report_page,
+    "demo": _demo,
+}
