@@ -11,7 +11,6 @@ from a4a.cli.main import main
 from a4a.experiments import run as experiment
 from a4a.experiments.claims import Claim, Evidence, decide
 from a4a.experiments.results import MethodResult
-from a4a.transfer.recipe import merged
 
 RECIPE = {
     "title": "To a transformer",
@@ -108,21 +107,20 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"claims": [{"description": "", "kind": "above", "a": "A4A", "b": "nobody"}]}, "no variant 'nobody'"),
+        (
+            {"claims": [{"description": "", "kind": "above", "a": "A4A", "b": "nobody"}]},
+            "about 'nobody', which is no variant",
+        ),
         ({"seeds": []}, "no variants or no seeds"),
-        ({"claims": [], "variants": {"A4A": {"method": {"roundz": 1}}}}, "recipe is no transfer"),
+        (
+            {"claims": [], "variants": {"A4A": {"method": {"roundz": 1}}}},
+            "The variant 'A4A': method (A4AConfig) has no option roundz; did you mean rounds?",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):
     assert run(tmp_path, {**RECIPE, **change}) == 2
     assert said in capsys.readouterr().err
-
-
-def test_a_variant_changes_what_it_names_and_nothing_else():
-    below = {"method": {"rounds": 0, "heads": 8}, "data": {"class_path": "A", "init_args": {"x": 1}}}
-    above = {"method": {"rounds": 2}, "data": {"class_path": "B"}}
-    assert merged(below, above) == {"method": {"rounds": 2, "heads": 8}, "data": {"class_path": "B"}}
-    assert below["method"]["rounds"] == 0
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

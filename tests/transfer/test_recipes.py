@@ -8,8 +8,12 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from a4a.cli.main import commands
-from a4a.transfer.recipe import checked, merged
+from a4a.cli.arguments import read_arguments
+from a4a.cli.commands import COMMANDS
+from a4a.cli.main import load_function
+from a4a.transfer.recipe import check_recipe
+from a4a.utils.arguments import parse_arguments
+from a4a.utils.settings import merged
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -23,12 +27,12 @@ def test_a_recipe_parses_as_what_it_says_it_is(file, monkeypatch):
     command = re.search(rf"a4a ([a-z-]+) --config {re.escape(path)}", file.read_text())
     assert command, f"{path} does not say how it is used"
     more = ["--output", "runs/x"] if command[1] in ("experiment", "evaluate") else []
-    parser, _, _ = commands()
-    parser.parse_args([command[1], "--config", path, *more])
+    function = load_function(COMMANDS[command[1]])
+    settings = read_arguments(command[1], COMMANDS[command[1]], function, ["--config", path, *more])
+    assert parse_arguments(function, settings)
     if command[1] == "experiment":
-        recipe = yaml.safe_load(file.read_text())
-        for name, change in recipe["variants"].items():
-            assert checked(merged(merged(recipe["recipe"], change), {"output": "x"})), name
+        for name, change in settings["variants"].items():
+            assert check_recipe(merged(merged(settings["recipe"], change), {"output": "x"})), name
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda f: f.name)

@@ -1,4 +1,4 @@
-"""`a4a experiment`: variants of one transfer, several seeds of each, and the claims that their scores shall decide."""
+"""`a4a experiment`: variants of one transfer, several seeds of each, and the claims that their scores decide."""
 
 import json
 import shutil
@@ -12,15 +12,16 @@ from a4a.evaluation.generation import Sampling
 from a4a.evaluation.methods import ImagePromptMethod, Method
 from a4a.evaluation.metrics.base import Metric
 from a4a.evaluation.tasks.base import Task
-from a4a.evaluation.validation import Validator
+from a4a.experiments.checks import check_claims, check_metrics, check_variants
 from a4a.experiments.claims import Claim
 from a4a.training import distributed
-from a4a.transfer.recipe import checked, flat, merged
+from a4a.transfer.recipe import check_recipe
 from a4a.transfer.run import transfer
 from a4a.utils.files import atomic_write, slug
+from a4a.utils.settings import did_you_mean, flat, merged
 
 ARGUMENTS = "arguments.json"
-"""Of `a4a transfer`, in the folder of a run that is finished."""
+"""The arguments of `a4a transfer`, in the folder of a run that is finished."""
 
 
 @dataclass
@@ -35,6 +36,30 @@ class Final:
     """Methods that are not trained here: the floor, the ceiling, the adapter on its own base."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One training run: a variant with a seed."""
+
+    variant: str
+    seed: int
+    folder: Path
+    arguments: dict[str, Any]
+    """Of `a4a transfer`."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / ARGUMENTS).exists()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: runs of the same settings are the same wherever they are."""
+        return {name: value for name, value in self.arguments.items() if name != "output"}
+
+
 def experiment(
     title: str,
     recipe: dict,
@@ -47,97 +72,109 @@ def experiment(
     claims: list[Claim] = [],  # noqa: B006
     only: list[str] | None = None,
 ) -> None:
-    """Train every variant of a transfer with every seed, and score what comes out; what is finished is not run again.
+    """Train every variant of a transfer with every seed, and score the adapters; what is finished is not run again.
 
     Args:
-        title: Of the section in the report.
+        title: Heading in the report.
         recipe: The arguments of `a4a transfer` that all variants share.
-        variants: By name, what each does otherwise.
-        output: Folder for the runs, OUTPUT/VARIANT/seedN, the final scores, OUTPUT/final, and what the others
-            have on the recipe's evaluation, OUTPUT/validation.
+        variants: By name, the arguments in which each differs.
+        output: Folder for the runs, OUTPUT/VARIANT/seedN, the final scores, OUTPUT/final, and the scores of the extra
+            methods on the recipe's evaluation, OUTPUT/validation.
         final: What the finished adapters are scored on.
         seeds: Each trains every variant once.
         scores: Columns of the logs that the report draws.
-        says: Sentences for the report: what this shows in the paper.
-        claims: What the report decides.
+        description: Sentences for the report: what this shows in the paper.
+        claims: Statements that the report decides.
         only: Train these variants alone; others are scored where they are finished.
     """
-    output = Path(output)
     if not variants or not seeds:
         raise InputError(f"The experiment {title!r} has no variants or no seeds; give at least one of each.")
-    for name in {*(only or []), *(n for c in claims for n in (c.a, c.b))} - {
-        *variants,
-        *(final.extra_methods if final else {}),
-    }:
-        raise InputError(f"The experiment {title!r} has no variant {name!r}; its variants are {', '.join(variants)}.")
-    for claim in claims:
-        if claim.kind in ("always_above", "reaches") and claim.score not in scores:
-            raise InputError(
-                f"The claim {claim.description!r} is about the curve of {claim.score}; the curves (scores) are of {', '.join(scores)}: add it there."
-            )
-    finished: dict[str, Method] = {}
-    for name, change in variants.items():
-        for seed in seeds:
-            run = output / slug(name) / f"seed{seed}"
-            arguments = merged(merged(recipe, change), {"output": str(run), "training": {"seed": seed}, "resume": True})
-            if only and name not in only and not (run / ARGUMENTS).exists():
-                continue
-            _train(arguments, run, f"{title}: {name}, seed {seed}")
-            sampling = final.sampling if final else Sampling()
-            finished[f"{name}, seed {seed}"] = ImagePromptMethod(
-                arguments["model"], str(run / "adapter"), arguments["image_encoder"], sampling=sampling
-            )
+    for name in only or ():
+        if name not in variants:
+            raise InputError(f"There is no variant {name!r}{did_you_mean(name, variants)} See variants in the recipe.")
+    check_claims(claims, [*variants, *(final.extra_methods if final else ())], scores)
+    runs = [
+        Run(name, seed, *_run(recipe, change, output, name, seed))
+        for name, change in variants.items()
+        for seed in seeds
+    ]
+    runs = [run for run in runs if not only or run.variant in only or run.is_finished]
+    for run in runs:
+        _check_finished(run)
+    check_variants({run.variant: run.arguments for run in reversed(runs) if not run.is_finished})
+    if final is not None:
+        check_metrics(final.metrics, final.task, "final.metrics")
+
+    for run in runs:
+        _train(run, title)
     if not distributed.state().is_main_process:
         return
-    manifest = {
-        "title": title,
-        "description": description,
-        "scores": scores,
-        "seeds": seeds,
+    facts = {"title": title, "description": description, "scores": scores, "seeds": seeds}
+    _write_manifest(output, facts, recipe, variants, claims)
+    if final is not None:
+        _score_extra_methods(recipe, final, output)
+        methods = final.extra_methods | {run.name: _method(run, final.sampling) for run in runs}
+        evaluate(final.task, methods, final.metrics, output / "final", batch=final.batch)
+
+
+def _write_manifest(output: Path, facts: dict, recipe: dict, variants: dict, claims: list[Claim]) -> None:
+    """What `a4a report` reads."""
+    manifest = facts | {
         "variants": {name: slug(name) for name in variants},
-        "claims": [asdict(c) for c in claims],
+        "claims": [asdict(claim) for claim in claims],
         "samples": recipe.get("training", {}).get("samples"),
     }
-    with atomic_write(output / "experiment.json") as beside:
-        beside.write_text(json.dumps(manifest, indent=1))
-    if final is not None:
-        watched = _evaluation(merged(recipe, {"output": str(output)}))
-        if watched is not None and final.extra_methods:
-            evaluate(
-                watched.task,
-                final.extra_methods,
-                watched.metrics,
-                output / "validation",
-                batch=watched.batch,
-                seed=watched.seed,
-            )
-        evaluate(final.task, {**final.extra_methods, **finished}, final.metrics, output / "final", batch=final.batch)
+    with atomic_write(output / "experiment.json") as file:
+        file.write_text(json.dumps(manifest, indent=1))
 
 
-def _train(arguments: dict[str, Any], run: Path, title: str) -> None:
-    """Trains what is not finished, or copies what another experiment beside this one has trained with the very same arguments."""
-    wanted = {name: value for name, value in arguments.items() if name != "output"}
-    said = json.dumps(wanted, indent=1, sort_keys=True)
-    parser, chosen = checked(arguments)
-    if (run / ARGUMENTS).exists():
-        found, wanted = flat(json.loads((run / ARGUMENTS).read_text())), flat(wanted)
-        if name := next((n for n in sorted({*found, *wanted}) if found.get(n) != wanted.get(n)), None):
-            raise InputError(
-                f"{run} was trained with {name} {found.get(name)} and the recipe now says {wanted.get(name)}; remove that folder or choose another output."
-            )
+def _run(recipe: dict, change: dict, output: Path, variant: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Folder and arguments of a run."""
+    folder = output / slug(variant) / f"seed{seed}"
+    own = {"output": str(folder), "training": {"seed": seed}, "resume": True}
+    return folder, merged(merged(recipe, change), own)
+
+
+def _check_finished(run: Run) -> None:
+    """InputError where a finished run was trained with other settings than the recipe has now."""
+    if not run.is_finished:
         return
-    print(title)
-    for other in run.parents[2].glob(f"*/*/*/{ARGUMENTS}"):
-        if other.read_text() == said and other.parent != run:
-            shutil.rmtree(run, ignore_errors=True)
-            with atomic_write(run) as beside:
-                shutil.copytree(other.parent, beside)
+    before, now = flat(json.loads((run.folder / ARGUMENTS).read_text())), flat(run.settings)
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"{run.folder} was trained with {name} {before.get(name)} and the recipe now says {now.get(name)}; "
+                "remove that folder or choose another output."
+            )
+
+
+def _train(run: Run, title: str) -> None:
+    """Trains a run that is not finished, or copies one of the same settings from an experiment in a folder beside."""
+    if run.is_finished:
+        return
+    print(f"{title}: {run.name}")
+    settings = json.dumps(run.settings, indent=1, sort_keys=True)
+    for other in run.folder.parents[2].glob(f"*/*/*/{ARGUMENTS}"):
+        if other.read_text() == settings and other.parent != run.folder:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            with atomic_write(run.folder) as folder:
+                shutil.copytree(other.parent, folder)
             return
-    transfer(**vars(parser.instantiate_classes(chosen)))
-    with atomic_write(run / ARGUMENTS) as beside:
-        beside.write_text(said)
+    transfer(**check_recipe(run.arguments).build())
+    with atomic_write(run.folder / ARGUMENTS) as file:
+        file.write_text(settings)
 
 
-def _evaluation(arguments: dict[str, Any]) -> Validator | None:
-    parser, chosen = checked(arguments)
-    return vars(parser.instantiate_classes(chosen))["evaluation"]
+def _method(run: Run, sampling: Sampling) -> Method:
+    adapter = str(run.folder / "adapter")
+    return ImagePromptMethod(run.arguments["model"], adapter, run.arguments["image_encoder"], sampling=sampling)
+
+
+def _score_extra_methods(recipe: dict, final: Final, output: Path) -> None:
+    """Scores of the methods that are not trained here on the task of the learning curves."""
+    validator = check_recipe(merged(recipe, {"output": str(output)})).build(only=("evaluation",))["evaluation"]
+    if validator is not None and final.extra_methods:
+        folder = output / "validation"
+        evaluate(
+            validator.task, final.extra_methods, validator.metrics, folder, batch=validator.batch, seed=validator.seed
+        )

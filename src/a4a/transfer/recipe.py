@@ -1,37 +1,25 @@
-"""From YAML to the typed arguments of `a4a transfer`."""
+"""Check a recipe of `a4a transfer` before anything is trained."""
 
-from copy import deepcopy
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import torch
 
-from a4a.errors import InputError
+from a4a.adapters.meta import embed_width, load_meta_adapter
+from a4a.backbones.meta import load_meta_model
 from a4a.transfer.run import transfer
+from a4a.utils.arguments import ParsedArguments, parse_arguments
 
 
-def merged(below: dict, above: dict) -> dict:
-    """What stands above replaces what is below, group by group; a class_path replaces its whole group."""
-    both = deepcopy(below)
-    for name, value in above.items():
-        nested = isinstance(value, dict) and isinstance(both.get(name), dict) and "class_path" not in value
-        both[name] = merged(both[name], value) if nested else deepcopy(value)
-    return both
+def check_recipe(settings: dict[str, Any]) -> ParsedArguments:
+    """The arguments of `a4a transfer`, typed; InputError, one sentence, where a setting is wrong or missing."""
+    return parse_arguments(transfer, settings)
 
 
-def flat(arguments: dict, prefix: str = "") -> dict[str, Any]:
-    """Names with dots, as on the command line."""
-    values = {}
-    for name, value in arguments.items():
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return values
+def check_adapter(model: Any, image_encoder: Any, source: Any, method: Any) -> None:
+    """Builds a recipe's adapter without weights: InputError where model, source and method do not go together.
 
-
-def checked(arguments: dict[str, Any]) -> tuple[ArgumentParser, Namespace]:
-    """The arguments of `a4a transfer`, typed, and what makes objects of them; InputError where they are none."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(transfer)
-    try:
-        return parser, parser.parse_object(arguments)
-    except Exception as error:
-        text = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
-        raise InputError(f"The experiment's recipe is no transfer: {text}") from error
+    Reads configuration files alone; a source that is not a published one is read whole.
+    """
+    meta_model, source_adapter = load_meta_model(model), load_meta_adapter(source)
+    with torch.device("meta"):
+        method.build(meta_model.backbone, source_adapter, embed_width(image_encoder, source_adapter))

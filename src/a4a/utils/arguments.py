@@ -29,9 +29,11 @@ class ParsedArguments:
     parser: ArgumentParser
     namespace: Namespace
 
-    def build(self) -> dict[str, Any]:
-        """The arguments to call the function with. What the classes raise for bad values is raised here."""
-        return dict(vars(self.parser.instantiate_classes(self.namespace)))
+    def build(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """The arguments to call the function with, or some of them. What the classes raise for bad values is raised."""
+        chosen = {n: value for n, value in vars(self.namespace).items() if only is None or n in only}
+        built = vars(self.parser.instantiate_classes(Namespace(**chosen)))
+        return {name: built[name] for name in chosen}
 
 
 def parse_arguments(function: Callable, settings: dict[str, Any], skip: Collection[str] = ()) -> ParsedArguments:
@@ -162,7 +164,7 @@ def _resolve(base: type, value: dict, path: str) -> tuple[type, dict]:
             f"{path} names the class {name!r}, which does not exist{did_you_mean(name.rpartition('.')[2], known)} "
             f"Known: {', '.join(sorted(known))}; any other by its whole path (package.module.Class)."
         )
-    if not issubclass(kind, base):
+    if not getattr(base, "_is_protocol", False) and not issubclass(kind, base):
         raise InputError(f"{path} is a {kind.__name__}; expected a {base.__name__}: {', '.join(sorted(known))}.")
     return kind, value
 
