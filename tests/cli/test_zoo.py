@@ -10,7 +10,9 @@ from a4a.cli import zoo as commands
 def test_all_samples_are_in_the_grid(count, size, tmp_path, monkeypatch):
     colours = [(10 * i, 0, 0) for i in range(count)]
     monkeypatch.setattr(commands, "load_pipeline", lambda _: None)
-    monkeypatch.setattr(commands.WorldValidator, "generate", lambda *_: [Image.new("RGB", (16, 16), c) for c in colours])
+    monkeypatch.setattr(
+        commands.WorldValidator, "generate", lambda *_: [Image.new("RGB", (16, 16), c) for c in colours]
+    )
     commands.show("sd15-mini", tmp_path / "zoo.png", count)
     drawn = Image.open(tmp_path / "zoo.png")
     assert drawn.size == size

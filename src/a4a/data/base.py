@@ -15,7 +15,7 @@ from a4a.encoders.base import ImageEncoder
 class TrainingData(ABC):
     """What an adapter is trained on: `TrainingImages`, or an `EncodedDataset` such as `a4a prepare` makes."""
 
-    folder_class: ClassVar[str] = "a4a.data.Prepared"
+    folder_class: ClassVar[str] = "a4a.data.PreparedDataset"
     """What a path alone stands for in a recipe: `data: runs/my-data`."""
     is_encoded: ClassVar[bool]
     """True: training needs neither VAE nor text or image encoders, only the denoiser."""
