@@ -61,6 +61,7 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
             }
         )
     save_file(NO_TEXT, folder / "no_text.safetensors")
+    save_file({"clip": torch.zeros(1, EMBED)}, folder / "no_image.safetensors")
     manifest = {
         "format": FORMAT,
         "made_by": "benchmarks/data_loading.py",

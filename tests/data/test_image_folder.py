@@ -50,10 +50,10 @@ def test_greys_of_16_bits_and_transparent_pictures_look_as_prepare_makes_them(tm
     Image.fromarray(np.full((32, 32), 20000, np.uint16)).save(tmp_path / "grey.png")
     Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
     Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "unknown.tif")
-    names = ("grey.png", "clear.png", "unknown.tif")
+    names = ("clear.png", "grey.png", "unknown.tif")
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": name, "text": "x"}) for name in names))
     seen = ImageFolderDataset(tmp_path, size=16).pixels(torch.tensor([0, 1]))
-    for name, pixels, colour in zip(names, seen, (20000 // 257, 255), strict=False):
+    for name, pixels, colour in zip(names, seen, (255, 20000 // 257), strict=False):
         prepared, _ = decode_image((tmp_path / name).read_bytes())
         assert prepared.getpixel((5, 5)) == open_image(tmp_path / name).getpixel((5, 5)) == (colour,) * 3
         torch.testing.assert_close(pixels, torch.full((3, 16, 16), colour / 255))
@@ -71,12 +71,12 @@ def test_the_key_changes_with_content_and_size(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "no metadata.jsonl"),
-        ("", "is empty"),
+        (None, "has no images"),
+        ("", "names no images"),
         ("{}", "line 1"),
         ("not json", "line 1"),
         ('{"file_name": "a.png", "text": ["x", "y"]}', "line 1"),
-        ('{"file_name": "gone.png", "text": "x"}', "no readable picture"),
+        ('{"file_name": "gone.png", "text": "x"}', "no readable image"),
     ],
 )
 def test_a_bad_folder_is_one_sentence(tmp_path, content, words):
@@ -90,3 +90,29 @@ def test_a_bad_folder_is_one_sentence(tmp_path, content, words):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="gone"):
         ImageFolderDataset(tmp_path / "gone")
+
+
+def test_captions_may_be_text_files_beside_the_images(tmp_path):
+    for name in ("b.png", "deep/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}\n")
+    images = ImageFolderDataset(tmp_path, size=16)
+    assert images.captions == ["caption of b.png", "caption of deep/a.png"]
+    assert images.pixels(torch.tensor([1])).shape == (1, 3, 16, 16)
+
+
+def test_images_without_a_caption_are_refused_with_how_to_caption_them(tmp_path):
+    folder(tmp_path, [{"file_name": f"{i}.png", "text": "x"} for i in range(3)])
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "x"}\n{"file_name": "1.png"}')
+    with pytest.raises(InputError, match=r"1 of 2 images .* have no caption \(1\.png\); write .*NAME\.txt.*--caption"):
+        ImageFolderDataset(tmp_path)
+
+
+def test_empty_captions_and_images_that_metadata_does_not_name_are_announced(tmp_path, capsys):
+    folder(tmp_path, [{"file_name": f"{i}.png", "text": "x"} for i in range(3)])
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": ""}\n{"file_name": "1.png", "text": "x"}')
+    assert len(ImageFolderDataset(tmp_path)) == 2
+    announced = capsys.readouterr().err
+    assert "1 of 2 images have an empty caption" in announced and "0.png" in announced
+    assert "1 images" in announced and "2.png" in announced and "does not name them" in announced

@@ -49,6 +49,9 @@ class EncodedDataset(TrainingData):
     no_text: Text | None = None
     """One row: the text states that guidance uses where there is no negative prompt, where they are kept."""
 
+    no_image: Tensor | None = None
+    """[1, *embed_shape]: the embedding that stands for "no image" in guidance."""
+
     @abstractmethod
     def __len__(self) -> int: ...
 

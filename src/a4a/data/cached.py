@@ -36,10 +36,20 @@ class CachedDataset(EncodedDataset):
         text: text states of each distinct caption, [captions, ...].
         caption_rows: [targets], row of each target's caption in `text`.
         pairs: [samples, 2], row of the reference in `embeds`, row of the target in `latents`.
+        no_image: [1, *embed_shape], the embedding that stands for "no image".
     """
 
-    def __init__(self, latents: Tensor, embeds: Tensor | None, text: Text, caption_rows: Tensor, pairs: Tensor):
+    def __init__(
+        self,
+        latents: Tensor,
+        embeds: Tensor | None,
+        text: Text,
+        caption_rows: Tensor,
+        pairs: Tensor,
+        no_image: Tensor | None = None,
+    ):
         self.latents, self.embeds, self.text, self.caption_rows, self.pairs = latents, embeds, text, caption_rows, pairs
+        self.no_image = no_image
         if embeds is not None:
             self.embed_shape, self.image_embed_dim = tuple(embeds.shape[1:]), embeds.shape[-1]
 
@@ -79,11 +89,12 @@ def encode_images(
         "latents",
         model_fingerprint(backbone.pipe.vae),
     )
-    embeds = None
+    embeds = no_image = None
     if image_encoder is not None:
-        embeds = _encode_pixels(images, references, image_encoder, BATCH, folder, "embeds", image_encoder.fingerprint())
+        no_image = image_encoder.unconditional().to("cpu", torch.float16)
+        embeds = _encode_pixels(images, references, image_encoder, BATCH, folder, "embeds", _encoder_key(image_encoder))
     text, caption_rows = _encode_captions([images.captions[int(i)] for i in targets], backbone, folder)
-    return CachedDataset(latents, embeds, text, caption_rows, torch.stack([reference, target], 1))
+    return CachedDataset(latents, embeds, text, caption_rows, torch.stack([reference, target], 1), no_image)
 
 
 def _encode_pixels(
@@ -128,6 +139,12 @@ def _encode_captions(captions: Sequence[str], backbone: Backbone, folder: Path) 
     key = _hash(json.dumps(distinct), repr(backbone.text_shapes()), *encoders)
     row = {caption: i for i, caption in enumerate(distinct)}
     return _cached(folder / f"text-{key}.safetensors", compute), torch.tensor([row[c] for c in captions])
+
+
+def _encoder_key(image_encoder: ImageEncoder) -> str:
+    """The weights, and what they give where that is not the pooled embedding."""
+    fingerprint = image_encoder.fingerprint()
+    return fingerprint if image_encoder.output == "pooled" else f"{fingerprint} {image_encoder.output}"
 
 
 def _cached(path: Path, compute: Callable[[], Text]) -> Text:

@@ -1,4 +1,4 @@
-"""What a training set is, before its encoding, and the one that people have: a folder of pictures."""
+"""A folder of one's own images as training data, encoded when training starts. `a4a prepare` checks and crops more."""
 
 import hashlib
 import json
@@ -10,49 +10,42 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from a4a.data.base import TrainingImages, reference_target_pairs
+from a4a.data.sources.base import HOW_TO_CAPTION, ImageRecord, first_few
+from a4a.data.sources.image_folder import ImageFolder
 from a4a.errors import InputError
 from a4a.utils.images import open_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
 
 class ImageFolderDataset(TrainingImages):
-    """A folder with `metadata.jsonl` (a line a picture: `file_name`, `text`, and `subject` where it is known).
+    """Images in a folder, each with a caption: as `text` in `metadata.jsonl`, or in `NAME.txt` beside `NAME.jpg`.
 
-    Each picture is scaled to cover `size` x `size` and cropped to its middle. Reference and target are the same picture
-    (as the paper trains), or two different ones of a subject where subjects are named. Broken pictures are left out,
-    counted and named on the error stream.
+    The layout is that of the source `ImageFolder`: `metadata.jsonl` has a JSON object per line with `file_name`, and
+    `text` and `subject` where they are known; without it all images of the folder are used. Samples are sorted by file
+    name. Each image is scaled to cover `size` x `size` and cropped to its middle. Reference and target are the same
+    image (as the paper trains), or two different ones of a subject where subjects are named.
+
+    InputError where an image has no caption. Broken images are left out; they, empty captions and images that
+    metadata.jsonl does not name are counted and listed on the error stream.
 
     Args:
         path: of the folder.
-        size: in pixels, the size that the denoiser is trained at.
+        size: side in pixels, the size that the denoiser is trained at.
     """
 
     def __init__(self, path: Path, size: int = 512):
-        self.size = size
-        rows = _metadata(Path(path))
-        self.files, self.captions, subjects, broken = [], [], [], []
-        for file, text, subject in rows:
-            try:
-                open_image(file)
-            except InputError:
-                broken.append(file.name)
-                continue
-            self.files.append(file)
-            self.captions.append(text)
-            subjects.append(subject)
-        if broken:
-            shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
-            print(
-                f"{path}: {len(broken)} of {len(rows)} pictures cannot be read and are left out: {shown}",
-                file=sys.stderr,
-            )
-        if not self.files:
-            raise InputError(
-                f"The data folder {path} has no readable picture; give one with pictures and a metadata.jsonl."
-            )
-        self.pairs = reference_target_pairs(subjects)
-        stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        self.path, self.size, self._side = Path(path), size, size
+        source = ImageFolder(str(path))
+        records = source.records()
+        self._require_captions(records)
+        readable = [record for record in records if _can_be_read(self.path / record.id)]
+        if not readable:
+            raise InputError(f"The data folder {path} has no readable image; give one with PNG or JPEG files.")
+        for warning in [*source.warnings(), *_warnings(records, readable)]:
+            print(f"{path}: {warning}", file=sys.stderr)
+        self.files = [self.path / record.id for record in readable]
+        self.captions = [record.text or "" for record in readable]
+        self.pairs = reference_target_pairs([record.subject for record in readable])
+        stats = [(r.id, f.stat().st_size, f.stat().st_mtime_ns) for r, f in zip(readable, self.files, strict=True)]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
         self._processor = VaeImageProcessor(do_normalize=False)
 
@@ -60,39 +53,35 @@ class ImageFolderDataset(TrainingImages):
         return len(self.files)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        pictures = [
-            ImageOps.fit(open_image(self.files[i]), (self.size, self.size), Image.Resampling.LANCZOS)
-            for i in indices.tolist()
-        ]
-        return self._processor.preprocess(pictures)  # pyright: ignore[reportArgumentType]
+        size = (self._side, self._side)
+        images = [ImageOps.fit(open_image(self.files[i]), size, Image.Resampling.LANCZOS) for i in indices.tolist()]
+        return self._processor.preprocess(images)  # pyright: ignore[reportArgumentType] (it takes lists of PIL images)
 
-
-def _metadata(folder: Path) -> list[tuple[Path, str, str | None]]:
-    if not folder.is_dir():
-        raise InputError(f"There is no data folder {folder}; give one with pictures and a metadata.jsonl.")
-    table = folder / "metadata.jsonl"
-    if not table.exists():
-        count = sum(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
-        raise InputError(
-            f'The data folder {folder} has {count} pictures but no metadata.jsonl; write one with a line such as {{"file_name": "a.png", "text": "a cat"}} for each.'
-        )
-    rows = []
-    for number, line in enumerate(table.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row["text"], str):
-                raise TypeError("text is no string")
-            rows.append(
-                (folder / row["file_name"], row["text"], None if row.get("subject") is None else str(row["subject"]))
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+    def _require_captions(self, records: list[ImageRecord]) -> None:
+        missing = [record.id for record in records if record.text is None]
+        if missing:
             raise InputError(
-                f"{table}, line {number}: expected a JSON object with file_name and text as strings, found {line[:60]!r}."
-            ) from error
-    if not rows:
-        raise InputError(
-            f"The data folder {folder} is empty: its metadata.jsonl has no lines; give at least one picture."
+                f"{len(missing)} of {len(records)} images in the data folder {self.path} have no caption "
+                f"({first_few(missing)}); {HOW_TO_CAPTION}."
+            )
+
+
+def _can_be_read(file: Path) -> bool:
+    try:
+        open_image(file)
+    except InputError:
+        return False
+    return True
+
+
+def _warnings(records: list[ImageRecord], readable: list[ImageRecord]) -> list[str]:
+    warnings = []
+    found = {record.id for record in readable}
+    if broken := [record.id for record in records if record.id not in found]:
+        warnings.append(f"{len(broken)} of {len(records)} images cannot be read and are left out: {first_few(broken)}.")
+    if empty := [record.id for record in readable if not record.text]:
+        warnings.append(
+            f"{len(empty)} of {len(readable)} images have an empty caption, from which training learns nothing "
+            f"about prompts: {first_few(empty)}."
         )
-    return rows
+    return warnings

@@ -55,6 +55,7 @@ class PreparedDataset(EncodedDataset):
         if self.image_encoder is not None:
             self.embed_shape = tuple(self.manifest["embeds"][self.image_encoder])
             self.image_embed_dim = self.embed_shape[-1]
+            self.no_image = load_file(self.path / "no_image.safetensors")[self.image_encoder]
         self.no_text = load_file(self.path / "no_text.safetensors")
         self.size = self.manifest["settings"].get("crop.size")
         self.views: int = self.manifest["views"] * (1 + self.manifest["flips"])
@@ -79,10 +80,8 @@ class PreparedDataset(EncodedDataset):
                 f"{self.path} has image_encoder arcface, whose embeddings no command can generate with; "
                 "choose one that encode.image_encoders named."
             )
-        for option, name in (
-            ("encode.model", model),
-            (f"encode.image_encoders.{self.image_encoder}", image_encoder),
-        ):
+        kind = "token_encoders" if self.embed_shape and len(self.embed_shape) == 2 else "image_encoders"
+        for option, name in (("encode.model", model), (f"encode.{kind}.{self.image_encoder}", image_encoder)):
             used = self.manifest["settings"].get(option)
             if used is not None and used["fingerprint"] != (given := file_fingerprint(name)):
                 raise InputError(

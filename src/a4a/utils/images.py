@@ -11,6 +11,8 @@ from torch import Tensor
 
 from a4a.errors import InputError, first_line
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
 
 def open_image(path: Path | str) -> Image.Image:
     """An upright RGB picture; InputError where there is none to be read."""

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import tiny_encoders
@@ -22,15 +20,15 @@ import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import PreparedDataset, shards
 from a4a.data.manifest import subjects_in_split
-from a4a.data.prepare.captioning import Caption, Captioner
+from a4a.data.prepare.captioning import CaptionConfig, Captioner
 from a4a.data.prepare.crops import Crop
-from a4a.data.prepare.encoding import Encode
-from a4a.data.prepare.filters import Check
+from a4a.data.prepare.encoding import EncodeConfig
+from a4a.data.prepare.filters import CheckConfig
 from a4a.data.prepare.ray_runner import Actor
 from a4a.data.prepare.run import prepare
 from a4a.data.prepare.splits import Split
-from a4a.data.prepare.stages import Checking, Chunk
-from a4a.data.sources.folders import ImageFolder, SubjectFolders
+from a4a.data.prepare.stages import CheckStage, Chunk
+from a4a.data.sources import ImageFolder, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
@@ -60,7 +58,7 @@ def photos(tmp_path_factory):
 
 
 def encode(models, **options):
-    return Encode(models / "pixart", {"clip": models / "clip"}, **options)
+    return EncodeConfig(models / "pixart", {"clip": models / "clip"}, **options)
 
 
 def made(photos, models, output, **options):
@@ -74,8 +72,10 @@ def prepared(photos, models, tmp_path_factory):
     return made(photos, models, tmp_path_factory.mktemp("prepared") / "p")
 
 
-def lines(output):
-    return [json.loads(line) for line in (output / "report.jsonl").read_text().splitlines()]
+def report(output):
+    """The lines of report.jsonl on images, and the warnings."""
+    lines = [json.loads(line) for line in (output / "report.jsonl").read_text().splitlines()]
+    return [line for line in lines if "id" in line], [line["warning"] for line in lines if "warning" in line]
 
 
 def contents(output):
@@ -110,14 +110,14 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
     assert said["counts"]["rows"] + said["counts"]["left_out"] == 2000
 
 
-def test_every_defect_is_mended_or_left_out_and_reported(tmp_path):
+def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
     expected = draw(tmp_path / "pictures", 2 * len(DEFECTS))
-    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=Check(32))
-    said = {line["id"]: line.get("left_out") or line["repaired"] for line in lines(tmp_path / "out")}
+    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=CheckConfig(32))
+    said = {line["id"]: line.get("left_out") or line["repaired"] for line in report(tmp_path / "out")[0]}
     assert {name for name, words in expected.items() if words} == said.keys()
     for name, words in said.items():
         assert words.startswith(expected[name]), name
-    left_out = {line["id"] for line in lines(tmp_path / "out") if "left_out" in line}
+    left_out = {line["id"] for line in report(tmp_path / "out")[0] if "left_out" in line}
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert counts["left_out"] == len(left_out) == 6 and counts["repaired"] == 4 and counts["rows"] == len(expected) - 6
 
@@ -129,12 +129,12 @@ def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypat
     made(photos, models, tmp_path / "p")
 
 
-def test_without_a_check_unreadable_pictures_are_reported_all_the_same(tmp_path, models):
+def test_without_a_check_unreadable_images_are_reported_all_the_same(tmp_path, models):
     draw(tmp_path / "pictures", 8)
     prepare(
         ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=None, crop=Crop(SIDE), encode=encode(models)
     )
-    assert [line["left_out"].partition(":")[0] for line in lines(tmp_path / "out")] == ["broken"] * 3
+    assert [line["left_out"].partition(":")[0] for line in report(tmp_path / "out")[0]] == ["broken"] * 3
 
 
 def blip2(folder):
@@ -175,7 +175,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     for i, row in enumerate(rows):
         picture(i).save(tmp_path / "pictures" / row["file_name"])
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    caption = Caption(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
+    caption = CaptionConfig(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
     loaded, alive = Captioner.__init__, []
     monkeypatch.setattr(
         Captioner, "__init__", lambda self, settings: loaded(self, settings) or alive.append(weakref.ref(self))
@@ -200,7 +200,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
 
 def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
     """CLIP's writes small letters and single spaces."""
-    ask = Captioner(Caption(blip2(tmp_path / "blip2"), length=4))
+    ask = Captioner(CaptionConfig(blip2(tmp_path / "blip2"), length=4))
     (plain,) = ask([picture(0)])
     ask.settings.prompt = "A  photo of"
     (asked,) = ask([picture(0)])
@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
         VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)
     ).save_pretrained(tmp_path)
     BlipImageProcessorPil().save_pretrained(tmp_path)
-    sentence("no processor of pictures and text together", Captioner(Caption(tmp_path)), [picture(0)])
+    sentence("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [picture(0)])
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -320,12 +320,12 @@ def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkey
         for chunk in reversed(chunks):  # in any order
             row = actor({"chunk": [pickle.dumps(chunk)]})
             assert row["error"] == [""]
-            yield row["pictures"][0]
+            yield row["images"][0]
 
-    monkeypatch.setattr("a4a.data.prepare.run.over_cluster", over)
+    monkeypatch.setattr("a4a.data.prepare.run.run_on_ray", over)
     assert contents(made(photos, models, tmp_path / "p", ray=True)) == contents(prepared)
     (tmp_path / "file").write_text("in the way")
-    broken = Actor(Checking(tmp_path / "file", SubjectFolders(str(photos)), Check()))
+    broken = Actor(CheckStage(tmp_path / "file", SubjectFolders(str(photos)), CheckConfig()))
     assert "not a folder" in broken({"chunk": [pickle.dumps(Chunk(0, []))]})["error"][0]
 
 
@@ -473,25 +473,36 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
         FolderTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared)
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- captions -----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.text(), unique=True, max_size=50), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 9))
-def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test, seed):
-    split = Split(validation, test, seed)
-    before = {s: split(s) for s in subjects[: len(subjects) // 2]}
-    after = {s: split(s) for s in reversed(subjects)}
-    assert before.items() <= after.items()
-    larger = Split(min(validation + 0.1, 1 - test), test, seed)
-    assert all(
-        larger(s) != "train" for s in subjects if split(s) == "validation"
-    )  # growing a share takes from training alone
-    assert all(larger(s) == "test" for s in subjects if split(s) == "test")
+def test_images_without_captions_are_counted_and_announced(photos, models, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "subject0" / "0.txt").write_text("a caption")
+    made(tmp_path / "photos", models, tmp_path / "p", encode=None)
+    announced = capsys.readouterr().err
+    assert "23 of 24 images have no caption" in announced and "--caption.model" in announced
+    ((warning,), counts) = (
+        report(tmp_path / "p")[1],
+        json.loads((tmp_path / "p" / "manifest.json").read_text())["counts"],
+    )
+    assert warning in announced and counts["without_caption"] == 23
 
 
-def test_shares_come_out_as_asked():
-    names = [Split(0.1, 0.2)(str(i)) for i in range(5000)]
-    assert abs(names.count("test") / 5000 - 0.2) < 0.02 and abs(names.count("validation") / 5000 - 0.1) < 0.02
+def test_with_all_captions_nothing_is_announced(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "photos" / f"{i}.png")
+        (tmp_path / "photos" / f"{i}.txt").write_text("a caption")
+    prepare(ImageFolder(str(tmp_path / "photos")), tmp_path / "p")
+    assert "Warning" not in capsys.readouterr().err and report(tmp_path / "p")[1] == []
+
+
+def test_a_small_set_has_a_subject_in_every_split(photos, models, tmp_path):
+    made(photos, models, tmp_path / "p", encode=None, split=Split(0.01, 0.01))
+    counts = json.loads((tmp_path / "p" / "manifest.json").read_text())["counts"]
+    assert (counts["train"], counts["validation"], counts["test"]) == (18, 3, 3)
+    assert len(subjects_in_split(tmp_path / "p", "test")) == 1
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -506,11 +517,13 @@ def sentence(words, function, *arguments, **options):
 
 def test_another_size_model_or_data_is_refused_with_the_difference(prepared, copied, photos, models, tmp_path):
     sentence("crop.size = 16, not 32", made, photos, models, copied, crop=Crop(32))
-    sentence("encode.model", made, photos, models, copied, encode=Encode(models / "sd15", {"clip": models / "clip"}))
+    sentence(
+        "encode.model", made, photos, models, copied, encode=EncodeConfig(models / "sd15", {"clip": models / "clip"})
+    )
     sentence("split.test = 0.2, not 0.1", made, photos, models, copied, split=Split(0.2, 0.1))
     more = shutil.copytree(photos, tmp_path / "more")
     picture(999).save(more / "subject0" / "9.png")
-    sentence("data = 24 pictures.*25 pictures", made, more, models, copied)
+    sentence("data = 24 images.*25 images", made, more, models, copied)
     sentence("encode.model .*sd15", PreparedDataset(prepared).check, models / "sd15", models / "clip")
     sentence("image_encoders.clip", PreparedDataset(prepared).check, models / "pixart", models / "pixart")
     moved = shutil.copytree(models / "pixart", tmp_path / "moved")
@@ -594,7 +607,7 @@ def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
     sentence("chunk is 0", made, photos, models, tmp_path / "a", chunk=0)
     sentence("crop.size is 4", Crop, 4)
     sentence("split.test 0.7", Split, 0.5, 0.7)
-    sentence("Nothing is left of 24 pictures .tiny: 24", made, photos, models, tmp_path / "b", check=Check(1000))
+    sentence("Nothing is left of 24 images .tiny: 24", made, photos, models, tmp_path / "b", check=CheckConfig(1000))
     sentence("nothing to train on", PreparedDataset, made(photos, models, tmp_path / "c", encode=None))
     sentence("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
 

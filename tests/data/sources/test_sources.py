@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from a4a.data.prepare.crops import Crop
-from a4a.data.prepare.filters import Check, RejectedImage, decode_image, duplicates, inspect
+from a4a.data.prepare.filters import CheckConfig, RejectedImage, check_image, decode_image, find_duplicates
 from a4a.data.prepare.run import prepare
+from a4a.data.sources import ImageFolder, SubjectFolders
 from a4a.data.sources.base import ImageRecord
 from a4a.data.sources.celeba import CelebAMaskHQ
-from a4a.data.sources.folders import ImageFolder, SubjectFolders
 from a4a.data.sources.hub import HubDataset
 from a4a.data.sources.openimages import OpenImages
 from a4a.data.sources.webdataset import WebDataset
@@ -32,17 +32,17 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
     rows = [{"file_name": "b.png", "text": "a cat", "subject": 3}, {"file_name": "a.png"}, {"file_name": "gone.png"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     source = ImageFolder(str(tmp_path))
-    found = source.items()
+    found = source.records()
     assert [(i.id, i.text, i.subject) for i in found] == [
         ("a.png", None, None),
         ("b.png", "a cat", "3"),
         ("gone.png", None, None),
     ]
     assert opened(source, found[0]).size == (64, 64)
-    assert inspect(source, found[2], Check()) == {"id": "gone.png", "left_out": "missing"}
+    assert check_image(source, found[2], CheckConfig()) == {"id": "gone.png", "left_out": "missing"}
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png", "text": ["x", "y"]}')
     with pytest.raises(InputError, match=r"metadata\.jsonl, line 2: expected .* text as a string"):
-        source.items()
+        source.records()
 
 
 def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp_path):
@@ -50,8 +50,8 @@ def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp
     for name in ("x/2.png", "1.JPG", "notes.txt"):
         system.pipe_file(f"/drawn/{name}", saved(picture(1), "PNG"))
     source = ImageFolder("memory://drawn")
-    assert [i.id for i in source.items()] == ["1.JPG", "x/2.png"]
-    assert opened(source, source.items()[1]).size == (64, 64)
+    assert [i.id for i in source.records()] == ["1.JPG", "x/2.png"]
+    assert opened(source, source.records()[1]).size == (64, 64)
 
 
 def test_one_folder_a_subject(tmp_path):
@@ -59,7 +59,7 @@ def test_one_folder_a_subject(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         picture(1).save(tmp_path / name)
     picture(1).save(tmp_path / "loose.png")
-    assert [(i.id, i.subject) for i in SubjectFolders(str(tmp_path)).items()] == [
+    assert [(i.id, i.subject) for i in SubjectFolders(str(tmp_path)).records()] == [
         ("anna/1.png", "anna"),
         ("anna/deep/2.png", "anna"),
         ("ben/1.png", "ben"),
@@ -84,7 +84,7 @@ def test_webdataset_tars(tmp_path):
             {"000.png": first, "000.txt": b"a cat\n", "001.png": second, "001.txt": b"a cat\n", "001.json": said},
         )
     source = WebDataset(str(tmp_path / "train-*.tar"))
-    found = source.items()
+    found = source.records()
     assert [(i.id, i.text, i.subject) for i in found][:2] == [
         ("train-0/000", "a cat", None),
         ("train-0/001", "a dog", "7"),
@@ -93,22 +93,22 @@ def test_webdataset_tars(tmp_path):
     assert opened(pickle.loads(pickle.dumps(source)), found[3]).tobytes() == picture(11).tobytes()
     (tmp_path / "train-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes()[:700])
     with pytest.raises(InputError, match=r"train-0\.tar"):
-        source.items()
+        source.records()
     with pytest.raises(InputError, match="There is no tar"):
-        WebDataset(str(tmp_path / "gone.tar")).items()
+        WebDataset(str(tmp_path / "gone.tar")).records()
     tar(tmp_path / "odd.tar", {"a.json": b"[1]"})
     with pytest.raises(InputError, match=r"a\.json holds no JSON object"):
-        WebDataset(str(tmp_path / "odd.tar")).items()
+        WebDataset(str(tmp_path / "odd.tar")).records()
 
 
 def test_no_picture_of_a_tar_hides_another(tmp_path):
     for folder in ("a", "b"):
         tar(tmp_path / folder / "0.tar", {"x.png": saved(picture(1), "PNG")})
-    assert [i.id for i in WebDataset(str(tmp_path / "*" / "0.tar")).items()] == ["a/0/x", "b/0/x"]
-    assert [i.id for i in WebDataset(str(tmp_path / "b" / "0.tar")).items()] == ["0/x"]
+    assert [i.id for i in WebDataset(str(tmp_path / "*" / "0.tar")).records()] == ["a/0/x", "b/0/x"]
+    assert [i.id for i in WebDataset(str(tmp_path / "b" / "0.tar")).records()] == ["0/x"]
     tar(tmp_path / "0.tar", {"x.png": saved(picture(1), "PNG"), "x.seg.png": saved(picture(2), "PNG")})
-    with pytest.raises(InputError, match=r"0\.tar has x\.seg\.png as the second picture"):
-        WebDataset(str(tmp_path / "0.tar")).items()
+    with pytest.raises(InputError, match=r"0\.tar has x\.seg\.png as the second image"):
+        WebDataset(str(tmp_path / "0.tar")).records()
 
 
 def test_a_data_set_that_datasets_loads(tmp_path):
@@ -131,7 +131,7 @@ def test_a_data_set_that_datasets_loads(tmp_path):
     (tmp_path / "set").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
     source = HubDataset(str(tmp_path / "set"), image="photo", text="said", subject="who")
-    found = source.items()
+    found = source.records()
     assert [(i.id, i.text, i.subject) for i in found] == [
         ("000000000", "a", "ben"),
         ("000000001", "b", "anna"),
@@ -142,9 +142,9 @@ def test_a_data_set_that_datasets_loads(tmp_path):
     with pytest.raises(InputError, match=r"made with source.image = photo, not mask"):
         prepare(HubDataset(str(tmp_path / "set"), image="mask", text="said", subject="who"), tmp_path / "out")
     with pytest.raises(InputError, match="no column 'image' for image; it has photo"):
-        HubDataset(str(tmp_path / "set")).items()
+        HubDataset(str(tmp_path / "set")).records()
     with pytest.raises(InputError, match="could not be loaded"):
-        HubDataset(str(tmp_path / "gone")).items()
+        HubDataset(str(tmp_path / "gone")).records()
 
 
 def test_celebamask_hq_as_unpacked(tmp_path):
@@ -159,12 +159,12 @@ def test_celebamask_hq_as_unpacked(tmp_path):
     )
     (tmp_path / "identity_CelebA.txt").write_text("119614.jpg 2880\n099095.jpg 2880\n")
     source = CelebAMaskHQ(str(root), str(tmp_path / "identity_CelebA.txt"))
-    assert [(i.id, i.subject) for i in source.items()] == [("0.jpg", "2880"), ("1.jpg", "2880"), ("2.jpg", None)]
-    assert opened(source, source.items()[1]).size == (64, 64)
-    assert {i.subject for i in CelebAMaskHQ(str(root)).items()} == {None}
+    assert [(i.id, i.subject) for i in source.records()] == [("0.jpg", "2880"), ("1.jpg", "2880"), ("2.jpg", None)]
+    assert opened(source, source.records()[1]).size == (64, 64)
+    assert {i.subject for i in CelebAMaskHQ(str(root)).records()} == {None}
     (tmp_path / "identity_CelebA.txt").write_text("119614.jpg\n")
     with pytest.raises(InputError, match=r"identity_CelebA\.txt, line 1"):
-        source.items()
+        source.records()
 
 
 def test_openimages_boxes_are_cut_out(tmp_path):
@@ -191,28 +191,28 @@ def test_openimages_boxes_are_cut_out(tmp_path):
         "classes": str(tmp_path / "classes.csv"),
     }
     source = OpenImages(**options, labels=["Dog"], margin=0, text="a photo of a {label}")
-    (found,) = source.items()
+    (found,) = source.records()
     assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)
     assert opened(source, found).tobytes() == picture(1, 60, 60).tobytes()
-    assert [opened(source, i).size for i in OpenImages(**options).items()] == [(192, 96), (72, 72)]
+    assert [opened(source, i).size for i in OpenImages(**options).records()] == [(192, 96), (72, 72)]
     with pytest.raises(InputError, match="no class 'dog'"):
-        OpenImages(**options, labels=["dog"]).items()
+        OpenImages(**options, labels=["dog"]).records()
     with pytest.raises(InputError, match=r"no table of classes .*gone\.csv"):
-        OpenImages(**{**options, "classes": str(tmp_path / "gone.csv")}).items()
+        OpenImages(**{**options, "classes": str(tmp_path / "gone.csv")}).records()
     (tmp_path / "boxes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no table of boxes"):
-        source.items()
+        source.records()
 
 
 @pytest.mark.parametrize("source", [ImageFolder, SubjectFolders, CelebAMaskHQ])
 def test_a_folder_that_is_missing_or_empty_is_one_sentence(tmp_path, source):
     with pytest.raises(InputError, match="There is no data folder"):
-        source(str(tmp_path / "gone")).items()
+        source(str(tmp_path / "gone")).records()
     (tmp_path / "CelebA-HQ-img").mkdir()
-    with pytest.raises(InputError, match="has no pictures"):
-        source(str(tmp_path)).items()
+    with pytest.raises(InputError, match="has no images"):
+        source(str(tmp_path)).records()
     with pytest.raises(InputError, match="no path"):
-        source("nosuchprotocol://x").items()
+        source("nosuchprotocol://x").records()
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ def test_duplicates_are_pictures_that_look_the_same(tmp_path):
     for i, image in enumerate(pictures):
         image.save(tmp_path / f"{i}.png")
     source = ImageFolder(str(tmp_path))
-    records = [inspect(source, item, Check()) for item in source.items()]
-    assert duplicates(records, 2) == {"1.png": "0.png", "5.png": "3.png"}
+    records = [check_image(source, item, CheckConfig()) for item in source.records()]
+    assert find_duplicates(records, 2) == {"1.png": "0.png", "5.png": "3.png"}
 
 
 def test_views_lie_inside_and_are_the_same_every_time():
@@ -257,3 +257,49 @@ def test_views_lie_inside_and_are_the_same_every_time():
     wide = Crop(64, buckets=True, divisibility=8)(picture(0, 90, 60), "a")[0]
     assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
     assert ImageRecord("x").text is None
+
+
+# --- captions and what is left aside ------------------------------------------------------------------------------------
+
+
+def test_an_image_without_text_takes_the_caption_from_the_text_file_beside_it(tmp_path):
+    for name in ("a.png", "b.jpg", "c.png"):
+        picture(1).save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("  a cat\n")
+    (tmp_path / "b.txt").write_text("from the file")
+    (tmp_path / "c.txt").write_text("\n")
+    assert [r.text for r in ImageFolder(str(tmp_path)).records()] == ["a cat", "from the file", None]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.jpg", "text": "from the table"}')
+    assert [r.text for r in ImageFolder(str(tmp_path)).records()] == ["a cat", "from the table"]
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"a\.txt is no UTF-8 text"):
+        ImageFolder(str(tmp_path)).records()
+
+
+def test_a_folder_names_the_images_that_its_metadata_leaves_out(tmp_path):
+    for i in range(9):
+        picture(i).save(tmp_path / f"{i}.png")
+    source = ImageFolder(str(tmp_path))
+    assert len(source.records()) == 9 and source.warnings() == []
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png"}\n{"file_name": "0.png"}')
+    source.records()
+    unlisted, repeated = source.warnings()
+    assert unlisted.startswith("8 images") and "1.png, 2.png, 3.png, 4.png, 5.png, ..." in unlisted
+    assert "0.png" in repeated and "more than once" in repeated
+
+
+def test_images_in_no_subjects_folder_are_announced(tmp_path):
+    (tmp_path / "anna").mkdir()
+    for name in ("anna/1.png", "loose.png"):
+        picture(1).save(tmp_path / name)
+    source = SubjectFolders(str(tmp_path))
+    source.records()
+    assert "loose.png" in source.warnings()[0]
+
+
+def test_a_source_in_a_file_of_its_own_is_known_by_its_class_name():
+    from a4a.data import sources
+
+    shipped = {"CelebAMaskHQ", "HubDataset", "ImageFolder", "OpenImages", "SubjectFolders", "WebDataset"}
+    assert set(sources.__all__) == {"ImageRecord", "Source", *shipped}
+    assert all(getattr(sources, name).__doc__ and name in (sources.__doc__ or "") for name in shipped)

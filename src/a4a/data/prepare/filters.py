@@ -1,4 +1,4 @@
-"""From a file to an upright RGB picture or to the reason why there is none, and which pictures are the same."""
+"""Decoding and checking images: what is repaired, what is left out and why, and which images look the same."""
 
 import io
 import warnings
@@ -12,104 +12,130 @@ from PIL import Image, ImageOps
 from a4a.data.sources.base import ImageRecord, Source
 from a4a.utils.images import rgb
 
-Record = dict[str, Any]
-"""What a check says of a picture, for JSON: its `id`, and `left_out` with the reason, or `width`, `height`, `hash`,
-`colours` and, where something had to be done to it, `mended`."""
+CheckResult = dict[str, Any]
+"""What the check finds of an image, as JSON: `id`, and either `left_out` with the reason, or `width`, `height`, `hash`,
+`colours` and, where something had to be repaired, `repaired`."""
+
+EXIF_ORIENTATION = 0x0112
+COLOUR_TOLERANCE = 8
+"""Of 255; images of one hash whose 4 x 4 colours differ by more are different: flat images all have the same hash."""
 
 
 class RejectedImage(Exception):
-    """A picture that is left out; the message says why."""
+    """An image that is left out; the message says why."""
 
 
 @dataclass
-class Check:
-    """Which pictures are left out besides those that cannot be read."""
+class CheckConfig:
+    """Which images are left out, besides those that cannot be read."""
 
     minimum: int = 64
-    """Shortest side in pixels that is not tiny."""
+    """Shortest side in pixels; smaller images are left out as tiny."""
     duplicates: bool = True
-    """Leave out all but the first of pictures that look the same."""
+    """Leave out all but the first of images that look the same."""
     distance: int = 2
-    """Bits out of 64 in which the perceptual hashes of the same picture, saved twice, may differ."""
+    """Bits out of 64 in which the perceptual hashes of one image, saved twice, may differ."""
 
 
 def decode_image(data: bytes, box: tuple[float, float, float, float] | None = None) -> tuple[Image.Image, list[str]]:
-    """An RGB picture as it is meant to be seen, and what was done to it; Unusable with the reason where there is none."""
-    repaired = []
+    """An upright RGB image, cropped to `box` (see `ImageRecord`), and what had to be repaired.
+
+    RejectedImage with the reason where there is none.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            if (
-                frames := getattr(image, "n_frames", 1)
-            ) > 1 and image.format != "MPO":  # cameras keep a second view or a depth map in those
-                raise RejectedImage(f"animated: {frames} frames")
-            image.load()
-            turned = image.getexif().get(0x0112, 1) not in (0, 1)
-            if box is not None:
-                left, top, right, bottom = (round(f * side) for f, side in zip(box, image.size * 2, strict=True))
-                image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-            if turned:
-                repaired.append("turned upright as its EXIF says")
-                image = ImageOps.exif_transpose(image)
-            image, made = rgb(image)
-            return image, repaired + made
+            return _upright_rgb(image, box)
     except RejectedImage:
         raise
     except Image.DecompressionBombError as error:
         raise RejectedImage(f"broken: {error}") from error
-    except Exception as error:  # a broken file makes Pillow raise nearly anything
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RejectedImage(
-            "broken: no picture that Pillow knows" if "cannot identify" in said else f"broken: {said}"
-        ) from error
+    except Exception as error:  # Pillow raises nearly anything on a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "no image that Pillow knows" if "cannot identify" in reason else reason
+        raise RejectedImage(f"broken: {reason}") from error
 
 
-def opened(source: Source, item: ImageRecord) -> tuple[Image.Image, list[str]]:
-    """An item's picture; Unusable where it is none or cannot be read."""
+def _upright_rgb(image: Image.Image, box: tuple[float, float, float, float] | None) -> tuple[Image.Image, list[str]]:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # cameras store a second view or a depth map in MPO files
+        raise RejectedImage(f"animated: {frames} frames")
+    image.load()
+    is_rotated = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
+    repaired = []
+    if box is not None:
+        left, top, right, bottom = (round(f * side) for f, side in zip(box, image.size * 2, strict=True))
+        image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    if is_rotated:
+        repaired.append("turned upright as its EXIF says")
+        image = ImageOps.exif_transpose(image)
+    image, conversions = rgb(image)
+    return image, repaired + conversions
+
+
+def open_record(source: Source, record: ImageRecord) -> tuple[Image.Image, list[str]]:
+    """A source's image, decoded, and what was repaired; RejectedImage where it cannot be read."""
     try:
-        data = source.read(item)
+        data = source.read(record)
     except FileNotFoundError as error:
         raise RejectedImage("missing") from error
     except OSError as error:
         raise RejectedImage(f"cannot be read: {error}") from error
-    return decode_image(data, item.box)
+    return decode_image(data, record.box)
 
 
-def inspect(source: Source, item: ImageRecord, check: Check) -> Record:
+def check_image(source: Source, record: ImageRecord, check: CheckConfig) -> CheckResult:
+    """Reads an image, and tells why it is left out, or its size, hash and colours."""
     try:
-        image, repaired = opened(source, item)
+        image, repaired = open_record(source, record)
         if min(image.size) < check.minimum:
             raise RejectedImage(f"tiny: {image.width} x {image.height} pixels")
     except RejectedImage as reason:
-        return {"id": item.id, "left_out": str(reason)}
+        return {"id": record.id, "left_out": str(reason)}
+    result = {
+        "id": record.id,
+        "width": image.width,
+        "height": image.height,
+        "hash": _difference_hash(image),
+        "colours": image.resize((4, 4), Image.Resampling.BOX).tobytes().hex(),
+    }
+    return {**result, "repaired": repaired} if repaired else result
+
+
+def _difference_hash(image: Image.Image) -> str:
+    """64 bits in hex: whether each pixel of the image at 9 x 8 is brighter than its left neighbour."""
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX)).astype(int)
-    bits = np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
-    record = {"id": item.id, "width": image.width, "height": image.height, "hash": bits.hex()}
-    record["colours"] = image.resize((4, 4), Image.Resampling.BOX).tobytes().hex()
-    return {**record, "repaired": repaired} if repaired else record
+    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes().hex()
 
 
-def duplicates(records: Iterable[Record], distance: int) -> dict[str, str]:
-    """Each picture that looks like an earlier one, and that one, by their ids.
+def find_duplicates(results: Iterable[CheckResult], distance: int) -> dict[str, str]:
+    """For each image that looks like an earlier one, the id of that one.
 
-    Alike are difference hashes within `distance` bits, and 4 x 4 colours within 8 of 255 so that flat pictures differ too.
-    Hashes so near agree in one of `distance` + 1 interleaved parts, so few are compared.
+    Images look the same when their hashes differ in at most `distance` bits and their colours by little. The 64 bits
+    are dealt out to `distance` + 1 groups: hashes that are so close agree in at least one group, so each image is
+    compared only with those that share one (the pigeonhole principle).
     """
-    parts = distance + 1
-    masks = [sum(1 << bit for bit in range(part, 64, parts)) for part in range(parts)]
-    kept: list[dict[int, list[tuple[int, np.ndarray, str]]]] = [{} for _ in masks]
-    same = {}
-    for record in records:
-        if "left_out" in record:
+    groups = distance + 1
+    masks = [sum(1 << bit for bit in range(group, 64, groups)) for group in range(groups)]
+    buckets: list[dict[int, list[tuple[int, np.ndarray, str]]]] = [{} for _ in masks]
+    duplicate_of = {}
+    for result in results:
+        if "left_out" in result:
             continue
-        bits = int(record["hash"], 16)
-        colours = np.frombuffer(bytes.fromhex(record["colours"]), np.uint8).astype(int)
-        near = (other for mask, table in zip(masks, kept, strict=True) for other in table.get(bits & mask, ()))
+        bits = int(result["hash"], 16)
+        colours = np.frombuffer(bytes.fromhex(result["colours"]), np.uint8).astype(int)
+        candidates = (c for mask, bucket in zip(masks, buckets, strict=True) for c in bucket.get(bits & mask, ()))
         first = next(
-            (name for b, c, name in near if (bits ^ b).bit_count() <= distance and np.abs(colours - c).max() <= 8), None
+            (
+                name
+                for other_bits, other_colours, name in candidates
+                if (bits ^ other_bits).bit_count() <= distance
+                and np.abs(colours - other_colours).max() <= COLOUR_TOLERANCE
+            ),
+            None,
         )
         if first is not None:
-            same[record["id"]] = first
+            duplicate_of[result["id"]] = first
             continue
-        for mask, table in zip(masks, kept, strict=True):
-            table.setdefault(bits & mask, []).append((bits, colours, record["id"]))
-    return same
+        for mask, bucket in zip(masks, buckets, strict=True):
+            bucket.setdefault(bits & mask, []).append((bits, colours, result["id"]))
+    return duplicate_of

@@ -1,7 +1,7 @@
-"""The steps of `a4a prepare`: each does a chunk of pictures at a time and leaves a file or folder where it is done.
+"""The stages of `a4a prepare` before encoding: each does a chunk of images at a time and keeps its results in a file.
 
-A chunk's results are written beside and renamed, so what is there is whole: a run that is killed goes on with the
-chunks that are not, and loses no more than those in flight.
+Results are written to a temporary path and renamed, so what is there is whole: a run that was killed continues with the
+chunks that are missing, and loses no more than those it was working on.
 """
 
 import json
@@ -13,241 +13,141 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from PIL import Image
 
-from a4a.data import shards
-from a4a.data.prepare.captioning import Caption, Captioner
+from a4a.data.prepare.captioning import CaptionConfig, Captioner
 from a4a.data.prepare.crops import Crop
-from a4a.data.prepare.encoding import FACES, Encode, Encoders, arrays
-from a4a.data.prepare.filters import Check, Record, RejectedImage, duplicates, inspect, opened
-from a4a.data.prepare.splits import Split
+from a4a.data.prepare.filters import (
+    CheckConfig,
+    CheckResult,
+    RejectedImage,
+    check_image,
+    find_duplicates,
+    open_record,
+)
 from a4a.data.sources.base import ImageRecord, Source
 from a4a.utils.files import atomic_write
 
 THREADS = 4
-"""That read and decode pictures; Pillow lets them run at once."""
+"""Threads that read and decode images; Pillow lets them run in parallel."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """So many pictures that follow each other in the source's list."""
+    """Consecutive images of the source's list: the unit of work and of what a kill can lose."""
 
     number: int
-    items: list[ImageRecord]
+    records: list[ImageRecord]
 
     @property
     def name(self) -> str:
         return f"{self.number:06d}"
 
 
-class Step(ABC):
-    """One step for any chunk; made once, sent to where it runs, and loads its models there."""
+class Stage(ABC):
+    """One stage for any chunk. Made once, sent to where it runs, and loads its models there."""
 
     name: str
 
     def __init__(self, output: Path):
         self.output = output
 
-    def place(self, chunk: Chunk) -> Path:
+    def path(self, chunk: Chunk) -> Path:
+        """Of a chunk's result; there once the chunk is finished."""
         return self.output / self.name / f"{chunk.name}.json"
 
-    def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        return [chunk for chunk in chunks if not self.place(chunk).exists()]
+    def unfinished(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return [chunk for chunk in chunks if not self.path(chunk).exists()]
 
     def result(self, chunk: Chunk) -> Any:
-        return json.loads(self.place(chunk).read_text())
+        return json.loads(self.path(chunk).read_text())
 
     @abstractmethod
     def __call__(self, chunk: Chunk) -> None:
-        """Does the work and leaves the result; InputError as `replacing`."""
+        """Does the work and writes the result; InputError where it cannot be written, as `atomic_write`."""
 
-    def _write(self, chunk: Chunk, content: Any) -> None:
-        with atomic_write(self.place(chunk)) as beside:
-            beside.write_text(json.dumps(content))
+    def write_json(self, chunk: Chunk, content: Any) -> None:
+        with atomic_write(self.path(chunk)) as temporary:
+            temporary.write_text(json.dumps(content))
 
 
-class Checking(Step):
-    """A record of each picture."""
+class CheckStage(Stage):
+    """A CheckResult of each image."""
 
     name = "checked"
 
-    def __init__(self, output: Path, source: Source, check: Check):
+    def __init__(self, output: Path, source: Source, check: CheckConfig):
         super().__init__(output)
         self.source, self.check = source, check
 
     def __call__(self, chunk: Chunk) -> None:
-        with _threads() as over:
-            records: list[Record] = list(over(lambda item: inspect(self.source, item, self.check), chunk.items))
-        self._write(chunk, records)
+        with thread_map() as parallel:
+            results = list(parallel(lambda record: check_image(self.source, record, self.check), chunk.records))
+        self.write_json(chunk, results)
+
+    def survivors(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[dict[str, str]]]:
+        """The chunks without the images that are left out, and lines for the report: what was left out or repaired."""
+        results: list[CheckResult] = [result for chunk in chunks for result in self.result(chunk)]
+        duplicate_of = find_duplicates(results, self.check.distance) if self.check.duplicates else {}
+        reasons = {r["id"]: r["left_out"] for r in results if "left_out" in r}
+        reasons |= {name: f"duplicate: looks like {first}" for name, first in duplicate_of.items()}
+        report = [{"id": name, "left_out": reason} for name, reason in reasons.items()]
+        report += [
+            {"id": r["id"], "repaired": "; ".join(r["repaired"])}
+            for r in results
+            if "repaired" in r and r["id"] not in reasons
+        ]
+        return [Chunk(c.number, [r for r in c.records if r.id not in reasons]) for c in chunks], report
 
 
-class Captioning(Step):
-    """Texts of the pictures that have none, by their ids, written from the crop that will be encoded."""
+class CaptionStage(Stage):
+    """Captions of the images that have none, by id, written for the crop that will be encoded."""
 
     name = "captions"
 
-    def __init__(self, output: Path, source: Source, crop: Crop, caption: Caption):
+    def __init__(self, output: Path, source: Source, crop: Crop, caption: CaptionConfig):
         super().__init__(output)
-        self.source, self.crop, self.caption = source, replace(crop, views=1, flips=False), Captioner(caption)
+        self.source, self.crop, self.captioner = source, replace(crop, views=1, flips=False), Captioner(caption)
 
-    def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        return super().missing([chunk for chunk in chunks if any(item.text is None for item in chunk.items)])
+    def unfinished(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return super().unfinished([chunk for chunk in chunks if any(r.text is None for r in chunk.records)])
 
     def __call__(self, chunk: Chunk) -> None:
-        said: dict[str, str] = {}
-        with _threads() as over:
-            for part in _parts([item for item in chunk.items if item.text is None], self.caption.settings.batch):
-                views = dict(
-                    zip(
-                        (item.id for item in part),
-                        over(lambda item: _views(self.source, item, self.crop), part),
-                        strict=True,
-                    )
-                )
-                found = {name: v[0] for name, v in views.items() if not isinstance(v, RejectedImage)}
-                said |= zip(found, self.caption(list(found.values())), strict=True)
-        self._write(chunk, said)
+        captions: dict[str, str] = {}
+        without = [record for record in chunk.records if record.text is None]
+        with thread_map() as parallel:
+            for batch in batches(without, self.captioner.settings.batch):
+                views = parallel(lambda record: views_or_rejection(self.source, record, self.crop), batch)
+                images = {
+                    record.id: view[0]
+                    for record, view in zip(batch, views, strict=True)
+                    if not isinstance(view, RejectedImage)
+                }
+                captions |= zip(images, self.captioner(list(images.values())), strict=True)
+        self.write_json(chunk, captions)
+
+    def with_captions(self, chunk: Chunk) -> Chunk:
+        """The chunk with the captions that were written for it."""
+        captions = self.result(chunk) if self.path(chunk).exists() else {}
+        return Chunk(
+            chunk.number, [replace(r, text=captions.get(r.id)) if r.text is None else r for r in chunk.records]
+        )
 
 
-class Encoding(Step):
-    """A shard: `rows.arrow`, `text.arrow` (each text of the chunk once) and `shard.json`, in a folder.
-
-    Without `encode` it has words alone: ids, texts, subjects and splits.
-    """
-
-    name = "shards"
-
-    def __init__(self, output: Path, source: Source, crop: Crop, encode: Encode | None, split: Split):
-        super().__init__(output)
-        self.source, self.crop, self.split = source, crop, split
-        self.encoders = Encoders(encode) if encode is not None else None
-
-    def place(self, chunk: Chunk) -> Path:
-        return self.output / self.name / chunk.name
-
-    def result(self, chunk: Chunk) -> Any:
-        return json.loads((self.place(chunk) / "shard.json").read_text())
-
-    def __call__(self, chunk: Chunk) -> None:
-        models = self.encoders.fingerprints if self.encoders is not None else {}  # first: loading draws random numbers
-        torch.manual_seed(chunk.number)  # latents are samples of a posterior
-        left_out, encoded = self._encode(chunk) if self.encoders is not None else ({}, {})
-        items = [item for item in chunk.items if item.id not in left_out]
-        groups = [item.group or item.subject or item.id for item in items]
-        words: dict[str, list] = {
-            "id": [item.id for item in items],
-            "text": [item.text or "" for item in items],
-            "subject": [item.subject for item in items],
-            "group": groups,
-            "split": [self.split(group) for group in groups],
-        }
-        facts: dict[str, Any] = {"rows": len(items), "left_out": left_out, "files": {}}
-        with atomic_write(self.place(chunk)) as beside:
-            beside.mkdir()
-            if items:
-                numbers: dict[str, list[np.ndarray]] = {}
-                if self.encoders is not None:
-                    facts |= self._texts(beside / "text.arrow", words)
-                    words["bucket"] = [encoded[name]["bucket"] for name in words["id"]]
-                    numbers = {
-                        column: [encoded[name][column] for name in words["id"]]
-                        for column in encoded[words["id"][0]]
-                        if column != "bucket"
-                    }
-                    if faces := numbers.get(f"embeds.{FACES}"):
-                        words["face"] = [not np.isnan(face).any() for face in faces]
-                    facts["latents"] = {
-                        str(b): row.shape[1:] for b, row in zip(words["bucket"], numbers["latents"], strict=True)
-                    }
-                    facts["embeds"] = {
-                        c.removeprefix("embeds."): rows[0].shape[1:]
-                        for c, rows in numbers.items()
-                        if c.startswith("embeds.")
-                    }
-                    facts["models"] = models
-                shards.write(beside / "rows.arrow", words, numbers)
-            for file in sorted(beside.iterdir()):
-                facts["files"][file.name] = {"bytes": file.stat().st_size, "sha256": shards.checksum(file)}
-            (beside / "shard.json").write_text(json.dumps(facts))
-
-    def _encode(self, chunk: Chunk) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """Why pictures are left out, and the numbers of the others, by their ids; batches are of one bucket."""
-        assert self.encoders is not None
-        left_out: dict[str, str] = {}
-        encoded: dict[str, dict[str, Any]] = {}
-        waiting: dict[int, list[tuple[str, list]]] = {}
-        count = self.crop.views * (1 + self.crop.flips)
-        at_once = max(self.encoders.settings.batch // count, 1)
-
-        def flush(bucket: int) -> None:
-            assert self.encoders is not None
-            names, views = zip(*waiting.pop(bucket), strict=True)
-            pictures = [view for each in views for view in each]
-            columns = {"latents": self.encoders.latents(pictures)}
-            columns |= {f"embeds.{name}": t for name, t in self.encoders.embeds(pictures).items()}
-            rows = {column: arrays(t.unflatten(0, (len(names), count))) for column, t in columns.items()}
-            for i, name in enumerate(names):
-                encoded[name] = {"bucket": bucket, **{column: values[i] for column, values in rows.items()}}
-
-        with _threads() as over:
-            for part in _parts(chunk.items, at_once):
-                for item, views in zip(
-                    part, over(lambda item: _views(self.source, item, self.crop), part), strict=True
-                ):
-                    if isinstance(views, RejectedImage):
-                        left_out[item.id] = str(views)
-                        continue
-                    bucket = self.crop.sizes.index((views[0].height, views[0].width))
-                    waiting.setdefault(bucket, []).append((item.id, views))
-                    if len(waiting[bucket]) == at_once:
-                        flush(bucket)
-        for bucket in sorted(waiting):
-            flush(bucket)
-        return left_out, encoded
-
-    def _texts(self, path: Path, words: dict[str, list]) -> dict[str, Any]:
-        """Writes each text once, and to `words` which one is a row's."""
-        assert self.encoders is not None
-        lines = sorted(set(words["text"]))
-        number = {line: i for i, line in enumerate(lines)}
-        words["line"] = [number[line] for line in words["text"]]
-        states = self.encoders.text(lines)
-        shards.write(path, {"text": lines}, {name: arrays(t) for name, t in states.items()})
-        return {
-            "texts": len(lines),
-            "text": {name: [str(t.dtype).removeprefix("torch."), list(t.shape[1:])] for name, t in states.items()},
-        }
-
-
-def survivors(chunks: Sequence[Chunk], checking: Checking) -> tuple[list[Chunk], list[dict[str, str]]]:
-    """The chunks without what is left out, and the report's lines on what was left out or mended."""
-    records = [record for chunk in chunks for record in checking.result(chunk)]
-    same = duplicates(records, checking.check.distance) if checking.check.duplicates else {}
-    reasons = {r["id"]: r["left_out"] for r in records if "left_out" in r} | {
-        name: f"duplicate: looks like {first}" for name, first in same.items()
-    }
-    report = [{"id": name, "left_out": reason} for name, reason in reasons.items()]
-    report += [
-        {"id": r["id"], "repaired": "; ".join(r["repaired"])}
-        for r in records
-        if "repaired" in r and r["id"] not in reasons
-    ]
-    return [Chunk(c.number, [item for item in c.items if item.id not in reasons]) for c in chunks], report
-
-
-def _views(source: Source, item: ImageRecord, crop: Crop) -> list | RejectedImage:
+def views_or_rejection(source: Source, record: ImageRecord, crop: Crop) -> list[Image.Image] | RejectedImage:
+    """All views of an image, or why it is left out."""
     try:
-        return crop(opened(source, item)[0], item.id)
+        return crop(open_record(source, record)[0], record.id)
     except RejectedImage as reason:
         return reason
 
 
-def _parts(items: list[ImageRecord], size: int) -> list[list[ImageRecord]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def batches(records: list[ImageRecord], size: int) -> list[list[ImageRecord]]:
+    return [records[i : i + size] for i in range(0, len(records), size)]
 
 
 @contextmanager
-def _threads() -> Iterator[Callable]:
+def thread_map() -> Iterator[Callable[..., Iterator[Any]]]:
+    """A `map` that runs in threads and keeps the order."""
     with ThreadPoolExecutor(THREADS) as pool:
         yield pool.map

@@ -1,21 +1,21 @@
-"""Source: a dataset on the Hugging Face hub, or any that `datasets` loads."""
+"""A dataset on the Hugging Face hub, or any other that `datasets.load_dataset` loads."""
 
 import posixpath
 from collections.abc import Callable
 from typing import Any
 
-from a4a.data.sources.base import ImageRecord, Source, read, some
+from a4a.data.sources.base import ImageRecord, Source, read_file, sorted_records
 from a4a.errors import InputError, first_line
 
 
 class HubDataset(Source):
-    """A data set that `datasets.load_dataset` knows: a name on the Hugging Face hub, or a folder.
+    """A dataset that `datasets.load_dataset` knows: a name on the Hugging Face hub, or a folder.
 
     Args:
         name: such as owner/name.
         split: which of its own splits to take.
         config: which of its configurations.
-        image: column of the pictures.
+        image: column of the images.
         text: column of the captions.
         subject: column of the subjects.
     """
@@ -29,59 +29,57 @@ class HubDataset(Source):
         text: str | None = None,
         subject: str | None = None,
     ):
-        self.name, self.split, self.config, self.image, self.text, self.subject = (
-            name,
-            split,
-            config,
-            image,
-            text,
-            subject,
-        )
+        self.name, self.split, self.config = name, split, config
+        self.image, self.text, self.subject = image, text, subject
         self._rows: Any = None
 
     @property
     def rows(self) -> Any:
+        """The `datasets.Dataset`, loaded when first used; its images stay encoded."""
         if self._rows is None:
-            import datasets
-
-            try:
-                rows = datasets.load_dataset(self.name, name=self.config, split=self.split)
-            except Exception as error:  # what it raises has no class of its own
-                raise InputError(
-                    f"{self.name} could not be loaded as a data set, split {self.split} ({first_line(error)})."
-                ) from error
-            columns = rows.column_names
-            for option in ("image", "text", "subject"):
-                if (column := getattr(self, option)) is not None and column not in columns:
-                    raise InputError(
-                        f"The data set {self.name} has no column {column!r} for {option}; it has {', '.join(columns)}."
-                    )
-            self._rows = rows.cast_column(self.image, datasets.Image(decode=False))
+            self._rows = self._load()
         return self._rows
 
-    def items(self) -> list[ImageRecord]:
-        count = len(self.rows)
-        said = {
-            option: self._column(column, count) for option, column in (("text", self.text), ("subject", self.subject))
-        }
-        rows = [ImageRecord(f"{i:09d}", said["text"][i], said["subject"][i]) for i in range(count)]
-        return some(rows, f"The data set {self.name} has no rows in its split {self.split}; choose another.")
+    def records(self) -> list[ImageRecord]:
+        texts, subjects = self._strings(self.text), self._strings(self.subject)
+        records = [
+            ImageRecord(f"{i:09d}", text, subject)
+            for i, (text, subject) in enumerate(zip(texts, subjects, strict=True))
+        ]
+        return sorted_records(records, f"The dataset {self.name} has no rows in its split {self.split}.")
 
-    def facts(self) -> dict[str, str | None]:
-        return {
-            **{name: getattr(self, name) for name in ("name", "config", "split", "image")},
-            "fingerprint": self.rows._fingerprint,
-        }
+    def identity(self) -> dict[str, str | None]:
+        options = {name: getattr(self, name) for name in ("name", "config", "split", "image")}
+        return {**options, "fingerprint": self.rows._fingerprint}
 
-    def _column(self, name: str | None, count: int) -> list[str | None]:
-        if name is None:
-            return [None] * count
-        feature, values = self.rows.features[name], self.rows.select_columns([name])[:][name]
-        to_name: Callable[[Any], str] = getattr(feature, "int2str", str)  # classes are numbers with names
-        return [None if v is None else to_name(v) for v in values]
-
-    def read(self, item: ImageRecord) -> bytes:
-        stored = self.rows[int(item.id)][self.image]
+    def read(self, record: ImageRecord) -> bytes:
+        stored = self.rows[int(record.id)][self.image]
         if stored is None:
-            raise FileNotFoundError("the data set has no picture in this row")
-        return stored["bytes"] if stored["bytes"] is not None else read(*posixpath.split(stored["path"]))
+            raise FileNotFoundError("the dataset has no image in this row")
+        return stored["bytes"] if stored["bytes"] is not None else read_file(*posixpath.split(stored["path"]))
+
+    def _load(self) -> Any:
+        import datasets
+
+        try:
+            rows: Any = datasets.load_dataset(self.name, name=self.config, split=self.split)
+        except Exception as error:  # what it raises has no class of its own
+            raise InputError(
+                f"{self.name} could not be loaded as a dataset, split {self.split} ({first_line(error)})."
+            ) from error
+        for option in ("image", "text", "subject"):
+            column = getattr(self, option)
+            if column is not None and column not in rows.column_names:
+                raise InputError(
+                    f"The dataset {self.name} has no column {column!r} for {option}; "
+                    f"it has {', '.join(rows.column_names)}."
+                )
+        return rows.cast_column(self.image, datasets.Image(decode=False))
+
+    def _strings(self, column: str | None) -> list[str | None]:
+        """A column as strings, class numbers as the names of the classes."""
+        if column is None:
+            return [None] * len(self.rows)
+        feature, values = self.rows.features[column], self.rows.select_columns([column])[:][column]
+        to_name: Callable[[Any], str] = getattr(feature, "int2str", str)
+        return [None if value is None else to_name(value) for value in values]

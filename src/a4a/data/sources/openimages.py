@@ -1,34 +1,41 @@
-"""The paper's data sets, as they lie on disk once unpacked."""
+"""OpenImages: objects cut out of its photos by its table of boxes.
+
+train/**/IMAGEID.jpg
+oidv6-train-annotations-bbox.csv            a box per line: ImageID, LabelName, XMin, XMax, YMin, YMax, ...
+oidv7-class-descriptions-boxable.csv        LabelName, name of the class
+"""
 
 import posixpath
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
-from a4a.data.sources.base import ImageRecord, Source, files, filesystem, is_picture, read, some
+from a4a.data.sources.base import ImageRecord, Source, filesystem, is_image, list_files, read_file, sorted_records
 from a4a.errors import InputError, first_line
 
-BOX = dict.fromkeys(("ImageID", "LabelName"), pa.string()) | dict.fromkeys(
-    ("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64()
-)
-"""Columns of OpenImages' boxes that are read."""
+BOX_COLUMNS: dict[str, pa.DataType] = {
+    **dict.fromkeys(("ImageID", "LabelName"), pa.string()),
+    **dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64()),
+}
+"""Columns that are read from the table of boxes. Types are given, since ids of digits alone would be read as numbers."""
 
 
 class OpenImages(Source):
-    """OpenImages: things cut out of photos by its table of boxes. Crops of one photo stay in one split.
+    """OpenImages: objects cut out of photos by its table of boxes. Crops of one photo stay in one split.
 
-    Boxes are fractions of the picture as it is stored, before its EXIF rotation. Of things that are depicted (a toy, a
-    drawing), and of boxes around a group of them, there are none. Boxes of photos that are not there are passed over.
+    Boxes are fractions of the image as it is stored, before its EXIF rotation. Boxes around a group of objects, boxes
+    of depictions (a toy, a drawing) and boxes of photos that are not there are left out.
 
     Args:
         images: folder of the photos, IMAGEID.jpg at any depth.
         boxes: such as oidv6-train-annotations-bbox.csv.
         classes: such as oidv7-class-descriptions-boxable.csv; needed for `labels` and `text`.
         labels: names of the classes to take, such as [Dog, Teddy bear]; all by default.
-        minimum: shortest side of a box, as a fraction of the photo; in pixels it is `check.minimum`.
+        minimum: shortest side of a box, as a fraction of the photo; `check.minimum` is in pixels.
         margin: how much of a box's sides to add around it.
-        text: a caption with {label} in it; without one the caption step makes them.
+        text: a caption with {label} in it; by default there are no captions and the caption step can write them.
     """
 
     def __init__(
@@ -42,46 +49,59 @@ class OpenImages(Source):
         text: str | None = None,
     ):
         if classes is None and (labels or text):
-            raise InputError(
-                "source.labels and source.text need source.classes; give the CSV file with the classes' names."
-            )
+            raise InputError("source.labels and source.text need source.classes; give the CSV file with class names.")
         self.images, self.boxes, self.classes, self.labels = images, boxes, classes, labels
         self.minimum, self.margin, self.text = minimum, margin, text
-        self.names: dict[str, str] = {}
+        self.photos: dict[str, str] = {}
+        """File name by image id."""
 
-    def items(self) -> list[ImageRecord]:
-        found = files(self.images)
-        self.names = {posixpath.splitext(posixpath.basename(name))[0]: name for name in found if is_picture(name)}
-        classes = self._classes()
-        rows = {}
-        for box in _table(self.boxes, BOX):  # pyright: ignore[reportArgumentType]
-            left, top, right, bottom = box["XMin"], box["YMin"], box["XMax"], box["YMax"]
-            wanted = box["ImageID"] in self.names and not (box["IsGroupOf"] > 0 or box["IsDepiction"] > 0)
-            if (
-                not wanted
-                or min(right - left, bottom - top) < self.minimum
-                or (self.labels and box["LabelName"] not in classes)
-            ):
-                continue
-            x, y = self.margin * (right - left), self.margin * (bottom - top)
-            around = (max(left - x, 0.0), max(top - y, 0.0), min(right + x, 1.0), min(bottom + y, 1.0))
-            corner = "-".join(f"{round(10_000 * v):05d}" for v in (left, top, right, bottom))
-            name = f"{box['ImageID']}/{box['LabelName'].strip('/').replace('/', '_')}-{corner}"
-            text = self.text.replace("{label}", classes.get(box["LabelName"], "thing").lower()) if self.text else None
-            rows[name] = ImageRecord(
-                name, text, group=box["ImageID"], box=around, bytes=found[self.names[box["ImageID"]]]
-            )
-        return some(
-            list(rows.values()),
-            f"No box of {self.boxes} is of a photo in {self.images}, of the labels and the minimum size asked for.",
+    def records(self) -> list[ImageRecord]:
+        sizes = list_files(self.images)
+        self.photos = {posixpath.splitext(posixpath.basename(name))[0]: name for name in sizes if is_image(name)}
+        class_names = self._class_names()
+        records = {}
+        for box in _read_boxes(self.boxes):
+            if self._is_wanted(box, class_names):
+                record = self._record(box, class_names, sizes)
+                records[record.id] = record
+        return sorted_records(
+            list(records.values()),
+            f"No box of {self.boxes} is of a photo in {self.images}, with the labels and minimum size asked for.",
         )
 
-    def _classes(self) -> dict[str, str]:
-        """Names by label; the wanted ones alone."""
+    def read(self, record: ImageRecord) -> bytes:
+        return read_file(self.images, self.photos[str(record.group)])
+
+    def _is_wanted(self, box: dict[str, Any], class_names: Mapping[str, str]) -> bool:
+        return (
+            box["ImageID"] in self.photos
+            and not box["IsGroupOf"] > 0
+            and not box["IsDepiction"] > 0
+            and min(box["XMax"] - box["XMin"], box["YMax"] - box["YMin"]) >= self.minimum
+            and (not self.labels or box["LabelName"] in class_names)
+        )
+
+    def _record(self, box: dict[str, Any], class_names: Mapping[str, str], sizes: Mapping[str, int]) -> ImageRecord:
+        left, top, right, bottom = box["XMin"], box["YMin"], box["XMax"], box["YMax"]
+        x, y = self.margin * (right - left), self.margin * (bottom - top)
+        corners = "-".join(f"{round(10_000 * v):05d}" for v in (left, top, right, bottom))
+        text = None
+        if self.text:
+            text = self.text.replace("{label}", class_names.get(box["LabelName"], "thing").lower())
+        return ImageRecord(
+            id=f"{box['ImageID']}/{box['LabelName'].strip('/').replace('/', '_')}-{corners}",
+            text=text,
+            group=box["ImageID"],
+            box=(max(left - x, 0.0), max(top - y, 0.0), min(right + x, 1.0), min(bottom + y, 1.0)),
+            bytes=sizes[self.photos[box["ImageID"]]],
+        )
+
+    def _class_names(self) -> dict[str, str]:
+        """Names of the classes by label, only of those asked for."""
         if self.classes is None:
             return {}
         try:
-            table = read(*posixpath.split(self.classes)).decode()
+            table = read_file(*posixpath.split(self.classes)).decode()
         except FileNotFoundError as error:
             raise InputError(
                 f"There is no table of classes {self.classes}; give OpenImages' CSV file with the classes' names."
@@ -90,20 +110,16 @@ class OpenImages(Source):
         names = {label: name.strip().strip('"') for label, name in lines}
         if missing := sorted(set(self.labels or []) - set(names.values())):
             raise InputError(
-                f"{self.classes} has no class {missing[0]!r}; its names begin with a capital, such as {next(reversed(names.values()), '')!r}."
+                f"{self.classes} has no class {missing[0]!r}; "
+                f"its names begin with a capital, such as {next(reversed(names.values()), '')!r}."
             )
         return {label: name for label, name in names.items() if not self.labels or name in self.labels}
 
-    def read(self, item: ImageRecord) -> bytes:
-        return read(self.images, self.names[str(item.group)])
 
-
-def _table(path: str, columns: dict[str, pa.DataType]):
-    """Rows of a CSV file as dictionaries, a block at a time: OpenImages' has 14 million."""
+def _read_boxes(path: str) -> Iterator[dict[str, Any]]:
+    """Rows of the table of boxes, read a block at a time: OpenImages' has 14 million."""
     system, place = filesystem(path)
-    options: Any = pyarrow.csv.ConvertOptions(
-        include_columns=list(columns), column_types=columns
-    )  # guessed, ids of digits alone would be numbers
+    options: Any = pyarrow.csv.ConvertOptions(include_columns=list(BOX_COLUMNS), column_types=BOX_COLUMNS)
     try:
         with system.open(place, "rb") as stream, pyarrow.csv.open_csv(stream, convert_options=options) as reader:
             for block in reader:
@@ -112,5 +128,6 @@ def _table(path: str, columns: dict[str, pa.DataType]):
         raise InputError(f"There is no table of boxes {path}; give OpenImages' CSV file.") from error
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
         raise InputError(
-            f"{path} is no table of boxes ({first_line(error)}); expected a CSV file with the columns {', '.join(columns)}."
+            f"{path} is no table of boxes ({first_line(error)}); "
+            f"expected a CSV file with the columns {', '.join(BOX_COLUMNS)}."
         ) from error

@@ -1,20 +1,37 @@
-"""Source: WebDataset tar shards."""
+"""WebDataset tar files: members with the same name before the first dot are one sample.
+
+train-0.tar/000.jpg
+train-0.tar/000.txt     a cat on a sofa
+train-0.tar/001.png
+train-0.tar/001.json    {"caption": "a dog", "subject": "rex"}
+"""
 
 import json
 import posixpath
 import re
 import tarfile
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any, cast
 
-from a4a.data.sources.base import SUFFIXES, ImageRecord, Source, filesystem, is_picture, some
+from a4a.data.sources.base import SUFFIXES, ImageRecord, Source, filesystem, is_image, sorted_records
 from a4a.errors import InputError, first_line
 
 
-class WebDataset(Source):
-    """Tar files in which members of one name are a sample: a picture, and its text in `.txt` or `.json` (`text` or `caption`, and `subject`).
+@dataclass
+class _Sample:
+    """What the members of one sample tell."""
 
-    A sample has one picture: two, such as x.jpg and x.seg.png, are refused. Samples are called by the tar's path below the
-    part of the pattern that is fixed, and their name in it.
+    location: tuple[str, int, int] | None = None
+    """Of the image: tar file, first byte, number of bytes."""
+    text: str | None = None
+    subject: str | None = None
+
+
+class WebDataset(Source):
+    """Tar files whose members of one name are a sample: an image, and its caption in `.txt` or `.json`.
+
+    JSON members have `text` or `caption`, and `subject` where it is known. A sample has one image: two, such as x.jpg
+    and x.seg.png, are refused. An id is the tar's path below the fixed part of the pattern, then the name in the tar.
 
     Args:
         path: a tar file, or a pattern such as data/train-*.tar.
@@ -22,62 +39,68 @@ class WebDataset(Source):
 
     def __init__(self, path: str):
         self.path = path
-        self.places: dict[str, tuple[str, int, int]] = {}
+        self.locations: dict[str, tuple[str, int, int]] = {}
 
-    def items(self) -> list[ImageRecord]:
+    def records(self) -> list[ImageRecord]:
         system, pattern = filesystem(self.path)
         tars = sorted(str(t) for t in system.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
         fixed = posixpath.dirname(re.split(r"[*?\[]", pattern)[0])
-        found: dict[str, dict[str, Any]] = {}
+        samples: dict[str, _Sample] = {}
         for tar in tars:
-            called = tar.removeprefix(fixed).lstrip("/").removesuffix(".tar")
-            try:
-                with system.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
-                    for member in archive:
-                        if member.isfile():
-                            self._member(found, tar, called, archive, member)
-            except InputError:
-                raise
-            except FileNotFoundError as error:
-                raise InputError(
-                    f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar."
-                ) from error
-            except (tarfile.TarError, ValueError, OSError) as error:
-                raise InputError(
-                    f"{tar} is no WebDataset tar that can be read ({first_line(error)}); uncompressed ones can."
-                ) from error
-        rows = [
-            ImageRecord(id=name, **{k: v for k, v in facts.items() if k != "place"})
-            for name, facts in found.items()
-            if "place" in facts
+            samples |= _read_tar(system, tar, tar.removeprefix(fixed).lstrip("/").removesuffix(".tar"))
+        self.locations = {name: s.location for name, s in samples.items() if s.location is not None}
+        records = [
+            ImageRecord(name, samples[name].text, samples[name].subject, bytes=size)
+            for name, (_, _, size) in self.locations.items()
         ]
-        self.places = {name: facts["place"] for name, facts in found.items() if "place" in facts}
-        return some(
-            rows, f"{self.path} holds no pictures ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them."
+        return sorted_records(
+            records,
+            f"{self.path} holds no images ({', '.join(SUFFIXES)}); give a WebDataset tar or a pattern of them.",
         )
 
-    def _member(
-        self, found: dict[str, dict[str, Any]], tar: str, called: str, archive: tarfile.TarFile, member: tarfile.TarInfo
-    ) -> None:
-        folder, name = posixpath.split(member.name)
-        key, _, suffix = name.partition(".")
-        facts = found.setdefault(posixpath.join(called, folder, key), {})
-        if is_picture(name):
-            if "place" in facts:
-                raise InputError(
-                    f"{tar} has {member.name} as the second picture of a sample; expected one, so leave out the other or name it otherwise."
-                )
-            facts |= {"place": (tar, member.offset_data, member.size), "bytes": member.size}
-        elif suffix in ("txt", "json"):
-            content = archive.extractfile(member).read().decode()  # pyright: ignore[reportOptionalMemberAccess]
-            said = {"text": content.strip()} if suffix == "txt" else json.loads(content)
-            if not isinstance(said, dict):
-                raise ValueError(f"{member.name} holds no JSON object")
-            for field, value in (("text", said.get("text", said.get("caption"))), ("subject", said.get("subject"))):
-                if value is not None:
-                    facts[field] = str(value)
-
-    def read(self, item: ImageRecord) -> bytes:
-        tar, start, size = self.places[item.id]
+    def read(self, record: ImageRecord) -> bytes:
+        tar, start, size = self.locations[record.id]
         data: Any = filesystem(self.path)[0].cat_file(tar, start=start, end=start + size)
         return data
+
+
+def _read_tar(system: Any, tar: str, prefix: str) -> dict[str, _Sample]:
+    """The samples of a tar file by id; InputError where it cannot be read."""
+    samples: dict[str, _Sample] = {}
+    try:
+        with system.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    folder, name = posixpath.split(member.name)
+                    sample = samples.setdefault(posixpath.join(prefix, folder, name.partition(".")[0]), _Sample())
+                    _add_member(sample, tar, archive, member)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no tar file {tar}; give one, or a pattern such as data/train-*.tar.") from error
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise InputError(
+            f"{tar} is no WebDataset tar that can be read ({first_line(error)}); it must be uncompressed."
+        ) from error
+    return samples
+
+
+def _add_member(sample: _Sample, tar: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Adds what a member tells of its sample."""
+    name = posixpath.basename(member.name)
+    suffix = name.partition(".")[2]
+    if is_image(name):
+        if sample.location is not None:
+            raise InputError(
+                f"{tar} has {member.name} as the second image of a sample; expected one, "
+                "so leave out the other or give it another name."
+            )
+        sample.location = (tar, member.offset_data, member.size)
+    elif suffix in ("txt", "json"):
+        content = cast(IO[bytes], archive.extractfile(member)).read().decode()
+        fields = {"text": content.strip()} if suffix == "txt" else json.loads(content)
+        if not isinstance(fields, dict):
+            raise ValueError(f"{member.name} holds no JSON object")
+        text, subject = fields.get("text", fields.get("caption")), fields.get("subject")
+        sample.text = str(text) if text is not None else sample.text
+        sample.subject = str(subject) if subject is not None else sample.subject

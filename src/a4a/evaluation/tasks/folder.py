@@ -5,11 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from a4a.data.image_folder import SUFFIXES
 from a4a.data.manifest import subjects_in_split
 from a4a.errors import InputError
 from a4a.evaluation.tasks.base import Task
-from a4a.utils.images import open_image
+from a4a.utils.images import IMAGE_SUFFIXES, open_image
 
 
 class FolderTask(Task):
@@ -89,7 +88,7 @@ def _subject_folders(root: Path, prepared: Path | None) -> list[Path]:
 
 
 def _photos(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"The subject folder {folder} holds no images; put at least one there or remove it.")
     return files
