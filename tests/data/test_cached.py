@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+import tiny_encoders
 import tiny_models
 from a4a.backbones import backbone_for
 from a4a.data.base import TrainingImages
 from a4a.data.cached import encode_images
+from a4a.encoders.clip import CLIPImageEncoder
 
 LINES = ["a red cat", "a blue dog", "a red cat", "two birds"]
 
@@ -91,3 +93,16 @@ def test_large_pictures_go_through_the_vae_few_at_a_time(pixart, tmp_path, monke
     )
     dataset = encode_images(Grey(count, side), backbone, None, tmp_path)
     assert seen == batches and dataset.latents.shape == (count, 4, 1, 1)
+
+
+def test_pooled_embeddings_and_tokens_of_one_encoder_are_cached_apart(pixart, tmp_path):
+    tiny_encoders.clip(tmp_path / "clip", whole=False)
+    encoder, backbone = CLIPImageEncoder.from_pretrained(tmp_path / "clip"), backbone_for(pixart)
+    for output, axes in (("pooled", 1), ("tokens", 2)):
+        for _ in range(2):  # encoded, then read from the cache
+            table = encode_images(Noise(), backbone, encoder.with_output(output), tmp_path)
+            expected = encoder.with_output(output)(Noise().pixels(torch.arange(4)))
+            assert len(table.embed_shape) == axes and table.image_embed_dim == expected.shape[-1]
+            torch.testing.assert_close(table.references(4), expected, atol=5e-3, rtol=1e-2)
+            assert table.batch(torch.tensor([1, 2]))["embeds"].shape == (2, *table.embed_shape)
+            assert table.no_image.shape == (1, *table.embed_shape)

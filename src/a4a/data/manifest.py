@@ -3,7 +3,7 @@
 manifest.json          format, settings, shapes, counts, and each shard's files with size and checksum
 report.jsonl           images left out or repaired, and warnings
 no_text.safetensors    text states of no prompt
-    no_image.safetensors   by image encoder, the embedding of no image
+no_image.safetensors   by image encoder, the embedding of no image
 shards/000000/         rows.arrow (a row per image), text.arrow (a row per distinct caption)
 """
 

@@ -250,6 +250,25 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
     assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.from_pretrained(models / "clip")(images), atol=2e-3)
 
 
+def test_tokens_of_an_encoder_are_stored_beside_pooled_embeddings(photos, models, tmp_path):
+    encoders = EncodeConfig(models / "pixart", {"clip": models / "clip"}, {"plus": models / "clip"})
+    output = made(photos, models, tmp_path / "p", encode=encoders, crop=Crop(SIDE, flips=True), split=Split(0, 0))
+    encoder = CLIPImageEncoder.from_pretrained(models / "clip").with_output("tokens")
+    tokens, pooled = (PreparedDataset(output, image_encoder=name, reference="view") for name in ("plus", "clip"))
+    image = ImageOps.fit(Image.open(photos / tokens.column("id")[0]), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    expected = encoder([image, ImageOps.mirror(image)])
+    assert expected.ndim == 3 and tokens.embed_shape == tuple(expected.shape[1:])
+    assert tokens.image_embed_dim == expected.shape[-1] and pooled.embed_shape == (tiny_models.EMBED,)
+    batch = tokens.batch(torch.arange(2))  # the target is the photo, then its mirror image; the reference the other
+    assert torch.allclose(batch["embeds"].float(), expected.flip(0), atol=5e-3)
+    assert tokens.references(3).shape == (3, *expected.shape[1:])
+    assert torch.allclose(tokens.no_image.float(), encoder.unconditional(), atol=5e-3)
+    assert pooled.no_image.shape == (1, tiny_models.EMBED) and not pooled.no_image.any()
+    tokens.check(models / "pixart", models / "clip")
+    sentence("token_encoders.plus", tokens.check, models / "pixart", models / "pixart")
+    sentence("both have the name 'clip'", EncodeConfig, models / "pixart", {"clip": "x"}, {"clip": "x"})
+
+
 def test_references_are_embeddings_evenly_over_the_table(prepared):
     table = PreparedDataset(prepared)
     found, all_ = table.references(3), table.references(10**6)
