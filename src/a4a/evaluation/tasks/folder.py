@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from a4a.data.manifest import subjects_in_split
+from a4a.data.manifest import SplitName, subjects_in_split
 from a4a.errors import InputError
 from a4a.evaluation.tasks.base import Task
 from a4a.utils.images import IMAGE_SUFFIXES, open_image
@@ -20,14 +20,21 @@ class FolderTask(Task):
             prompts in turn.
         generations: images of each subject.
         subjects: use the first so many subjects; all by default.
-        prepared: a folder that `a4a prepare` made of these photos; then only subjects of its test split are used.
+        prepared: a folder that `a4a prepare` made of these photos; then only subjects of `split` are used.
+        split: of `prepared`: test, validation (to score while training) or train.
     """
 
     def __init__(
-        self, path: Path, prompts: Path, generations: int = 4, subjects: int | None = None, prepared: Path | None = None
+        self,
+        path: Path,
+        prompts: Path,
+        generations: int = 4,
+        subjects: int | None = None,
+        prepared: Path | None = None,
+        split: SplitName = "test",
     ):
         _check_counts(generations, subjects)
-        folders = _subject_folders(Path(path), prepared)[:subjects]
+        folders = _subject_folders(Path(path), prepared, split)[:subjects]
         names = [folder.name for folder in folders]
         self.files = [_photos(folder) for folder in folders]
         templates = self.read_prompts(Path(prompts), names)
@@ -70,7 +77,7 @@ def _check_counts(generations: int, subjects: int | None) -> None:
         raise InputError(f"The task has generations {generations} and subjects {wanted}; give at least 1 of each.")
 
 
-def _subject_folders(root: Path, prepared: Path | None) -> list[Path]:
+def _subject_folders(root: Path, prepared: Path | None, split: SplitName) -> list[Path]:
     if not root.is_dir():
         raise InputError(f"There is no folder of subjects {root}; give one with a folder of photos for each subject.")
     folders = sorted(f for f in root.iterdir() if f.is_dir())
@@ -78,11 +85,11 @@ def _subject_folders(root: Path, prepared: Path | None) -> list[Path]:
         raise InputError(f"The folder {root} holds no folders; give one with a folder of photos for each subject.")
     if prepared is None:
         return folders
-    test_subjects = subjects_in_split(Path(prepared), "test")
-    folders = [f for f in folders if f.name in test_subjects]
+    kept = subjects_in_split(Path(prepared), split)
+    folders = [f for f in folders if f.name in kept]
     if not folders:
         raise InputError(
-            f"No folder in {root} is a subject of the test split of {prepared}; give the photos that it was made of."
+            f"No folder in {root} is a subject of the {split} split of {prepared}; give the photos that it was made of."
         )
     return folders
 
