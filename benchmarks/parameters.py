@@ -6,9 +6,8 @@ from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from a4a import A4A, IPAdapter
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.meta import load_meta_adapter
-from a4a.backbones.pixart import PixArt
-from a4a.backbones.published import PIXART, SDXL
-from a4a.backbones.unet import UNet
+from a4a.backbones.pixart import PIXART, PixArt
+from a4a.backbones.unet import SDXL, UNet
 
 
 def upgraded() -> dict:

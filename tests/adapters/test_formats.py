@@ -16,8 +16,7 @@ import tiny_models
 from a4a.adapters import formats
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones.published import SD15, SDXL
-from a4a.backbones.unet import UNet
+from a4a.backbones.unet import SD15, SDXL, UNet
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
 

@@ -7,9 +7,8 @@ from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones.pixart import PixArt
-from a4a.backbones.published import PIXART, SD15, SDXL
-from a4a.backbones.unet import UNet
+from a4a.backbones.pixart import PIXART, PixArt
+from a4a.backbones.unet import SD15, SDXL, UNet
 
 FOUND = {  # model: sites by width, and millions of parameters of the denoiser
     "sd15": (UNet, UNet2DConditionModel, SD15, {320: 5, 640: 5, 1280: 6}, 859.5),

@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_models
 from a4a.backbones import backbone_for
-from a4a.backbones.published import SD15, SDXL
+from a4a.backbones.unet import SD15, SDXL
 from a4a.baselines import XAdapter, XAdapterMapping, XAdapterPipeline, train_x_adapter
 from a4a.baselines.x_adapter import image_to_image
 from a4a.baselines.x_adapter_training import Joined, Resized

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.base import denoiser_part
-from a4a.backbones.meta import MetaModel
-from a4a.backbones.published import MODELS
+from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
@@ -32,11 +30,12 @@ SIDE = 24
 
 def shell_of(pipe, device):
     """A pipeline's backbone, whose denoiser has weights on the CPU and none on the meta device."""
-    known = backbone_for(tiny_models.with_own_denoiser(pipe))
-    part = denoiser_part(pipe)
+    own = tiny_models.with_own_denoiser(pipe)
+    denoiser = backbone_for(own).denoiser
     with torch.device(device):
-        denoiser = type(known.denoiser).from_config(known.denoiser.config).requires_grad_(False)
-    return MetaModel(type(known)(SimpleNamespace(**{part: denoiser}, scheduler=pipe.scheduler, vae_scale_factor=2)), {})
+        denoiser = type(denoiser).from_config(denoiser.config).requires_grad_(False)
+    own.register_modules(**{denoiser_part(own): denoiser})
+    return MetaModel(backbone_for(own), {})
 
 
 def step(pipe, source, device, rows, checkpointing):
@@ -252,7 +251,7 @@ def test_published_encoders_have_these_sizes():
     def count(model):
         return sum(p.numel() for p in model.parameters())
 
-    sdxl = MODELS["stabilityai/stable-diffusion-xl-base-1.0"].encoders
+    sdxl = load_meta_model("stabilityai/stable-diffusion-xl-base-1.0").encoders
     assert sdxl == {"text_encoder": count(clip), "text_encoder_2": count(big), "vae": count(vae)}
-    assert MODELS["PixArt-alpha/PixArt-XL-2-1024-MS"].encoders["text_encoder"] == count(xxl)
+    assert load_meta_model("PixArt-alpha/PixArt-XL-2-1024-MS").encoders["text_encoder"] == count(xxl)
     assert IMAGE_ENCODERS["h94/IP-Adapter/models/image_encoder"].parameters == count(vit)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from a4a.backbones.attention import CROSS, AttentionContract, contract_of
 from a4a.backbones.prediction import Prediction, prediction_for, split_variance
+from a4a.backbones.published import PublishedModel
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import DENOISER_PARTS
@@ -36,6 +37,8 @@ class Backbone(ABC):
     """How the names of the attention modules end that are sites."""
     attention: ClassVar[AttentionContract] = CROSS
     """How those modules take image features."""
+    published: ClassVar[dict[str, PublishedModel]] = {}
+    """Models of this family that can be planned and tried without a download, by hub name."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
 
     def __init_subclass__(cls, **kwargs):

@@ -1,5 +1,6 @@
 """Load a diffusers pipeline, whole or in part."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,25 +14,36 @@ from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_zoo
 
 
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What model_index.json says."""
+
+    pipeline: str
+    """Class of the pipeline in diffusers."""
+    components: dict[str, str]
+    """Class names of the components that the pipeline was saved with, by their names."""
+
+
 def load_pipeline(
     path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all"
 ) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub name or zoo:NAME.
 
     `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
-    training on data that are encoded.
+    training on encoded data. Raises InputError where there is no pipeline that can be read.
     """
     path = resolve_zoo(path)
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise InputError(
-            f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as PixArt-alpha/PixArt-XL-2-1024-MS."
+            f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as "
+            f"PixArt-alpha/PixArt-XL-2-1024-MS."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_instead(path, parts))
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_replacements(path, parts))
     except (OSError, ValueError) as error:
-        first = first_line(error)
         raise InputError(
-            f"{path} could not be loaded as a diffusers pipeline ({first}); it needs a model_index.json and the folders that it names."
+            f"{path} could not be loaded as a diffusers pipeline ({first_line(error)}); "
+            f"it needs a model_index.json and the folders that it names."
         ) from error
     pipe.set_progress_bar_config(disable=True)
     if parts == "denoiser":
@@ -39,22 +51,29 @@ def load_pipeline(
     return pipe
 
 
-def _instead(path: str, parts: str) -> dict[str, Any]:
-    """What stands for the parts that are not wanted: nothing, or a shell on the meta device where pipelines read its configuration."""
+def pipeline_config(path: str) -> PipelineConfig:
+    """The configuration of a saved pipeline; OSError or ValueError where there is none."""
+    index: Any = DiffusionPipeline.load_config(path)
+    components = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[0]}
+    return PipelineConfig(index["_class_name"], components)
+
+
+def _replacements(path: str, parts: str) -> dict[str, Any]:
+    """Components to load a pipeline with instead of its own: None, or a model without weights.
+
+    Pipelines read the configurations of denoiser and VAE when they are made, so these two cannot be None.
+    """
     if parts == "all":
         return {}
-    named = {
-        name: value
-        for name, value in DiffusionPipeline.load_config(path).items()
-        if isinstance(value, list) and value[0]
-    }  # pyright: ignore[reportAttributeAccessIssue]
-    denoiser = denoiser_part(named)
-    hollow = denoiser if parts == "encoders" else "vae"
-    kind = getattr(diffusers, named[hollow][1])
+    components = pipeline_config(path).components
+    denoiser = denoiser_part(components)
+    if parts == "encoders":
+        return {denoiser: _without_weights(path, denoiser, components[denoiser])}
+    left_out: dict[str, Any] = {name: None for name in components if name not in (denoiser, "scheduler")}
+    return left_out | {"vae": _without_weights(path, "vae", components["vae"])}
+
+
+def _without_weights(path: str, name: str, kind: str) -> torch.nn.Module:
+    model = getattr(diffusers, kind)
     with init_empty_weights():
-        meta_model = {hollow: kind.from_config(kind.load_config(path, subfolder=hollow))}
-    return (
-        meta_model
-        if parts == "encoders"
-        else {**{name: None for name in named if name not in (denoiser, "scheduler")}, **meta_model}
-    )
+        return model.from_config(model.load_config(path, subfolder=name))

@@ -1,20 +1,23 @@
 """Models by their configuration alone, on the meta device: every shape, no weights, no download for published ones."""
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
+from torch import nn
 
-from a4a.backbones import Backbone, families
-from a4a.backbones.published import MODELS
+from a4a.backbones.base import Backbone, backbone_for, denoiser_part, families
+from a4a.backbones.loading import pipeline_config
+from a4a.backbones.published import Component, PublishedModel
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_model
-from a4a.utils.modules import DENOISER_PARTS, meta_parameter_count
+from a4a.utils.modules import meta_parameter_count, parameter_count
 
 
 @dataclass(frozen=True)
@@ -27,49 +30,79 @@ class MetaModel:
 
     @property
     def channels(self) -> int:
-        return self.backbone.denoiser.config.in_channels
+        return self.backbone.latent_channels
 
     def side(self, pixels: int | None) -> int:
-        """Of the latents: of pictures of that size, or of the size that the denoiser was trained at."""
-        return pixels // self.backbone.pipe.vae_scale_factor if pixels else self.backbone.denoiser.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
+        """Side of the latents of square images of so many pixels; by default of those the model was trained on."""
+        return self.backbone.latent_size(pixels)
 
 
 def load_meta_model(name: str | Path) -> MetaModel:
-    """A published model, a folder, zoo:NAME or a hub name, whose configuration files alone are then fetched."""
-    if (known := MODELS.get(str(name))) is not None:
-        return MetaModel(_backbone(known.denoiser, known.config, DDPMScheduler(**_STABLE), 8), known.encoders)
+    """A published model, a folder, zoo:NAME or a hub name, whose configuration files alone are then fetched.
+
+    Raises InputError where there is no configuration that can be read, or no denoiser that is supported.
+    """
+    if (known := published_models().get(str(name))) is not None:
+        return _meta_model(known)
     place, _ = resolve_model(name, "model")
     try:
-        index = DiffusionPipeline.load_config(place)
-        part, kind = next(
-            (part, entry[1]) for part, entry in index.items() if isinstance(entry, list) and entry[1] in families()
-        )  # pyright: ignore[reportAttributeAccessIssue]
-        vae = diffusers.AutoencoderKL.load_config(place, subfolder="vae")
-        scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(place, subfolder="scheduler"))  # pyright: ignore[reportArgumentType]
-        config = getattr(diffusers, kind).load_config(place, subfolder=part)
-        encoders = {"vae": meta_parameter_count(diffusers.AutoencoderKL.from_config, vae)}  # pyright: ignore[reportArgumentType]
-        for text, entry in index.items():  # pyright: ignore[reportAttributeAccessIssue]
-            if text.startswith("text_encoder") and entry[1]:  # pipelines name those that they were saved without
-                made = getattr(transformers, entry[1])
-                encoders[text] = meta_parameter_count(made, made.config_class.from_pretrained(place, subfolder=text))
-    except StopIteration as error:
-        raise InputError(
-            f"{name} has no denoiser that is supported; expected one of {', '.join(sorted(families()))}."
-        ) from error
+        return _meta_model(read_published(place))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name} has no configuration that can be read ({first_line(error)}); give a diffusers pipeline folder or hub name."
+            f"{name} has no configuration that can be read ({first_line(error)}); "
+            f"give a diffusers pipeline folder or hub name."
         ) from error
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return MetaModel(_backbone(kind, config, scheduler, factor), encoders)  # pyright: ignore[reportArgumentType]
 
 
-_STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+def published_models() -> dict[str, PublishedModel]:
+    """The published models of all families, by hub name."""
+    return {name: model for family in set(families().values()) for name, model in family.published.items()}
 
 
-def _backbone(kind: str, config: dict[str, Any], scheduler: Any, factor: int) -> Backbone:
-    with torch.device("meta"):
-        model = getattr(diffusers, kind)
-        denoiser = model.from_config(config) if "_class_name" in config else model(**config)
-    part = DENOISER_PARTS[0 if kind.startswith("UNet") else 1]
-    return families()[kind](SimpleNamespace(**{part: denoiser}, scheduler=scheduler, vae_scale_factor=factor))  # pyright: ignore[reportArgumentType]
+def read_published(place: str) -> PublishedModel:
+    """What a family states of its published models, from a pipeline's configuration files."""
+    config = pipeline_config(place)
+    denoiser = denoiser_part(config.components)
+    if config.components[denoiser] not in families():
+        raise InputError(
+            f"{place} has the denoiser {config.components[denoiser]}, which is not supported; "
+            f"expected one of {', '.join(sorted(families()))}."
+        )
+    components = {
+        name: (kind, getattr(diffusers, kind).load_config(place, subfolder=name))
+        for name, kind in config.components.items()
+        if name in (denoiser, "vae", "scheduler")
+    }
+    text_encoders = {
+        name: _count_text_encoder(kind, place, name)
+        for name, kind in config.components.items()
+        if name.startswith("text_encoder")
+    }
+    return PublishedModel(config.pipeline, components, text_encoders)
+
+
+def meta_pipeline(pipeline: str, components: Mapping[str, Component]) -> Any:
+    """A diffusers pipeline whose models are on the meta device; whatever `components` does not name is None."""
+    kind = getattr(diffusers, pipeline)
+    parameters = inspect.signature(kind.__init__).parameters
+    parts = {n: None for n, p in parameters.items() if n != "self" and p.default is inspect.Parameter.empty}
+    if "requires_safety_checker" in parameters:
+        parts["requires_safety_checker"] = False  # or it warns that there is none
+    for name, (model, config) in components.items():
+        with torch.device("meta" if name != "scheduler" else "cpu"):  # the noise schedule is read
+            parts[name] = getattr(diffusers, model).from_config(dict(config))
+    return kind(**parts)
+
+
+def _meta_model(model: PublishedModel) -> MetaModel:
+    pipe: DiffusionPipeline = meta_pipeline(model.pipeline, model.components)
+    models = {n: p for n, p in pipe.components.items() if isinstance(p, nn.Module) and n in model.components}
+    denoiser = denoiser_part(pipe)
+    encoders = {name: parameter_count(part) for name, part in models.items() if name != denoiser}
+    pipe.register_modules(**dict.fromkeys(encoders))  # so that the pipeline's device is the denoiser's
+    return MetaModel(backbone_for(pipe), model.text_encoders | encoders)
+
+
+def _count_text_encoder(kind: str, place: str, name: str) -> int:
+    model = getattr(transformers, kind)
+    return meta_parameter_count(model, model.config_class.from_pretrained(place, subfolder=name))

@@ -2,27 +2,46 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import PixArtSigmaPAGPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
 from a4a.backbones.base import Backbone, Text
+from a4a.backbones.published import KL_VAE, T5_XXL, PublishedModel
 
-ALPHA_TOKENS = 120
 BINNED_SIZES = (32, 64, 128)
 """Latent sizes of the models for which the pipelines have tables of resolutions; Sigma has one of 256 as well."""
+
+PIXART = {
+    "sample_size": 128,
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "cross_attention_dim": 1152,
+    "caption_channels": 4096,
+    "patch_size": 2,
+}
 
 
 class PixArt(Backbone):
     denoisers = ("PixArtTransformer2DModel",)
+    published: ClassVar[dict[str, PublishedModel]] = {
+        "PixArt-alpha/PixArt-XL-2-1024-MS": PublishedModel(
+            "PixArtAlphaPipeline",
+            {"transformer": ("PixArtTransformer2DModel", PIXART), "vae": KL_VAE, "scheduler": ("DDIMScheduler", {})},
+            {"text_encoder": T5_XXL},
+        )
+    }
 
     @property
     def _tokens(self) -> int:
         """Of a prompt: as many as the pipeline takes (alpha 120, Sigma 300), or its tokenizer where that has fewer."""
-        parameters = inspect.signature(type(self.pipe).encode_prompt).parameters
-        return min(self.pipe.tokenizer.model_max_length, parameters["max_sequence_length"].default)
+        tokens = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        return tokens if self.pipe.tokenizer is None else min(self.pipe.tokenizer.model_max_length, tokens)
 
     def call_options(self) -> dict[str, Any]:
         """Without these, the pipelines fail for models of other sizes or with shorter tokenizers."""
@@ -46,8 +65,10 @@ class PixArt(Backbone):
         return {"states": states.cpu(), "mask": mask.cpu()}
 
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        tokens = self._tokens if hasattr(self.pipe, "tokenizer") else ALPHA_TOKENS
-        return {"states": ((tokens, self.denoiser.config.caption_channels), None), "mask": ((tokens,), torch.long)}
+        return {
+            "states": ((self._tokens, self.denoiser.config.caption_channels), None),
+            "mask": ((self._tokens,), torch.long),
+        }
 
     def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         added = {"resolution": None, "aspect_ratio": None}

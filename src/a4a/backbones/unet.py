@@ -1,16 +1,52 @@
 """U-Nets with cross-attention to text: Stable Diffusion 1.5, 2.1 and SDXL."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from a4a.backbones.base import Backbone, Text
+from a4a.backbones.published import CLIP_G, CLIP_L, KL_VAE, STABLE_DIFFUSION_NOISE, PublishedModel
 from a4a.features import Site
+
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 
 
 class UNet(Backbone):
     denoisers = ("UNet2DConditionModel",)
+    published: ClassVar[dict[str, PublishedModel]] = {
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": PublishedModel(
+            "StableDiffusionPipeline",
+            {"unet": ("UNet2DConditionModel", SD15), "vae": KL_VAE, "scheduler": STABLE_DIFFUSION_NOISE},
+            {"text_encoder": CLIP_L},
+        ),
+        "stabilityai/stable-diffusion-xl-base-1.0": PublishedModel(
+            "StableDiffusionXLPipeline",
+            {"unet": ("UNet2DConditionModel", SDXL), "vae": KL_VAE, "scheduler": STABLE_DIFFUSION_NOISE},
+            {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
+        ),
+    }
 
     @classmethod
     def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
@@ -41,8 +77,8 @@ class UNet(Backbone):
         return {name: torch.zeros_like(t) for name, t in text.items()} if zeros else text
 
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        config, tokenizer = self.denoiser.config, getattr(self.pipe, "tokenizer", None)
-        tokens = tokenizer.model_max_length if tokenizer is not None else 77
+        config, tokenizer = self.denoiser.config, self.pipe.tokenizer
+        tokens = 77 if tokenizer is None else tokenizer.model_max_length
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
             "states": ((tokens, config.cross_attention_dim), None)
         }
