@@ -1,6 +1,7 @@
 """What a recipe needs, found out on shapes, against what a real step takes."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,20 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
     assert facts["encoders beside them, bytes"] > 0  # the recipe has an evaluation
 
 
+def test_the_table_of_a_plan_has_sizes_in_gb_and_counts_with_separators(recipe, capsys):
+    plan(recipe)
+    table = capsys.readouterr().out
+    assert re.search(r"^peak at batch \d+ +\d+\.\d\d GB$", table, re.M) and "bytes" not in table
+    assert re.search(r"^denoiser, parameters +\d{1,3},\d{3}", table, re.M)
+
+
+def test_prepared_data_may_be_named_by_their_folder_alone(recipe, tmp_path):
+    content = yaml.safe_load(recipe.read_text()) | {"data": str(tmp_path), "evaluation": None}
+    recipe.write_text(yaml.safe_dump(content))
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
+    assert describe(recipe, 80.0, 1, None)[0]["encoders beside them, bytes"] == 0
+
+
 def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path, monkeypatch):
     content = yaml.safe_load(recipe.read_text())
     content["data"]["init_args"]["path"] = str(tmp_path)
@@ -189,7 +204,11 @@ def test_encoders_that_stay_are_planned(recipe):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[", "cannot be read"), ("a: 1", "names no model"), ("model: x\ntraining: {sample: 3}", "is no recipe")],
+    [
+        ("[", "cannot be read"),
+        ("a: 1", "names no model"),
+        ("model: x\ntraining: {sample: 3}", "training .* has no option sample; did you mean samples"),
+    ],
 )
 def test_no_recipe_is_an_input_error(tmp_path, content, said):
     (tmp_path / "r.yaml").write_text(content)

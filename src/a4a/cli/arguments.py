@@ -13,8 +13,8 @@ from typing import Any, get_args, get_origin
 from jsonargparse import get_loader
 
 from a4a.cli.commands import Command
-from a4a.errors import InputError, first_line
-from a4a.utils.arguments import alternatives, parameters_of
+from a4a.errors import InputError
+from a4a.utils.arguments import alternatives, parameters_of, read_recipe
 from a4a.utils.settings import did_you_mean, with_option
 
 BOOLEANS = ("true", "false", "yes", "no")
@@ -39,7 +39,7 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
     for option, raw in options:
         if option == "config" and command.config == "recipe":
             for file in raw:
-                settings |= read_recipe(Path(file))
+                settings |= read_recipe(file)
         elif option == "config" and command.positional:
             places += raw
     for option, raw in options:
@@ -53,19 +53,6 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
         )
     if places and command.positional:
         settings[command.positional] = places[0]
-    return settings
-
-
-def read_recipe(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file; InputError where there are none."""
-    try:
-        settings = get_loader("yaml")(file.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"There is no recipe {file}; give a YAML file.") from error
-    except Exception as error:  # whatever the YAML parser has against it
-        raise InputError(f"The recipe {file} cannot be read ({first_line(error)}); give a YAML file.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"The recipe {file} holds {type(settings).__name__}, not options with values; see recipes/.")
     return settings
 
 

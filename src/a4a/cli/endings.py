@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from a4a.utils.arguments import read_recipe
+
 Values = dict[str, Any]
 
 
@@ -22,8 +24,10 @@ def _prepare(values: Values) -> str:
 
 def _plan(values: Values) -> str:
     recipe = values["recipe"]
+    if "recipe" in read_recipe(recipe):
+        return f"Next: a4a experiment --config {recipe} --output runs/mine"
     return (
-        f"Next: a4a transfer --config {recipe} --dry_run (the step itself on random weights, no download), "
+        f"Next: a4a transfer --config {recipe} --dry_run (two steps on random weights, no download), "
         "then without --dry_run."
     )
 

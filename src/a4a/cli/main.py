@@ -70,8 +70,7 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
     skip = (
         ("data", "evaluation") if name == "transfer" and settings.get("dry_run") not in (None, False, "false") else ()
     )
-    given = {option: value for option, value in settings.items() if option not in skip}
-    values = parse_arguments(function, given, skip).build() | dict.fromkeys(skip)
+    values = parse_arguments(function, settings, skip).build() | dict.fromkeys(skip)
     function(**values)
     shutdown()
     if _is_first_process() and (lines := ending(name, values)):

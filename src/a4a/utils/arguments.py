@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, get_loader
 
-from a4a.errors import InputError
+from a4a.errors import InputError, first_line
 from a4a.utils.settings import CLASS_KEYS, did_you_mean
 
 PLAIN = (str, int, float, bool, bytes, Path, dict, list, tuple, set, type(None))
@@ -37,7 +37,11 @@ class ParsedArguments:
 
 
 def parse_arguments(function: Callable, settings: dict[str, Any], skip: Collection[str] = ()) -> ParsedArguments:
-    """Checks settings as arguments of a function, without those to `skip`; InputError, one sentence, where one is wrong."""
+    """Checks settings as arguments of a function; those to `skip` are left out, whatever they are.
+
+    Raises InputError, one sentence, where a setting is wrong or missing.
+    """
+    settings = {name: value for name, value in settings.items() if name not in skip}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function, skip=set(skip))
     try:
@@ -56,6 +60,19 @@ def normalize(function: Callable, settings: dict[str, Any], skip: Collection[str
     return _check_call(function, settings, "", skip)
 
 
+def read_recipe(file: Path | str) -> dict[str, Any]:
+    """The settings in a YAML file; InputError where there are none."""
+    try:
+        settings = get_loader("yaml")(Path(file).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"There is no recipe {file}; give a YAML file.") from error
+    except Exception as error:  # whatever the YAML parser has against it
+        raise InputError(f"The recipe {file} cannot be read ({first_line(error)}); give a YAML file.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"The recipe {file} holds {type(settings).__name__}, not options with values; see recipes/.")
+    return settings
+
+
 # --- names: what a function or class takes -------------------------------------------------------------------------
 
 
@@ -69,18 +86,17 @@ def _check_call(callable_: Callable, settings: dict[str, Any], path: str, skip: 
     for key in settings:
         if key not in taken and not takes_any:
             raise InputError(f"{who or 'There is '}{'has ' if path else ''}no option {key}{did_you_mean(key, taken)}")
+    checked = {
+        key: _check_value(hints.get(key, Any), value, _join(path, key), taken[key].default if key in taken else None)
+        for key, value in settings.items()
+    }
     missing = [n for n, p in taken.items() if p.default is p.empty and n not in settings]
     if missing and path:
         raise InputError(f"{who}needs {' and '.join(missing)}; add {'it' if len(missing) == 1 else 'them'} there.")
     if missing:
-        options = " and ".join(f"--{n}" for n in missing)
-        raise InputError(
-            f"{options} {'is' if len(missing) == 1 else 'are'} missing; give a value here or in the recipe."
-        )
-    return {
-        key: _check_value(hints.get(key, Any), value, _join(path, key), taken[key].default if key in taken else None)
-        for key, value in settings.items()
-    }
+        options, verb = " and ".join(f"--{n}" for n in missing), "is" if len(missing) == 1 else "are"
+        raise InputError(f"{options} {verb} missing; give a value here or in the recipe.")
+    return checked
 
 
 def parameters_of(callable_: Callable) -> tuple[dict[str, Any], dict[str, inspect.Parameter]]:
@@ -134,24 +150,29 @@ def _is_class(hint: Any) -> bool:
 
 def _check_class(hint: Any, value: Any, path: str, default: Any) -> Any:
     base = get_origin(hint) or hint
-    if isinstance(value, str):
-        if value.endswith((".yaml", ".yml", ".json")):
-            return value  # a file with the group's settings, which jsonargparse reads
-        value = {"class_path": value}
-    if not isinstance(value, dict):
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        return value  # a file with the group's settings, which jsonargparse reads
+    if not isinstance(value, str | dict):
         return value
-    if "class_path" not in value:  # a group of settings, for the class itself or for that of the default
+    if isinstance(value, dict) and "class_path" not in value:  # for the class itself, or for that of the default
         kind = type(default) if isinstance(default, base) else base
         return value if inspect.isabstract(kind) else _check_call(kind, value, path)
-    kind, value = _resolve(base, value, path)
+    kind, value = named_class(base, value, path)
     if unknown := next((key for key in value if key not in CLASS_KEYS), None):
         raise InputError(f"{path} has {unknown} beside its class_path; put it into init_args: {{{unknown}: ...}}.")
-    init_args = value.get("init_args") or {}
-    return value | {"init_args": _check_call(kind, init_args, path)}
+    return value | {"init_args": _check_call(kind, value.get("init_args") or {}, path)}
 
 
-def _resolve(base: type, value: dict, path: str) -> tuple[type, dict]:
-    """The class that a value names, and the value with the shorthand for it written out."""
+def named_class(base: type, value: str | dict[str, Any], path: str) -> tuple[type, dict[str, Any]]:
+    """The class that a setting names, and the setting as class_path and init_args; InputError where it names none.
+
+    Args:
+        base: what the class must be a subclass of.
+        value: a class_path or the name of a known subclass, alone or with init_args, or a path where `base` has a
+            `folder_class`, the class that reads such a folder.
+        path: where the setting stands, for errors.
+    """
+    value = {"class_path": value} if isinstance(value, str) else value
     name = str(value["class_path"])
     folder_class = getattr(base, "folder_class", None)
     if folder_class and ("/" in name or Path(name).is_dir()):
