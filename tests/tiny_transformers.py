@@ -60,7 +60,7 @@ def sd3(qk_norm: str | None = "rms_norm") -> Tiny:
         sample_size=2 * SIDE,
         in_channels=4,
         out_channels=4,
-        num_layers=3,
+        num_layers=2,
         attention_head_dim=HEAD_WIDTH,
         num_attention_heads=HEADS,
         joint_attention_dim=TEXT,
@@ -75,7 +75,7 @@ def sd3(qk_norm: str | None = "rms_norm") -> Tiny:
         "pooled_projections": draw(2, TEXT),
         "timestep": torch.tensor([500, 20]),
     }
-    return tiny(model, inputs, {f"transformer_blocks.{i}.attn": "double" for i in range(3)})
+    return tiny(model, inputs, {f"transformer_blocks.{i}.attn": "double" for i in range(2)})
 
 
 def flux_ids(axes: int) -> dict[str, torch.Tensor]:

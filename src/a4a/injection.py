@@ -7,7 +7,7 @@ they are, so whatever changes them before or after works as on the plain model.
 
 The proxy comes in through the class: `module.__class__` becomes a subclass with another `forward`. Compiled blocks then
 share one graph, which a function on every instance would prevent. Hooks that replaced `module.forward` before keep the
-class's old method beneath them; there it is exchanged, too (`utils/forwards.py`).
+class's old method beneath them; there it is exchanged, too (`utils/hooks.py`).
 """
 
 import math
@@ -24,7 +24,12 @@ from torch import Tensor, nn
 from a4a.backbones.attention import AttentionContract, contract_of
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
-from a4a.utils.forwards import drop_needless_forward, exchange_own_forward, own_forward_is_hidden
+from a4a.utils.hooks import (
+    drop_needless_forward,
+    exchange_own_forward,
+    own_forward_is_hidden,
+    reset_stateful_hooks,
+)
 
 Scale = float | Tensor | Sequence[float]
 """A number for all sites, or one for each."""
@@ -66,7 +71,8 @@ class Injection:
         self.model, self.sites = model, tuple(sites)
         self.modules = [model.get_submodule(site.name) for site in sites]
         self._contexts = [_SiteContext(site.name, contract_of(site.attention)) for site in self.sites]
-        self._checkpointed: list[Any] = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
+        self._all = list(model.modules())
+        self._checkpointed: list[Any] = [m for m in self._all if hasattr(m, "gradient_checkpointing")]
         for site, module in zip(self.sites, self.modules, strict=True):
             _check_free(site, module)
         for module, context in zip(self.modules, self._contexts, strict=True):
@@ -111,6 +117,7 @@ class Injection:
         for module, context in zip(self.modules, self._contexts, strict=True):
             if module.__dict__.get(_SITE) is context:
                 _leave(module)
+        reset_stateful_hooks(self._all)
         for module in self._checkpointed:
             function = getattr(module, "_gradient_checkpointing_func", None)
             if isinstance(function, _Checkpoint) and function.injection is self:
@@ -124,12 +131,14 @@ class Injection:
 
     def _exchange(self, states: Sequence["_SiteState | None"]) -> None:
         self._wrap_checkpointing()
+        reset_stateful_hooks(self._all)  # what they keep was computed with other features
         for context, state in zip(self._contexts, states, strict=True):
             context.exchanged = context.exchanged or context.used
             context.used, context.state = True, state
 
     def _wrap_checkpointing(self) -> None:
         """Makes gradient checkpointing recompute blocks with the features that their forward pass had."""
+        reset_stateful_hooks(self._all)
         for module in self._checkpointed:
             function = getattr(module, "_gradient_checkpointing_func", None)
             if function is not None and not isinstance(function, _Checkpoint):

@@ -1,10 +1,10 @@
-"""A module's own forward beneath the hooks that diffusers and accelerate put in front of it.
+"""Hooks of diffusers and accelerate: a module's own forward beneath them, and what they remember.
 
 Both libraries replace `module.forward` on the instance and keep the method that was there: diffusers in the function
 references of its `HookRegistry`, accelerate as `_old_forward`. Whoever exchanges a module's forward must do it there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -26,6 +26,13 @@ def drop_needless_forward(module: nn.Module) -> None:
     """Removes a `forward` of the instance that is the class's own method, as removed hooks leave one."""
     if _is_method(module.__dict__.get("forward"), module, type(module).forward):
         del module.__dict__["forward"]
+
+
+def reset_stateful_hooks(modules: Iterable[nn.Module]) -> None:
+    """Makes caches of earlier results forget them, such as pyramid attention broadcast's."""
+    for module in modules:
+        if (registry := module.__dict__.get("_diffusers_hook")) is not None:
+            registry.reset_stateful_hooks(recurse=False)
 
 
 def _places(module: nn.Module, function: Callable) -> list[tuple[dict[str, Any], str]]:
