@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import tiny_models
+from a4a.encoders import CLIPImageEncoder
 from a4a.evaluation.metrics import GeneratedSet
 
 SIDE = 64
@@ -46,6 +47,29 @@ def with_face(image, x=SIDE // 2, y=SIDE // 2, blue=0):
     image = image.astype(np.uint8).copy()
     image[y - 8 : y + 8, x - 8 : x + 8] = (0, 255, blue)
     return image
+
+
+def photo(colour, size=(20, 30)):
+    """One colour, with a black corner."""
+    image = Image.new("RGB", size, colour)
+    image.paste((0, 0, 0), (0, 0, 8, 8))
+    return image
+
+
+def image_encoder(width=tiny_models.EMBED):
+    """A CLIP vision tower in memory, for the adapters of `tiny_models`."""
+    torch.manual_seed(9)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        projection_dim=width,
+    )
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    return CLIPImageEncoder.from_modules(CLIPVisionModelWithProjection(config), CLIPImageProcessorPil(**sizes))
 
 
 def generated(subjects=6, generations=2, of=None, seed=0, face=True):

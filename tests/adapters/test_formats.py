@@ -43,8 +43,8 @@ def test_diffusers_loads_what_we_write_and_makes_the_same_pictures(request, tmp_
     adapter, reference = tiny_models.ip_adapter(pipe), tiny_models.embeds()
     formats.write(adapter, tmp_path / f"adapter{suffix}", torch.float32)
     plain = tiny_models.call(pipe)
-    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference)
-    weaker = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, image_prompt_scale=0.4)
+    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt_embeds=reference)
+    weaker = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt_embeds=reference, image_prompt_scale=0.4)
 
     pipe.load_ip_adapter(str(tmp_path), subfolder="", weight_name=f"adapter{suffix}", image_encoder_folder=None)
     theirs = tiny_models.call(pipe, ip_adapter_image_embeds=diffusers_embeds(reference))
@@ -64,7 +64,7 @@ def test_pictures_equal_those_of_diffusers_in_pixels_without_guidance(request, t
     adapter, reference = tiny_models.ip_adapter(pipe, seed=3), tiny_models.embeds(seed=3)
     formats.write(adapter, tmp_path / "adapter.safetensors", torch.float32)
     options = {"guidance_scale": 1.0, "output_type": "np"}
-    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt=reference, **options)
+    ours = tiny_models.call(ImagePromptPipeline(pipe, adapter), image_prompt_embeds=reference, **options)
     pipe.load_ip_adapter(str(tmp_path), subfolder="", weight_name="adapter.safetensors", image_encoder_folder=None)
     theirs = tiny_models.call(pipe, ip_adapter_image_embeds=[reference[:, None]], **options)
     torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), atol=1e-5, rtol=1e-5)

@@ -38,7 +38,7 @@ def ours(prompted, upgraded):
 
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
     plain = getattr(ours, "pipe", ours)
-    own = {"image_prompt": tiny_models.embeds()} if plain is not ours else {}
+    own = {"image_prompt_embeds": tiny_models.embeds()} if plain is not ours else {}
     own |= {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
     options = {
         "num_inference_steps": 3,
@@ -60,7 +60,7 @@ def close(a, b, tolerance=1e-4):
 
 def test_at_scale_zero_it_is_the_plain_model(ours):
     plain = call(ours.pipe)
-    for off in ({"image_prompt_scale": 0.0}, {"delta_scale": 0.0}, {"image_prompt": None}):
+    for off in ({"image_prompt_scale": 0.0}, {"delta_scale": 0.0}, {"image_prompt_embeds": None}):
         assert torch.equal(call(ours, **off), plain)
     assert differ(call(ours), plain)
     assert torch.equal(call(ours.pipe), plain)
@@ -106,10 +106,10 @@ def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, schedu
 
 def test_a_batch_is_its_rows(ours):
     references = tiny_models.embeds(3)
-    together = call(ours, PROMPTS, (1, 2, 3), image_prompt=references)
+    together = call(ours, PROMPTS, (1, 2, 3), image_prompt_embeds=references)
     for i in range(3):
-        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
-    assert differ(together[1:2], call(ours, PROMPTS[1], (2,), image_prompt=references[:1]))
+        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt_embeds=references[i : i + 1]))
+    assert differ(together[1:2], call(ours, PROMPTS[1], (2,), image_prompt_embeds=references[:1]))
 
 
 def test_learned_variances_stay_what_they_were(prompted, pixart):
@@ -224,4 +224,4 @@ def test_a_missing_prompt_and_too_many_references(ours):
     with pytest.raises(InputError, match="prompt is missing"):
         call(ours, None)
     with pytest.raises(InputError, match="There are 2 references for 3 prompts"):
-        call(ours, PROMPTS, (1, 2, 3), image_prompt=tiny_models.embeds(2))
+        call(ours, PROMPTS, (1, 2, 3), image_prompt_embeds=tiny_models.embeds(2))

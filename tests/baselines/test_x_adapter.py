@@ -58,7 +58,7 @@ def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
         "start": 0.5,
         "output_type": "latent",
         "guidance_scale": 3.0,
-        "image_prompt": tiny_models.embeds(),
+        "image_prompt_embeds": tiny_models.embeds(),
     }
     return ours(prompt, generator=generators(*seeds), **{**options, **kwargs}).images
 
@@ -75,7 +75,7 @@ def close(a, b, tolerance=1e-4):
 def test_a_new_mapper_is_plain_image_to_image(prompted, upgraded, start):
     found = call(XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded)), start=start)
     options = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "generator": generators(0)}
-    prompt = {"prompt": PROMPTS[0], "image_prompt": tiny_models.embeds()}
+    prompt = {"prompt": PROMPTS[0], "image_prompt_embeds": tiny_models.embeds()}
     pictures = prompted(**prompt, **options, output_type="pt").images
     second = {**options, "strength": start, "output_type": "latent"}
     ImagePromptPipeline(image_to_image(prompted.pipe), prompted.adapter)(
@@ -91,16 +91,16 @@ def test_a_trained_mapper_carries_the_image_prompt(prompted, upgraded):
     plain = call(blind, start=1.0)
     assert differ(call(seeing, start=1.0), plain)
     assert torch.equal(call(seeing, start=1.0, mapper_scale=0.0), plain)
-    assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt=tiny_models.embeds(seed=1)))
+    assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt_embeds=tiny_models.embeds(seed=1)))
     assert differ(call(seeing, start=1.0), call(seeing, start=1.0, image_prompt_scale=0.0))
 
 
 def test_a_batch_is_its_rows(prompted, upgraded):
     ours, references = XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded, 0.1)), tiny_models.embeds(3)
-    together = call(ours, PROMPTS, (1, 2, 3), image_prompt=references)
+    together = call(ours, PROMPTS, (1, 2, 3), image_prompt_embeds=references)
     for i in range(3):
-        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt=references[i : i + 1]))
-    assert differ(together[1:2], call(ours, PROMPTS[1], (2,), image_prompt=references[:1]))
+        close(together[i : i + 1], call(ours, PROMPTS[i], (i + 1,), image_prompt_embeds=references[i : i + 1]))
+    assert differ(together[1:2], call(ours, PROMPTS[1], (2,), image_prompt_embeds=references[:1]))
 
 
 def test_one_reference_and_several_pictures_of_each_prompt(prompted, sdxl):
@@ -113,7 +113,7 @@ def test_one_reference_and_several_pictures_of_each_prompt(prompted, sdxl):
 def test_without_guidance(prompted, sdxl):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl, 0.1))
     assert differ(
-        call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt=tiny_models.embeds(seed=1))
+        call(ours, guidance_scale=1.0), call(ours, guidance_scale=1.0, image_prompt_embeds=tiny_models.embeds(seed=1))
     )
 
 

@@ -157,10 +157,11 @@ class Backbone(ABC):
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
-    """The denoiser of a pipeline: the module with the names of the sites, also where `torch.compile` has wrapped it."""
+    """The denoiser of a pipeline, whose modules the sites name; without the wrappers of `torch.compile` and peft."""
     parts = (getattr(pipe, name, None) for name in DENOISER_PARTS)
     denoiser = next((part for part in parts if part is not None), None)
-    return getattr(denoiser, "_orig_mod", denoiser)
+    denoiser = getattr(denoiser, "_orig_mod", denoiser)
+    return denoiser.get_base_model() if hasattr(denoiser, "get_base_model") else denoiser  # of peft's get_peft_model
 
 
 def denoiser_part(pipe_or_names: Any) -> str:

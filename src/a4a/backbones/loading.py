@@ -25,12 +25,17 @@ class PipelineConfig:
 
 
 def load_pipeline(
-    path: str | Path, dtype: torch.dtype = torch.float32, parts: Literal["all", "encoders", "denoiser"] = "all"
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    parts: Literal["all", "encoders", "denoiser"] = "all",
+    **options: Any,
 ) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub name or zoo:NAME.
 
     `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
-    training on encoded data. Raises InputError where there is no pipeline that can be read.
+    training on encoded data. `options` are those of `DiffusionPipeline.from_pretrained`.
+
+    Raises InputError where there is no pipeline that can be read.
     """
     path = resolve_zoo(path)
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
@@ -39,13 +44,12 @@ def load_pipeline(
             f"PixArt-alpha/PixArt-XL-2-1024-MS."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_replacements(path, parts))
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_replacements(path, parts), **options)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} could not be loaded as a diffusers pipeline ({first_line(error)}); "
             f"it needs a model_index.json and the folders that it names."
         ) from error
-    pipe.set_progress_bar_config(disable=True)
     if parts == "denoiser":
         pipe.register_modules(vae=None)
     return pipe

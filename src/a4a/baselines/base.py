@@ -16,7 +16,8 @@ from a4a.backbones import Backbone, backbone_for
 from a4a.errors import InputError
 from a4a.evaluation.generation import Sampling
 from a4a.evaluation.methods import ImagePromptMethod, Method
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline, check_guidance
+from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.pipeline.guidance import check_guidance
 
 
 class TwoModelPipeline(ABC):
@@ -38,9 +39,9 @@ class TwoModelPipeline(ABC):
         self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
         check_pair(base.backbone, self.backbone)
 
-    def embed(self, image_prompt: ImagePrompt) -> Tensor:
-        """Image embeddings [references, image_embed_dim], which can be kept and given again as `image_prompt`."""
-        return self.base.embed(image_prompt)
+    def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
+        """Image embeddings [references, image_embed_dim], which a later call takes as `image_prompt_embeds`."""
+        return self.base.encode_image_prompt(image_prompt)
 
     @abstractmethod
     def base_calls(self, steps: int) -> int:

@@ -57,13 +57,15 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         prompt: str | Sequence[str],
         *,
         image_prompt: ImagePrompt | None = None,
+        image_prompt_embeds: Tensor | None = None,
         image_prompt_scale: Scale = 1.0,
         delta_scale: float = 1.0,
         **kwargs: Any,
     ) -> Any:
         """With one reference for all prompts, or one per prompt. All else as in the upgraded model's pipeline."""
         kwargs = self.backbone.call_options() | kwargs
-        if image_prompt is None:
+        embeds = self.base.reference_embeds(image_prompt, image_prompt_embeds)
+        if embeds is None:
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
         if prompt is None:
             raise InputError(
@@ -74,7 +76,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
             kwargs.get("num_images_per_prompt") or 1,
         )
         base, rows = self.base.backbone, len(prompts) * repeats
-        positive, negative = self.base.rows(image_prompt, len(prompts), repeats)
+        positive, negative = self.base.features_for_batch(embeds, len(prompts), repeats)
         text = self._text(prompts, kwargs.get("negative_prompt"), repeats)
 
         def add(

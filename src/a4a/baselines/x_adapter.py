@@ -196,6 +196,7 @@ class XAdapterPipeline(TwoModelPipeline):
         prompt: str | Sequence[str],
         *,
         image_prompt: ImagePrompt | None = None,
+        image_prompt_embeds: Tensor | None = None,
         image_prompt_scale: Scale = 1.0,
         start: float = 0.8,
         mapper_scale: float = 1.0,
@@ -221,7 +222,7 @@ class XAdapterPipeline(TwoModelPipeline):
         steps: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         call = steps | {name: kwargs[name] for name in SHARED if name in kwargs}
         call |= {
-            "image_prompt": None if image_prompt is None else self.embed(image_prompt),
+            "image_prompt_embeds": self.base.reference_embeds(image_prompt, image_prompt_embeds),
             "image_prompt_scale": image_prompt_scale,
         }
 

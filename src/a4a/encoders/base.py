@@ -24,10 +24,12 @@ class ImageEncoder(ABC):
 
     Attributes:
         key: what it is and where it was loaded from; encoders with the same key give the same embeddings.
+        path: what it was loaded from, as `from_pretrained` takes it; None where it was made in memory.
         output: `pooled` or `tokens`.
     """
 
     key: str
+    path: str | None = None
     output: Output = "pooled"
 
     @property
@@ -89,7 +91,7 @@ class TorchImageEncoder(ImageEncoder):
     """Kind of model, for error messages."""
 
     def __init__(self, model: str, device: str | None = None):
-        self.model = model
+        self.model = self.path = model
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._dtype = torch.float32
         self._own: tuple[nn.Module, Any] | None = None

@@ -69,7 +69,7 @@ class CLIPImageEncoder(TorchImageEncoder):
         """From a model and an image processor that are already in memory."""
         encoder = cls.__new__(cls)
         TorchImageEncoder.__init__(encoder, f"in memory {id(module)}", "cpu")
-        encoder.output, encoder.key = output, f"CLIP {encoder.model}"
+        encoder.output, encoder.key, encoder.path = output, f"CLIP {encoder.model}", None
         return encoder._adopt(module, processor)
 
     def _load(self) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessorPil]:

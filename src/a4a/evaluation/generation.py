@@ -55,11 +55,11 @@ def generate_images(
         options: further options of the pipeline's call.
     """
     subjects = list(dict.fromkeys(task.subject_of(i) for i in indices))
-    embeds = pipe.embed([task.references[s] for s in subjects])
+    embeds = pipe.encode_image_prompt([task.references[s] for s in subjects])
     rows = embeds[[subjects.index(task.subject_of(i)) for i in indices]]
     prompts = [task.prompts[i] for i in indices]
     options = sampling.options() | options
-    return pipe(prompts, image_prompt=rows, image_prompt_scale=scale, generator=list(noise), **options).images
+    return pipe(prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options).images
 
 
 def generate_text_only(

@@ -71,6 +71,7 @@ class Method(ABC):
 def load_for_inference(model: str) -> DiffusionPipeline:
     """The pipeline on the default device, in half precision on a GPU."""
     pipe = load_pipeline(model, dtype=torch.float16 if torch.cuda.is_available() else torch.float32)
+    pipe.set_progress_bar_config(disable=True)
     return pipe.to(default_device())
 
 

@@ -63,6 +63,7 @@ class Validator:
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> list[Image.Image]:
         """All images of the task; from the prompts alone without an adapter."""
+        pipe.set_progress_bar_config(disable=True)  # one bar for each batch would bury the run's own
         prompted = ImagePromptPipeline(pipe, adapter, image_encoder) if adapter is not None else None
         images: list[Image.Image] = []
         for start in range(0, len(self.task), self.batch):

@@ -45,10 +45,10 @@ def atomic_write(target: Path | str) -> Iterator[Path]:
         reason = _REASONS.get(cause.errno or 0, cause.strerror or cause)
         raise InputError(f"Cannot write {target}: {reason}.") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
+        with suppress(OSError):  # of a folder that may not even be looked into
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
                 temporary.unlink(missing_ok=True)
 
 

@@ -1,0 +1,68 @@
+"""Check the arguments of a call: diffusers' pipelines take any keyword and ignore what they do not know."""
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from a4a.errors import InputError
+from a4a.injection import Scale
+
+OURS = ("image_prompt", "image_prompt_embeds", "image_prompt_scale")
+NATIVE = {
+    "ip_adapter_image": "image_prompt",
+    "ip_adapter_image_embeds": "image_prompt_embeds",
+    "ip_adapter_scale": "image_prompt_scale",
+}
+"""Arguments of diffusers' own IP-Adapters, and ours that mean the same."""
+
+
+def bind(pipe: DiffusionPipeline, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments of a call by their names; InputError for a keyword that the pipeline's signature does not have."""
+    signature = inspect.signature(pipe.__call__)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    named = {name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
+    check_names(type(pipe).__name__, kwargs, named)
+    return signature.bind(*args, **kwargs)
+
+
+def check_names(pipeline: str, given: Iterable[str], named: Iterable[str]) -> None:
+    """InputError, with a hint, for the first argument in `given` that is not in `named`."""
+    named = sorted({*named, *OURS} - NATIVE.keys())
+    for name in given:
+        if name in named:
+            continue
+        near = [NATIVE[name]] if name in NATIVE else get_close_matches(name, named, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(named)}."
+        raise InputError(f"{pipeline} takes no argument {name}; {hint}")
+
+
+def prompt_count(options: Mapping[str, Any]) -> int:
+    """How many prompts a call has."""
+    prompt, embeds = options.get("prompt"), options.get("prompt_embeds")
+    if isinstance(prompt, str):
+        return 1
+    given = prompt if prompt is not None else embeds
+    if given is None:
+        raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
+    return len(given)
+
+
+def site_scales(scale: Scale, sites: int) -> list[float]:
+    """`image_prompt_scale` as one number per site; InputError where it is neither that nor one number for all."""
+    expected = f"expected one number, or one for each of the {sites} sites"
+    if isinstance(scale, Tensor):
+        scale = scale.tolist()
+    if isinstance(scale, str | bytes | Mapping) or not isinstance(scale, Real | Iterable):
+        raise InputError(f"image_prompt_scale is {scale!r}; {expected}.")
+    scales = [scale] * sites if isinstance(scale, Real) else list(scale)
+    if len(scales) != sites:
+        raise InputError(f"image_prompt_scale has {len(scales)} numbers; {expected}.")
+    for number in scales:
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise InputError(f"image_prompt_scale has {number!r} in it; {expected}, all finite.")
+    return [float(number) for number in scales]
