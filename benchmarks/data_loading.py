@@ -1,8 +1,8 @@
 """What reading prepared data costs: `python benchmarks/data_loading.py FOLDER`.
 
-Generates cached samples of sd15-mini's shapes, opens them, reads them in random order, and trains its IP-Adapter on them.
-In JSON: seconds to open, samples a second, resident memory and open files, before and after, and the loader's share of
-the training's time. A second call measures the folder as it lies.
+Writes random samples with the shapes of sd15-mini, opens them, reads them in random order, and trains an IP-Adapter on
+them. Prints as JSON: seconds to open, samples per second, resident memory and open files before and after, and the
+share of training time spent on loading. A second call on the same folder measures the samples that are there.
 """
 
 import json
@@ -33,33 +33,10 @@ LATENTS, EMBED = (8, 8, 8), 128
 TEXT = {name: ["float16", list(t.shape[1:])] for name, t in NO_TEXT.items()}
 
 
-def generate(folder: Path, rows: int, chunk: int = 512) -> None:
+def write_samples(folder: Path, rows: int, chunk: int = 512) -> None:
+    """A folder as `a4a prepare` makes it, with random latents, embeddings and text states."""
     rng = np.random.default_rng(0)
-    listing = []
-    for start in range(0, rows, chunk):
-        count, name = min(chunk, rows - start), f"{start // chunk:06d}"
-        place = folder / "shards" / name
-        place.mkdir(parents=True)
-        ids = [f"{i:09d}.png" for i in range(start, start + count)]
-        words = {
-            "id": ids,
-            "text": ["a drawing"] * count,
-            "subject": [i[:-5] for i in ids],
-            "group": [i[:-5] for i in ids],
-            "split": ["train"] * count,
-        }
-        words |= {"bucket": [0] * count, "line": list(range(count))}
-        numbers = {"latents": rng.normal(size=(count, 1, *LATENTS)), "embeds.clip": rng.normal(size=(count, 1, EMBED))}
-        shards.write(place / "rows.arrow", words, {k: list(v.astype(np.float16)) for k, v in numbers.items()})
-        states = {k: list(rng.normal(size=(count, *shape)).astype(kind)) for k, (kind, shape) in TEXT.items()}
-        shards.write(place / "text.arrow", {"text": ids}, states)
-        listing.append(
-            {
-                "name": name,
-                "rows": count,
-                "files": {f.name: {"bytes": f.stat().st_size, "sha256": ""} for f in place.iterdir()},
-            }
-        )
+    listing = [_write_shard(folder, rng, start, min(chunk, rows - start)) for start in range(0, rows, chunk)]
     save_file(NO_TEXT, folder / "no_text.safetensors")
     save_file({"clip": torch.zeros(1, EMBED)}, folder / "no_image.safetensors")
     manifest = {
@@ -69,33 +46,58 @@ def generate(folder: Path, rows: int, chunk: int = 512) -> None:
         "latents": {"0": LATENTS},
         "text": TEXT,
         "embeds": {"clip": [EMBED]},
+        "views": 1,
+        "flips": False,
+        "counts": {"train": rows},
+        "shards": listing,
     }
-    manifest |= {"views": 1, "flips": False, "counts": {"train": rows}, "shards": listing}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def resident() -> float:
-    """Megabytes."""
+def _write_shard(folder: Path, rng: np.random.Generator, start: int, count: int) -> dict[str, Any]:
+    """Rows `start` to `start + count`; returns the shard's entry in the manifest."""
+    shard = folder / "shards" / f"{start:09d}"
+    shard.mkdir(parents=True)
+    names = [f"{i:09d}" for i in range(start, start + count)]
+    columns = {
+        "id": [f"{name}.png" for name in names],
+        "text": ["a drawing"] * count,
+        "subject": names,
+        "group": names,
+        "split": ["train"] * count,
+        "bucket": [0] * count,
+        "line": list(range(count)),
+    }
+    arrays = {"latents": rng.normal(size=(count, 1, *LATENTS)), "embeds.clip": rng.normal(size=(count, 1, EMBED))}
+    states = {name: list(rng.normal(size=(count, *shape)).astype(dtype)) for name, (dtype, shape) in TEXT.items()}
+    shards.write(shard / "rows.arrow", columns, {name: list(a.astype(np.float16)) for name, a in arrays.items()})
+    shards.write(shard / "text.arrow", {"text": names}, states)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": ""} for file in shard.iterdir()}
+    return {"name": shard.name, "rows": count, "files": files}
+
+
+def resident_megabytes() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def handles() -> int:
+def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 class TimedDataset(PreparedDataset):
-    """Counts the seconds of its batches."""
+    """Adds up the seconds that its batches take."""
 
     seconds = 0.0
 
     def batch(self, indices: torch.Tensor) -> dict[str, Any]:
         began = time.perf_counter()
-        found = super().batch(indices)
+        batch = super().batch(indices)
         self.seconds += time.perf_counter() - began
-        return found
+        return batch
 
 
 def share_of_training(folder: Path, samples: int) -> float:
+    """Share of the training time that is spent on loading."""
     dataset = TimedDataset(folder)
     adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
     objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
@@ -107,23 +109,23 @@ def share_of_training(folder: Path, samples: int) -> float:
 
 def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000, trained: int = 3200) -> None:
     """Args:
-    folder: an empty one, or one that an earlier call filled.
-    rows: cached samples.
-    batch: samples at a time.
+    folder: empty, or filled by an earlier call.
+    rows: samples to write.
+    batch: samples to read at a time.
     read: samples to read.
     trained: samples to train on.
     """
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
-        generate(folder, rows)
-    before = {"resident_mb": resident(), "handles": handles()}
+        write_samples(folder, rows)
+    before = {"resident_mb": resident_megabytes(), "open_files": open_files()}
     began, busy = time.perf_counter(), time.process_time()
     dataset = PreparedDataset(folder)
     opened = {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - busy,
-        "resident_mb": resident(),
-        "handles": handles(),
+        "resident_mb": resident_megabytes(),
+        "open_files": open_files(),
     }
     order = torch.randperm(len(dataset))[:read]
     began, busy = time.perf_counter(), time.process_time()
@@ -133,8 +135,8 @@ def main(folder: Path, rows: int = 100_000, batch: int = 32, read: int = 50_000,
     after = {
         "samples_per_second": len(order) / seconds,
         "per_cpu_second": len(order) / busy,
-        "resident_mb": resident(),
-        "handles": handles(),
+        "resident_mb": resident_megabytes(),
+        "open_files": open_files(),
     }
     share = share_of_training(folder, trained)
     print(

@@ -1,7 +1,7 @@
-"""`a4a prepare` killed again and again, held against a run that was left alone: `python benchmarks/prepare_resume.py FOLDER`.
+"""`a4a prepare`, killed again and again, gives what an undisturbed run gives: `python benchmarks/prepare_resume.py FOLDER`.
 
-Draws a folder of pictures with every kind of defect, prepares it with nothing in the way, then into another folder while
-SIGKILL comes at random moments, and says in JSON whether the rows are the same and what was done twice.
+Draws a folder of images with every kind of defect and prepares it undisturbed, then again into another folder while
+SIGKILL comes at random moments. Prints as JSON whether the rows are the same, and what was done twice.
 """
 
 import io
@@ -18,26 +18,29 @@ from jsonargparse import auto_cli
 from PIL import Image
 
 
-def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """Large random blocks, distinct for every seed."""
+def random_image(seed: int, width: int = 64, height: int = 64) -> Image.Image:
+    """Large random blocks, other ones for every seed."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
 
-def draw(folder: Path, count: int) -> dict[str, str]:
-    """So many files, a defect in every second one; by name, the beginning of what the report must say, empty for what is fine."""
+def draw_images(folder: Path, count: int) -> dict[str, str]:
+    """Writes `count` files, every second one with a defect.
+
+    Returns, by file name, the beginning of what the report must say; empty for images without a defect.
+    """
     folder.mkdir(parents=True)
     expected = {}
     for i in range(count):
         kind = DEFECTS[i // 2 % len(DEFECTS)] if i % 2 else None
-        image = picture(i, 48 + i % 3 * 24, 48 + i % 5 * 12)
-        name, data, said = kind(i, image, folder) if kind else (f"{i:05d}.png", saved(image, "PNG"), "")
+        image = random_image(i, 48 + i % 3 * 24, 48 + i % 5 * 12)
+        name, data, reason = kind(i, image, folder) if kind else (f"{i:05d}.png", encoded(image, "PNG"), "")
         (folder / name).write_bytes(data)
-        expected[name] = said
+        expected[name] = reason
     return expected
 
 
-def saved(image: Image.Image, form: str, **options) -> bytes:
+def encoded(image: Image.Image, form: str, **options) -> bytes:
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
@@ -49,35 +52,38 @@ def _exif(turn: int) -> Image.Exif:
     return exif
 
 
-def _sixteen(image: Image.Image) -> Image.Image:
+def _sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
 DEFECTS = (
-    lambda i, image, _: (f"{i:05d}.png", saved(image, "PNG")[:90], "broken"),
-    lambda i, image, _: (f"{i:05d}.jpg", b"no picture at all", "broken"),
+    lambda i, image, _: (f"{i:05d}.png", encoded(image, "PNG")[:90], "broken"),
+    lambda i, image, _: (f"{i:05d}.jpg", b"no image at all", "broken"),
     lambda i, image, _: (f"{i:05d}.webp", b"", "broken"),
-    lambda i, image, _: (f"{i:05d}.png", saved(image.resize((20, 60)), "PNG"), "tiny"),
-    lambda i, image, folder: (f"{i:05d}.jpg", saved(picture(i - 1, 96, 96), "JPEG", quality=95), "duplicate"),
+    lambda i, image, _: (f"{i:05d}.png", encoded(image.resize((20, 60)), "PNG"), "tiny"),
+    lambda i, image, folder: (f"{i:05d}.jpg", encoded(random_image(i - 1, 96, 96), "JPEG", quality=95), "duplicate"),
     lambda i, image, _: (
         f"{i:05d}.gif",
-        saved(image, "GIF", save_all=True, append_images=[picture(i + 10**6)]),
+        encoded(image, "GIF", save_all=True, append_images=[random_image(i + 10**6)]),
         "animated",
     ),
-    lambda i, image, _: (f"{i:05d}.jpg", saved(image.convert("CMYK"), "JPEG", quality=95), "CMYK"),
-    lambda i, image, _: (f"{i:05d}.png", saved(_sixteen(image), "PNG"), "16 bits"),
-    lambda i, image, _: (f"{i:05d}.jpg", saved(image, "JPEG", quality=95, exif=_exif(6)), "turned"),
+    lambda i, image, _: (f"{i:05d}.jpg", encoded(image.convert("CMYK"), "JPEG", quality=95), "CMYK"),
+    lambda i, image, _: (f"{i:05d}.png", encoded(_sixteen_bits(image), "PNG"), "16 bits"),
+    lambda i, image, _: (f"{i:05d}.jpg", encoded(image, "JPEG", quality=95, exif=_exif(6)), "turned"),
     lambda i, image, _: (
         f"{i:05d}.png",
-        saved(Image.merge("RGBA", (*image.split(), image.getchannel(0))), "PNG"),
+        encoded(Image.merge("RGBA", (*image.split(), image.getchannel(0))), "PNG"),
         "transparent",
     ),
-    lambda i, image, _: (f"{i:05d}.png", saved(image.convert("P"), "PNG"), ""),
+    lambda i, image, _: (f"{i:05d}.png", encoded(image.convert("P"), "PNG"), ""),
 )
 
 
-def killed(arguments: list[str], after: float | None) -> tuple[bool, float]:
-    """Runs `a4a prepare` in a process of its own and kills it after so many seconds; whether it was killed, and how long it ran."""
+def run_and_kill(arguments: list[str], after: float | None) -> tuple[bool, float]:
+    """Runs `a4a prepare` in a process of its own and kills it after so many seconds (None: never).
+
+    Returns whether it was killed, and the seconds that it ran.
+    """
     from a4a.cli.main import main
 
     began = time.perf_counter()
@@ -97,12 +103,12 @@ def killed(arguments: list[str], after: float | None) -> tuple[bool, float]:
     return os.WIFSIGNALED(status), time.perf_counter() - began
 
 
-def finished(output: Path) -> dict[str, int]:
-    """Results of chunks, and when each was made."""
-    places = [
+def finished_parts(output: Path) -> dict[str, int]:
+    """The results of chunks, and when each was written."""
+    paths = [
         p for step in ("checked", "captions", "shards") for p in (output / step).glob("*") if not p.name.startswith(".")
     ]
-    return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in places}
+    return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in paths}
 
 
 def contents(output: Path) -> dict[str, bytes]:
@@ -121,23 +127,23 @@ def main(
     seed: int = 0,
 ) -> None:
     """Args:
-    folder: an empty one.
-    count: pictures.
-    kills: how often.
+    folder: empty.
+    count: images to draw.
+    kills: how often the run is killed.
     model: whose VAE and text encoders encode.
     image_encoder: CLIP vision model.
-    seed: of the moments.
+    seed: of the moments of the kills.
     """
     import torch
 
     torch.set_num_threads(1)
     folder = Path(folder)
-    draw(folder / "pictures", count)
+    draw(folder / "images", count)
     options = [
         "--source",
         "ImageFolder",
         "--source.init_args.path",
-        str(folder / "pictures"),
+        str(folder / "images"),
         "--check.minimum",
         "32",
         "--crop.size",
@@ -151,22 +157,25 @@ def main(
         "--chunk",
         str(max(count // 20, 1)),
     ]
-    _, alone = killed([*options, "--output", str(folder / "alone")], None)
-    chance = random.Random(seed)
-    hits, twice, moments = 0, [], []
+    _, undisturbed = run_and_kill([*options, "--output", str(folder / "undisturbed")], None)
+    rng = random.Random(seed)
+    hits, done_twice, moments = 0, [], []
     before: dict[str, int] = {}
     output = folder / "killed"
     for _ in range(kills):
-        hit, seconds = killed([*options, "--output", str(output)], chance.uniform(0.4 * alone, 0.75 * alone))
-        hits, now = hits + hit, finished(output)
-        twice += [name for name, made in before.items() if now.get(name) != made]
+        hit, seconds = run_and_kill(
+            [*options, "--output", str(output)], rng.uniform(0.4 * undisturbed, 0.75 * undisturbed)
+        )
+        hits, now = hits + hit, finished_parts(output)
+        done_twice += [name for name, made in before.items() if now.get(name) != made]
         before = now
         moments.append([round(seconds, 2), len(now)])
-    killed([*options, "--output", str(output)], None)
-    twice += [name for name, made in before.items() if finished(output).get(name) != made]
+    run_and_kill([*options, "--output", str(output)], None)
+    done_twice += [name for name, made in before.items() if finished_parts(output).get(name) != made]
     rows = json.loads((output / "manifest.json").read_text())["counts"]
-    same = contents(folder / "alone") == contents(output)
-    print(json.dumps({"same": same, "hits": hits, "twice": twice, "counts": rows, "seconds": alone, "kills": moments}))
+    same = contents(folder / "undisturbed") == contents(output)
+    result = {"same": same, "hits": hits, "done_twice": done_twice, "counts": rows}
+    print(json.dumps({**result, "seconds": undisturbed, "kills": moments}))
 
 
 if __name__ == "__main__":

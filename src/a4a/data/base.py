@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a4a.backbones import Backbone, Text
-from a4a.encoders.base import ImageEncoder
+from a4a.encoders.base import ImageEncoder, Output
 
 
 class TrainingData(ABC):
@@ -24,8 +24,16 @@ class TrainingData(ABC):
     image_embed_dim: int = 0
     """Width of the image embeddings; 0 where there are none yet."""
 
-    def check(self, model: str | Path, image_encoder: str | Path) -> None:  # noqa: B027 (nothing to check by default)
-        """InputError where the data were encoded by another model or image encoder than these."""
+    def check(  # noqa: B027 (nothing to check by default)
+        self, model: str | Path, image_encoder: str | Path, encoder_output: Output = "pooled"
+    ) -> None:
+        """InputError where the data were encoded otherwise than training needs.
+
+        Args:
+            model: whose VAE and text encoders must have encoded them.
+            image_encoder: that must have encoded the references.
+            encoder_output: what the adapter takes of it.
+        """
 
     @abstractmethod
     def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> "EncodedDataset":
@@ -57,7 +65,11 @@ class EncodedDataset(TrainingData):
 
     @abstractmethod
     def batch(self, indices: Tensor) -> dict[str, Any]:
-        """`latents` [batch, channels, height, width], `text.NAME` as the backbone encodes it, `embeds` [batch, *embed_shape]."""
+        """The samples of these indices.
+
+        `latents` [batch, channels, height, width], `text.NAME` as the backbone encodes it, `embeds`
+        [batch, *embed_shape].
+        """
 
     @abstractmethod
     def references(self, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Encodings of training images, computed once and kept on disk: latents, image embeddings and text states.
 
-A cache file's name contains a hash of the images (or captions) and of the model's weights, so encodings of other data or
-by another model are never reused by mistake.
+A cache file's name contains a hash of the images (or captions) and of the model's weights, so encodings of other data
+or by another model are never reused by mistake.
 """
 
 import hashlib

@@ -13,8 +13,12 @@ from torch import Tensor
 from a4a.data import shards
 from a4a.data.base import EncodedDataset, evenly_spaced, reference_target_pairs
 from a4a.data.manifest import NEEDS_SUBJECTS, SplitName, index_rows, read_manifest
+from a4a.encoders.base import Output
 from a4a.errors import InputError
 from a4a.utils.fingerprint import file_fingerprint
+
+ENCODER_OPTIONS: dict[Output, str] = {"pooled": "encode.image_encoders", "tokens": "encode.token_encoders"}
+"""The options of `a4a prepare` that make each kind of embedding."""
 
 
 class PreparedDataset(EncodedDataset):
@@ -69,7 +73,7 @@ class PreparedDataset(EncodedDataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def check(self, model: str | Path, image_encoder: str | Path) -> None:
+    def check(self, model: str | Path, image_encoder: str | Path, encoder_output: Output = "pooled") -> None:
         if self.image_encoder is None:
             raise InputError(
                 f"{self.path} was prepared without image embeddings; "
@@ -80,13 +84,19 @@ class PreparedDataset(EncodedDataset):
                 f"{self.path} has image_encoder arcface, whose embeddings no command can generate with; "
                 "choose one that encode.image_encoders named."
             )
-        kind = "token_encoders" if self.embed_shape and len(self.embed_shape) == 2 else "image_encoders"
-        for option, name in (("encode.model", model), (f"encode.{kind}.{self.image_encoder}", image_encoder)):
+        stored: Output = "tokens" if self.embed_shape and len(self.embed_shape) == 2 else "pooled"
+        if stored != encoder_output:
+            raise InputError(
+                f"{self.path} has {stored} embeddings by {self.image_encoder} but the adapter takes {encoder_output}; "
+                f"choose another image_encoder, or prepare the data again with {ENCODER_OPTIONS[encoder_output]}: {{clip: {image_encoder}}}."
+            )
+        given = {"encode.model": model, f"{ENCODER_OPTIONS[stored]}.{self.image_encoder}": image_encoder}
+        for option, name in given.items():
             used = self.manifest["settings"].get(option)
-            if used is not None and used["fingerprint"] != (given := file_fingerprint(name)):
+            if used is not None and used["fingerprint"] != (fingerprint := file_fingerprint(name)):
                 raise InputError(
                     f"{self.path} was prepared with {option} = {used['name']} ({used['fingerprint']}), "
-                    f"not {name} ({given}); prepare the data again for it."
+                    f"not {name} ({fingerprint}); prepare the data again for it."
                 )
 
     def batch(self, indices: Tensor) -> dict[str, Any]:

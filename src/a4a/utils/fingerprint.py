@@ -1,4 +1,4 @@
-"""Which model made something, told without loading it."""
+"""Fingerprints: of model files, without loading them, and of the weights of a loaded model. They tell models apart."""
 
 import hashlib
 from pathlib import Path
@@ -8,38 +8,42 @@ from torch import nn
 from a4a.utils.hub import resolve_zoo
 from a4a.utils.modules import DENOISER_PARTS
 
-WEIGHTS = (".safetensors", ".bin", ".pth", ".onnx")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".onnx")
+BLOCK, BLOCKS = 4096, 64
+"""Bytes of a sample, and how many of them, evenly spaced, are read of a file."""
 
 
 def file_fingerprint(name: str | Path) -> str:
-    """A hash of samples of a file or of a folder's weight files wherever they lie, without a pipeline's denoiser; a hub name as it is."""
-    place = Path(resolve_zoo(name)).expanduser()
-    if not place.exists():
+    """Hash of a file, or of the weight files in a folder but a pipeline's denoiser, from samples of their bytes.
+
+    It does not depend on where they are. A name on the hub, which is not looked up, is returned as it is.
+    """
+    path = Path(resolve_zoo(name)).expanduser()
+    if not path.exists():
         return str(name)
-    folder, found = (
-        (place.parent, [place])
-        if place.is_file()
-        else (place, sorted(f for f in place.rglob("*") if f.suffix in WEIGHTS))
-    )
+    if path.is_file():
+        folder, files = path.parent, [path]
+    else:
+        folder, files = path, sorted(f for f in path.rglob("*") if f.suffix in WEIGHT_SUFFIXES)
     digest = hashlib.sha256()
-    for file in found:
-        place = file.relative_to(folder)
-        if place.parts[0] in DENOISER_PARTS:
+    for file in files:
+        relative = file.relative_to(folder)
+        if relative.parts[0] in DENOISER_PARTS:
             continue
         size = file.stat().st_size
-        digest.update(f"{place} {size}".encode())
+        digest.update(f"{relative} {size}".encode())
         with file.open("rb") as stream:
-            for start in range(0, size, max(size // 64, 4096)):
+            for start in range(0, size, max(size // BLOCKS, BLOCK)):
                 stream.seek(start)
-                digest.update(stream.read(4096))
+                digest.update(stream.read(BLOCK))
     return digest.hexdigest()[:16]
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, from a thousand numbers of each: quick for billions of them."""
+    """Hash of a loaded model's weights, from a thousand numbers of each tensor, so that large models take no time."""
     digest = hashlib.sha256()
-    for name, t in model.state_dict().items():
-        flat = t.detach().flatten()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().flatten()
         sample = flat[:: max(len(flat) // 1000, 1)].float().cpu()
-        digest.update(f"{name}{tuple(t.shape)}".encode() + sample.numpy().tobytes())
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()

@@ -32,7 +32,7 @@ from a4a.data.sources import ImageFolder, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
-from prepare_resume import DEFECTS, draw, picture
+from prepare_resume import DEFECTS, draw_images, random_image
 
 SIDE = 2 * tiny_models.SIDE
 
@@ -53,7 +53,7 @@ def photos(tmp_path_factory):
     for s in range(8):
         (folder / f"subject{s}").mkdir()
         for v in range(3):
-            picture(10 * s + v, 64 + 32 * (v == 1), 64).save(folder / f"subject{s}" / f"{v}.png")
+            random_image(10 * s + v, 64 + 32 * (v == 1), 64).save(folder / f"subject{s}" / f"{v}.png")
     return folder
 
 
@@ -106,12 +106,12 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["same"] and said["hits"] >= 3 and said["twice"] == []
+    assert said["same"] and said["hits"] >= 3 and said["done_twice"] == []
     assert said["counts"]["rows"] + said["counts"]["left_out"] == 2000
 
 
 def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
-    expected = draw(tmp_path / "pictures", 2 * len(DEFECTS))
+    expected = draw_images(tmp_path / "pictures", 2 * len(DEFECTS))
     prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=CheckConfig(32))
     said = {line["id"]: line.get("left_out") or line["repaired"] for line in report(tmp_path / "out")[0]}
     assert {name for name, words in expected.items() if words} == said.keys()
@@ -130,7 +130,7 @@ def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypat
 
 
 def test_without_a_check_unreadable_images_are_reported_all_the_same(tmp_path, models):
-    draw(tmp_path / "pictures", 8)
+    draw_images(tmp_path / "pictures", 8)
     prepare(
         ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=None, crop=Crop(SIDE), encode=encode(models)
     )
@@ -173,7 +173,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     (tmp_path / "pictures").mkdir()
     rows = [{"file_name": f"{i}.png", **({"text": "a cat"} if i == 1 else {})} for i in range(5)]
     for i, row in enumerate(rows):
-        picture(i).save(tmp_path / "pictures" / row["file_name"])
+        random_image(i).save(tmp_path / "pictures" / row["file_name"])
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     caption = CaptionConfig(blip2(tmp_path / "blip2"), prompt="a photo of", length=4, batch=2)
     loaded, alive = Captioner.__init__, []
@@ -201,9 +201,9 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
 def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
     """CLIP's writes small letters and single spaces."""
     ask = Captioner(CaptionConfig(blip2(tmp_path / "blip2"), length=4))
-    (plain,) = ask([picture(0)])
+    (plain,) = ask([random_image(0)])
     ask.settings.prompt = "A  photo of"
-    (asked,) = ask([picture(0)])
+    (asked,) = ask([random_image(0)])
     assert plain and asked and "photo" not in asked
 
 
@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
         VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)
     ).save_pretrained(tmp_path)
     BlipImageProcessorPil().save_pretrained(tmp_path)
-    sentence("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [picture(0)])
+    sentence("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [random_image(0)])
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -264,8 +264,11 @@ def test_tokens_of_an_encoder_are_stored_beside_pooled_embeddings(photos, models
     assert tokens.references(3).shape == (3, *expected.shape[1:])
     assert torch.allclose(tokens.no_image.float(), encoder.unconditional(), atol=5e-3)
     assert pooled.no_image.shape == (1, tiny_models.EMBED) and not pooled.no_image.any()
-    tokens.check(models / "pixart", models / "clip")
-    sentence("token_encoders.plus", tokens.check, models / "pixart", models / "pixart")
+    tokens.check(models / "pixart", models / "clip", "tokens")
+    sentence(
+        "has tokens embeddings by plus but the adapter takes pooled", tokens.check, models / "pixart", models / "clip"
+    )
+    sentence("token_encoders.plus", tokens.check, models / "pixart", models / "pixart", "tokens")
     sentence("both have the name 'clip'", EncodeConfig, models / "pixart", {"clip": "x"}, {"clip": "x"})
 
 
@@ -511,7 +514,7 @@ def test_images_without_captions_are_counted_and_announced(photos, models, tmp_p
 def test_with_all_captions_nothing_is_announced(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for i in range(3):
-        picture(i).save(tmp_path / "photos" / f"{i}.png")
+        random_image(i).save(tmp_path / "photos" / f"{i}.png")
         (tmp_path / "photos" / f"{i}.txt").write_text("a caption")
     prepare(ImageFolder(str(tmp_path / "photos")), tmp_path / "p")
     assert "Warning" not in capsys.readouterr().err and report(tmp_path / "p")[1] == []
@@ -541,7 +544,7 @@ def test_another_size_model_or_data_is_refused_with_the_difference(prepared, cop
     )
     sentence("split.test = 0.2, not 0.1", made, photos, models, copied, split=Split(0.2, 0.1))
     more = shutil.copytree(photos, tmp_path / "more")
-    picture(999).save(more / "subject0" / "9.png")
+    random_image(999).save(more / "subject0" / "9.png")
     sentence("data = 24 images.*25 images", made, more, models, copied)
     sentence("encode.model .*sd15", PreparedDataset(prepared).check, models / "sd15", models / "clip")
     sentence("image_encoders.clip", PreparedDataset(prepared).check, models / "pixart", models / "pixart")

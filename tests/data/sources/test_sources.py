@@ -19,7 +19,7 @@ from a4a.data.sources.hub import HubDataset
 from a4a.data.sources.openimages import OpenImages
 from a4a.data.sources.webdataset import WebDataset
 from a4a.errors import InputError
-from prepare_resume import picture, saved
+from prepare_resume import encoded, random_image
 
 
 def opened(source, item):
@@ -28,7 +28,7 @@ def opened(source, item):
 
 def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
     for name in ("a", "b", "unnamed"):
-        picture(1).save(tmp_path / f"{name}.png")
+        random_image(1).save(tmp_path / f"{name}.png")
     rows = [{"file_name": "b.png", "text": "a cat", "subject": 3}, {"file_name": "a.png"}, {"file_name": "gone.png"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     source = ImageFolder(str(tmp_path))
@@ -48,7 +48,7 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
 def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp_path):
     system = fsspec.filesystem("memory")
     for name in ("x/2.png", "1.JPG", "notes.txt"):
-        system.pipe_file(f"/drawn/{name}", saved(picture(1), "PNG"))
+        system.pipe_file(f"/drawn/{name}", encoded(random_image(1), "PNG"))
     source = ImageFolder("memory://drawn")
     assert [i.id for i in source.records()] == ["1.JPG", "x/2.png"]
     assert opened(source, source.records()[1]).size == (64, 64)
@@ -57,8 +57,8 @@ def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp
 def test_one_folder_a_subject(tmp_path):
     for name in ("anna/1.png", "anna/deep/2.png", "ben/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(1).save(tmp_path / name)
-    picture(1).save(tmp_path / "loose.png")
+        random_image(1).save(tmp_path / name)
+    random_image(1).save(tmp_path / "loose.png")
     assert [(i.id, i.subject) for i in SubjectFolders(str(tmp_path)).records()] == [
         ("anna/1.png", "anna"),
         ("anna/deep/2.png", "anna"),
@@ -77,7 +77,7 @@ def tar(path, members):
 
 def test_webdataset_tars(tmp_path):
     for number in range(2):
-        first, second = (saved(picture(number * 10 + i), "PNG") for i in range(2))
+        first, second = (encoded(random_image(number * 10 + i), "PNG") for i in range(2))
         said = json.dumps({"caption": "a dog", "subject": 7}).encode()
         tar(
             tmp_path / f"train-{number}.tar",
@@ -90,7 +90,7 @@ def test_webdataset_tars(tmp_path):
         ("train-0/001", "a dog", "7"),
     ]
     assert len(found) == 4
-    assert opened(pickle.loads(pickle.dumps(source)), found[3]).tobytes() == picture(11).tobytes()
+    assert opened(pickle.loads(pickle.dumps(source)), found[3]).tobytes() == random_image(11).tobytes()
     (tmp_path / "train-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes()[:700])
     with pytest.raises(InputError, match=r"train-0\.tar"):
         source.records()
@@ -103,10 +103,10 @@ def test_webdataset_tars(tmp_path):
 
 def test_no_picture_of_a_tar_hides_another(tmp_path):
     for folder in ("a", "b"):
-        tar(tmp_path / folder / "0.tar", {"x.png": saved(picture(1), "PNG")})
+        tar(tmp_path / folder / "0.tar", {"x.png": encoded(random_image(1), "PNG")})
     assert [i.id for i in WebDataset(str(tmp_path / "*" / "0.tar")).records()] == ["a/0/x", "b/0/x"]
     assert [i.id for i in WebDataset(str(tmp_path / "b" / "0.tar")).records()] == ["0/x"]
-    tar(tmp_path / "0.tar", {"x.png": saved(picture(1), "PNG"), "x.seg.png": saved(picture(2), "PNG")})
+    tar(tmp_path / "0.tar", {"x.png": encoded(random_image(1), "PNG"), "x.seg.png": encoded(random_image(2), "PNG")})
     with pytest.raises(InputError, match=r"0\.tar has x\.seg\.png as the second image"):
         WebDataset(str(tmp_path / "0.tar")).records()
 
@@ -123,8 +123,8 @@ def test_a_data_set_that_datasets_loads(tmp_path):
         }
     )
     rows = {
-        "photo": [picture(i) for i in range(3)],
-        "mask": [picture(0)] * 3,
+        "photo": [random_image(i) for i in range(3)],
+        "mask": [random_image(0)] * 3,
         "said": ["a", "b", None],
         "who": [1, 0, 1],
     }
@@ -137,7 +137,7 @@ def test_a_data_set_that_datasets_loads(tmp_path):
         ("000000001", "b", "anna"),
         ("000000002", None, "ben"),
     ]
-    assert opened(source, found[2]).tobytes() == picture(2).tobytes()
+    assert opened(source, found[2]).tobytes() == random_image(2).tobytes()
     prepare(source, tmp_path / "out")
     with pytest.raises(InputError, match=r"made with source.image = photo, not mask"):
         prepare(HubDataset(str(tmp_path / "set"), image="mask", text="said", subject="who"), tmp_path / "out")
@@ -151,9 +151,9 @@ def test_celebamask_hq_as_unpacked(tmp_path):
     root = tmp_path / "CelebAMask-HQ"
     (root / "CelebA-HQ-img").mkdir(parents=True)
     (root / "CelebAMask-HQ-mask-anno" / "0").mkdir(parents=True)
-    picture(9).save(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png")
+    random_image(9).save(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png")
     for i in range(3):
-        picture(i).save(root / "CelebA-HQ-img" / f"{i}.jpg")
+        random_image(i).save(root / "CelebA-HQ-img" / f"{i}.jpg")
     (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
         "idx\torig_idx\torig_file\n0\t119613\t119614.jpg\n1\t99094\t099095.jpg\n2\t5\t000006.jpg\n"
     )
@@ -170,7 +170,7 @@ def test_celebamask_hq_as_unpacked(tmp_path):
 def test_openimages_boxes_are_cut_out(tmp_path):
     (tmp_path / "train" / "train_0").mkdir(parents=True)
     photo = Image.new("RGB", (200, 100), "blue")
-    photo.paste(picture(1, 60, 60), (20, 20))
+    photo.paste(random_image(1, 60, 60), (20, 20))
     photo.save(tmp_path / "train" / "train_0" / "000a.png")
     head = (
         "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
@@ -193,7 +193,7 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     source = OpenImages(**options, labels=["Dog"], margin=0, text="a photo of a {label}")
     (found,) = source.records()
     assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)
-    assert opened(source, found).tobytes() == picture(1, 60, 60).tobytes()
+    assert opened(source, found).tobytes() == random_image(1, 60, 60).tobytes()
     assert [opened(source, i).size for i in OpenImages(**options).records()] == [(192, 96), (72, 72)]
     with pytest.raises(InputError, match="no class 'dog'"):
         OpenImages(**options, labels=["dog"]).records()
@@ -222,24 +222,27 @@ def test_sixteen_bits_keep_their_greys_and_exif_its_way_up():
     import numpy as np
 
     ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    image, repaired = decode_image(saved(Image.fromarray(ramp), "PNG"))
+    image, repaired = decode_image(encoded(Image.fromarray(ramp), "PNG"))
     assert np.abs(np.asarray(image)[..., 0].astype(int) - ramp // 257).max() <= 1 and repaired == ["16 bits made 8"]
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned, repaired = decode_image(saved(picture(1, 64, 32), "PNG", exif=exif))
+    turned, repaired = decode_image(encoded(random_image(1, 64, 32), "PNG", exif=exif))
     assert turned.size == (32, 64) and "upright" in repaired[0]
-    assert decode_image(saved(picture(1, 64, 32), "JPEG", exif=exif), (0, 0, 0.5, 1))[0].size == (32, 32)
+    assert decode_image(encoded(random_image(1, 64, 32), "JPEG", exif=exif), (0, 0, 0.5, 1))[0].size == (32, 32)
 
 
 def test_animations_are_left_out_but_not_second_views_of_cameras():
     with pytest.raises(RejectedImage, match="animated: 2 frames"):
-        decode_image(saved(picture(1), "WEBP", save_all=True, append_images=[picture(2)]))
-    assert decode_image(saved(picture(1), "MPO", save_all=True, append_images=[picture(2)]))[0].size == (64, 64)
+        decode_image(encoded(random_image(1), "WEBP", save_all=True, append_images=[random_image(2)]))
+    assert decode_image(encoded(random_image(1), "MPO", save_all=True, append_images=[random_image(2)]))[0].size == (
+        64,
+        64,
+    )
 
 
 def test_duplicates_are_pictures_that_look_the_same(tmp_path):
     flat = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", (254, 1, 2))]
-    pictures = [picture(0), picture(0, 96, 96), picture(1), *flat]
+    pictures = [random_image(0), random_image(0, 96, 96), random_image(1), *flat]
     for i, image in enumerate(pictures):
         image.save(tmp_path / f"{i}.png")
     source = ImageFolder(str(tmp_path))
@@ -249,12 +252,12 @@ def test_duplicates_are_pictures_that_look_the_same(tmp_path):
 
 def test_views_lie_inside_and_are_the_same_every_time():
     crop = Crop(32, views=3, flips=True)
-    views = crop(picture(0, 80, 50), "a")
+    views = crop(random_image(0, 80, 50), "a")
     assert [v.size for v in views] == [(32, 32)] * 6
     assert len({v.tobytes() for v in views}) == 6
-    assert [v.tobytes() for v in crop(picture(0, 80, 50), "a")] == [v.tobytes() for v in views]
-    assert crop(picture(0, 80, 50), "b")[2].tobytes() != views[2].tobytes()
-    wide = Crop(64, buckets=True, divisibility=8)(picture(0, 90, 60), "a")[0]
+    assert [v.tobytes() for v in crop(random_image(0, 80, 50), "a")] == [v.tobytes() for v in views]
+    assert crop(random_image(0, 80, 50), "b")[2].tobytes() != views[2].tobytes()
+    wide = Crop(64, buckets=True, divisibility=8)(random_image(0, 90, 60), "a")[0]
     assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
     assert ImageRecord("x").text is None
 
@@ -264,7 +267,7 @@ def test_views_lie_inside_and_are_the_same_every_time():
 
 def test_an_image_without_text_takes_the_caption_from_the_text_file_beside_it(tmp_path):
     for name in ("a.png", "b.jpg", "c.png"):
-        picture(1).save(tmp_path / name)
+        random_image(1).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("  a cat\n")
     (tmp_path / "b.txt").write_text("from the file")
     (tmp_path / "c.txt").write_text("\n")
@@ -278,7 +281,7 @@ def test_an_image_without_text_takes_the_caption_from_the_text_file_beside_it(tm
 
 def test_a_folder_names_the_images_that_its_metadata_leaves_out(tmp_path):
     for i in range(9):
-        picture(i).save(tmp_path / f"{i}.png")
+        random_image(i).save(tmp_path / f"{i}.png")
     source = ImageFolder(str(tmp_path))
     assert len(source.records()) == 9 and source.warnings() == []
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png"}\n{"file_name": "0.png"}')
@@ -291,7 +294,7 @@ def test_a_folder_names_the_images_that_its_metadata_leaves_out(tmp_path):
 def test_images_in_no_subjects_folder_are_announced(tmp_path):
     (tmp_path / "anna").mkdir()
     for name in ("anna/1.png", "loose.png"):
-        picture(1).save(tmp_path / name)
+        random_image(1).save(tmp_path / name)
     source = SubjectFolders(str(tmp_path))
     source.records()
     assert "loose.png" in source.warnings()[0]

@@ -33,7 +33,7 @@ class EncodeConfig:
     image_encoders: dict[str, Path] = field(default_factory=dict)
     """CLIP vision models by names of your choice, such as {clip: h94/IP-Adapter/models/image_encoder}."""
     token_encoders: dict[str, Path] = field(default_factory=dict)
-    """CLIP vision models whose tokens of every patch are kept instead of one embedding, as IP-Adapter Plus takes them."""
+    """CLIP vision models of which the tokens of all patches are kept, not one embedding, as IP-Adapter Plus needs."""
     arcface: Path | None = None
     """InsightFace's antelopev2, for embeddings of the largest face."""
     batch: int = 8

@@ -19,7 +19,7 @@ BOX_COLUMNS: dict[str, pa.DataType] = {
     **dict.fromkeys(("ImageID", "LabelName"), pa.string()),
     **dict.fromkeys(("XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction"), pa.float64()),
 }
-"""Columns that are read from the table of boxes. Types are given, since ids of digits alone would be read as numbers."""
+"""Columns that are read from the table of boxes; without types, ids of digits alone would be read as numbers."""
 
 
 class OpenImages(Source):
