@@ -138,7 +138,7 @@ def main(
 
     torch.set_num_threads(1)
     folder = Path(folder)
-    draw(folder / "images", count)
+    draw_images(folder / "images", count)
     options = [
         "--source",
         "ImageFolder",
