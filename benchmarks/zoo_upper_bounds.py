@@ -16,7 +16,7 @@ from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.methods import HeldOutPhoto
 from a4a.evaluation.statistics import bootstrap_mean
 from a4a.utils.images import to_pil, to_tensor
-from a4a.zoo.dataset import as_bytes
+from a4a.zoo.dataset import draw_bytes
 from a4a.zoo.drawing import draw
 from a4a.zoo.evaluation import Identity, WorldValidator
 from a4a.zoo.registry import MODELS
@@ -39,7 +39,7 @@ def through_the_vae() -> None:
 def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77).as_portraits()
     encoder = CLIPImageEncoder.from_pretrained(MODELS / "clip-large" / "image_encoder")
-    embeds = torch.cat([encoder(p.float() / 255) for p in as_bytes(subjects, views).split(250)])
+    embeds = torch.cat([encoder(p.float() / 255) for p in draw_bytes(subjects, views).split(250)])
     inputs = torch.cat([embeds, torch.ones(count, 1)], dim=1)
     known, new = inputs[:-held_out], inputs[-held_out:]
     turns = ("skin_hue", "hat_hue", "pattern_hue", "eye_hue")

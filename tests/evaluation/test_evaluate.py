@@ -18,7 +18,7 @@ from a4a.evaluation.tasks.base import Task
 from a4a.evaluation.tasks.dreambench import DreamBenchTask
 from a4a.evaluation.tasks.folder import FolderTask
 from a4a.utils.hub import resolve_zoo
-from a4a.zoo.evaluation import SAMPLING, Identity, PromptAccuracy, WorldTask, asked, world_metrics
+from a4a.zoo.evaluation import SAMPLING, Identity, PromptAccuracy, WorldTask, parse_caption, world_metrics
 from a4a.zoo.world import PLACES, SCENES, SIZES, prompt
 
 
@@ -140,7 +140,7 @@ def test_prompts_are_read_as_they_are_written():
     for s, scene in enumerate(SCENES):
         for p, place in enumerate(PLACES):
             for z, size in enumerate(SIZES):
-                assert all(asked(prompt(scene, place, size, w)) == [s, p, z] for w in range(3))
+                assert all(parse_caption(prompt(scene, place, size, w)) == [s, p, z] for w in range(3))
 
 
 # --- the harness ------------------------------------------------------------------------------------------------------

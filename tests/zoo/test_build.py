@@ -12,15 +12,15 @@ from a4a.backbones import backbone_for, load_pipeline
 from a4a.errors import InputError
 from a4a.training.denoising import LearningRates
 from a4a.zoo.build import build
-from a4a.zoo.denoisers import TraitConditioned
 from a4a.zoo.registry import RECIPE
+from a4a.zoo.trait_conditioning import TraitConditioned
 
 
 def crumbs() -> dict:
     """The shipped recipe with next to no samples and subjects."""
     recipe = yaml.safe_load(RECIPE.read_text())
     for stage in recipe.values():
-        for part in (stage, stage.get("told", {})):
+        for part in (stage, stage.get("trait_conditioning", {})):
             if "training" in part:
                 part["training"].pop("evaluate_every", None)
                 part["training"] |= {"samples": 8, "batch_size": 4, "checkpoint_every": 8, "tensorboard": False}

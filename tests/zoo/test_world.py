@@ -77,7 +77,7 @@ def test_reference_and_target_are_two_drawings_of_one_subject():
 
 
 def test_numbers_tell_every_trait_in_even_measure():
-    numbers = Subjects.sample(2000, "train").numbers()
+    numbers = Subjects.sample(2000, "train").trait_vectors()
     assert numbers.shape == (2000, 27) and numbers.abs().max() <= 1
     assert (numbers[:, :16].unflatten(1, (4, 4)).sum(2) == 1).all()
     turns = numbers[:, 16:24]

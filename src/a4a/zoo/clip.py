@@ -1,33 +1,53 @@
-"""What the zoo sees and compares with: its VAE, its CLIPs, and the two judges (identity, scene)."""
+"""The zoo's CLIPs: text encoders of sd15-mini and sdxl-mini, and the adapters' image encoder."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
-# (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
-
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+)
 
 from a4a.training.base import Batch, Objective
-from a4a.zoo.convnets import strided
-from a4a.zoo.dataset import as_bytes
-from a4a.zoo.tokenizers import LENGTH
-from a4a.zoo.world import Subjects, Views, caption, describe
+from a4a.zoo.context import BuildContext, write_card
+from a4a.zoo.convnets import ConvNet, strided_layers
+from a4a.zoo.dataset import CaptionedDrawings, Drawings, clip_tokens
+from a4a.zoo.tokenizers import CLIP_TOKENS, clip_tokenizer, token_id
+from a4a.zoo.world import SIZE, describe
 
-# --- CLIP -------------------------------------------------------------------------------------------------------------
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+TEACHER_WIDTHS = (24, 48, 96)
 
 
 def clip_model(
     vocabulary: int, end: int, patch: int, width: int, layers: int, text_width: int, text_layers: int, projection: int
 ) -> CLIPModel:
+    """An untrained CLIP.
+
+    Args:
+        vocabulary: tokens of the tokenizer.
+        end: id of its end token; the start token comes right before it.
+        patch: side of the vision tower's patches in pixels.
+        width: of the vision tower.
+        layers: of the vision tower.
+        text_width: of the text tower.
+        text_layers: of the text tower.
+        projection: width of the embeddings.
+    """
     vision = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "image_size": 64,
+        "image_size": SIZE,
         "patch_size": patch,
         "projection_dim": projection,
         "hidden_act": "gelu",
@@ -38,122 +58,147 @@ def clip_model(
         "intermediate_size": 4 * text_width,
         "num_hidden_layers": text_layers,
         "num_attention_heads": 4,
-        "max_position_embeddings": LENGTH,
+        "max_position_embeddings": CLIP_TOKENS,
         "projection_dim": projection,
         "hidden_act": "gelu",
         "bos_token_id": end - 1,
         "eos_token_id": end,
         "pad_token_id": end,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
+    config: dict[str, Any] = {"text_config": text, "vision_config": vision, "projection_dim": projection}
+    return CLIPModel(CLIPConfig(**config))
 
 
-class Captioned:
-    """Drawings (kept as bytes) and their texts: four descriptions of creature and view, and `plain` captions of the view alone.
-
-    With `portraits` every other drawing is one, as references are.
-
-    Where texts never speak of the view alone, scene and traits tell pictures apart and a text tower hardly says where
-    things are; a denoiser that listens to it then learns place last.
-    """
-
-    def __init__(self, tokenizer, subjects: int, portraits: bool, plain: int):
-        self.subjects, self.views = Subjects.sample(subjects, "clip"), Views.sample(subjects, 5)
-        if portraits:
-            self.views = self.views.as_portraits(torch.arange(subjects) % 2 == 0)
-        self.pictures = as_bytes(self.subjects, self.views)
-        lines = [describe(self.subjects, self.views, 31 + w) for w in range(4)]
-        lines += [caption(self.views, 41 + w) for w in range(plain)]
-        encode = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
-        tokens = [tokenizer(line, **encode) for line in lines]
-        self.ids = torch.stack([t.input_ids for t in tokens], 1)
-        self.mask = torch.stack([t.attention_mask for t in tokens], 1)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def batch(self, indices: Tensor) -> Batch:
-        return {"pictures": self.pictures[indices], "ids": self.ids[indices], "mask": self.mask[indices]}
+def clip_pixels(images: Tensor) -> Tensor:
+    """What CLIP's image processor makes of images in [0, 1] that have the right size already."""
+    mean, std = images.new_tensor(CLIP_MEAN), images.new_tensor(CLIP_STD)
+    return (images - mean[:, None, None]) / std[:, None, None]
 
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+class _Teacher(nn.Module):
+    """A convolutional vision tower: images to one vector for each patch of 8 pixels, and to one embedding."""
 
-
-def clip_pixels(pictures: Tensor) -> Tensor:
-    """What CLIP's image processor makes of pictures in [0, 1] that have the right size already."""
-    mean, std = pictures.new_tensor(CLIP_MEAN), pictures.new_tensor(CLIP_STD)
-    return (pictures - mean[:, None, None]) / std[:, None, None]
-
-
-class _Guide(nn.Module):
-    """A convolutional vision tower: pictures to a map of one cell for each patch of 8 pixels, and to an embedding."""
-
-    def __init__(self, embed: int, widths: tuple[int, ...] = (24, 48, 96)):
+    def __init__(self, projection: int):
         super().__init__()
-        self.local = nn.Sequential(*strided(3, widths))
-        self.whole = nn.Sequential(
-            *strided(widths[-1], (128, 192)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, embed)
-        )
+        self.patches = nn.Sequential(*strided_layers(3, TEACHER_WIDTHS))
+        self.image = ConvNet(TEACHER_WIDTHS[-1], (128, 192), projection)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, 3, 64, 64] to [batch, 64, width] and [batch, embed]."""
-        cells = self.local(pixels)
-        return cells.flatten(2).transpose(1, 2), self.whole(cells)
+        """[batch, 3, 64, 64] to [batch, 64, width] and [batch, projection]."""
+        patches = self.patches(pixels)
+        return patches.flatten(2).transpose(1, 2), self.image(patches)
 
 
-class Contrast(Objective):
-    """CLIP's own objective, and CoCa's (Yu et al. 2022, eq. 4): each next word of the caption, given the words before and the picture.
+class ContrastAndCaption(Objective):
+    """CLIP's contrastive loss, and CoCa's captioning loss (Yu et al. 2022, eq. 4).
 
-    Scenes and colours are enough to tell the pictures of a small batch apart, so contrast alone never looks at ears;
-    to predict words, a picture's embedding has to hold every trait that captions speak of. The words before come from
-    CLIP's text tower, which is causal; what joins the two is thrown away afterwards.
+    Scenes and colours are enough to tell the images of a small batch apart, so that with the contrastive loss alone the
+    vision tower never learns to see ears. The captioning loss is that of each next word of the text, given the words
+    before it and the image's embedding, which therefore has to hold every trait that texts speak of. The words before
+    come from CLIP's text tower, which is causal; the layers that join the two are thrown away after training.
 
-    With `guided`, a convolutional tower learns the same beside it, and the transformer also imitates what that one sees in
-    each patch and in the whole: shapes need edges, which a small vision transformer finds late by itself.
+    With `teacher`, a convolutional tower learns the same beside the vision transformer, and the transformer also
+    imitates its patches and its embedding: shapes need edges, which a small vision transformer by itself learns late.
     """
 
-    def __init__(self, clip: CLIPModel, rate: float, guided: bool):
+    def __init__(self, clip: CLIPModel, learning_rate: float, teacher: bool):
         super().__init__()
-        self.clip, self.rate = clip, rate
+        self.clip, self.learning_rate = clip, learning_rate
         config: Any = clip.config
-        width, embed, words = config.text_config.hidden_size, config.projection_dim, config.text_config.vocab_size
-        self.writer = nn.Sequential(nn.Linear(width + embed, 256), nn.GELU(), nn.Linear(256, words))
-        self.guide = _Guide(embed) if guided else None
-        self.imitation = nn.Linear(config.vision_config.hidden_size, 96) if guided else None
+        width, projection = config.text_config.hidden_size, config.projection_dim
+        self.next_word = nn.Sequential(
+            nn.Linear(width + projection, 256), nn.GELU(), nn.Linear(256, config.text_config.vocab_size)
+        )
+        self.teacher = _Teacher(projection) if teacher else None
+        self.imitation = nn.Linear(config.vision_config.hidden_size, TEACHER_WIDTHS[-1]) if teacher else None
 
-    def parameter_groups(self):
-        return [{"name": "clip", "params": list(self.parameters()), "lr": self.rate}]
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"name": "clip", "params": list(self.parameters()), "lr": self.learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
-        wording = int(torch.randint(batch["ids"].shape[1], ()))
-        ids, mask = batch["ids"][:, wording], batch["mask"][:, wording].bool()
-        pixels = clip_pixels(batch["pictures"].float() / 255)
-        seen: Any = self.clip.vision_model(pixel_values=pixels)
-        read: Any = self.clip.text_model(input_ids=ids)
-        pictures = F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1)
-        texts = F.normalize(self.clip.text_projection(read.pooler_output), dim=-1)
-
-        def described(pictures: Tensor) -> Tensor:
-            logits = self.clip.logit_scale.exp() * pictures @ texts.T
-            target, told = torch.arange(len(ids), device=ids.device), mask[:, 1:]
-            before = read.last_hidden_state[:, :-1][told]
-            picture = (
-                pictures[:, None].expand(-1, told.shape[1], -1)[told] * pictures.shape[-1] ** 0.5
-            )  # they are of unit length
-            words = self.writer(torch.cat([before, picture], dim=-1))
-            contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-            return contrast + F.cross_entropy(words, ids[:, 1:][told])
-
-        loss = described(pictures)
-        if self.guide is None or self.imitation is None:
+        """`images` [batch, 3, 64, 64] as bytes, `ids` and `mask` [batch, texts, tokens], of which one text is used."""
+        text = int(torch.randint(batch["ids"].shape[1], ()))
+        ids, mask = batch["ids"][:, text], batch["mask"][:, text].bool()
+        pixels = clip_pixels(batch["images"].float() / 255)
+        vision: Any = self.clip.vision_model(pixel_values=pixels)
+        text_states: Any = self.clip.text_model(input_ids=ids)
+        images = F.normalize(self.clip.visual_projection(vision.pooler_output), dim=-1)
+        texts = F.normalize(self.clip.text_projection(text_states.pooler_output), dim=-1)
+        before = text_states.last_hidden_state[:, :-1]
+        loss = self._text_losses(images, texts, before, ids, mask)
+        if self.teacher is None or self.imitation is None:
             return loss
-        cells, whole = self.guide(pixels)
-        whole = F.normalize(whole, dim=-1)
-        cells = F.layer_norm(cells, cells.shape[-1:]).detach()
-        imitated = (
-            (self.imitation(seen.last_hidden_state[:, 1:]) - cells).square().mean()
+        patches, taught = self.teacher(pixels)
+        taught = F.normalize(taught, dim=-1)
+        patches = F.layer_norm(patches, patches.shape[-1:]).detach()
+        imitation = (
+            (self.imitation(vision.last_hidden_state[:, 1:]) - patches).square().mean()
             + 1
-            - (pictures * whole.detach()).sum(-1).mean()
+            - (images * taught.detach()).sum(-1).mean()
         )
-        return loss + described(whole) + imitated
+        return loss + self._text_losses(taught, texts, before, ids, mask) + imitation
+
+    def _text_losses(self, images: Tensor, texts: Tensor, before: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Contrastive and captioning loss.
+
+        Args:
+            images: unit embeddings [batch, projection].
+            texts: unit embeddings [batch, projection].
+            before: text states of all tokens but the last, [batch, tokens - 1, width].
+            ids: [batch, tokens].
+            mask: [batch, tokens], True for tokens that are no padding.
+        """
+        logits = self.clip.logit_scale.exp() * images @ texts.T
+        matches, predicted = torch.arange(len(ids), device=ids.device), mask[:, 1:]
+        scale = images.shape[-1] ** 0.5  # unit vectors have small numbers
+        image = images[:, None].expand(-1, predicted.shape[1], -1)[predicted] * scale
+        words = self.next_word(torch.cat([before[predicted], image], dim=-1))
+        contrast = (F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)) / 2
+        return contrast + F.cross_entropy(words, ids[:, 1:][predicted])
+
+
+def build_clip(
+    context: BuildContext,
+    name: str,
+    target: Path,
+    training: dict[str, Any],
+    data: dict[str, Any],
+    teacher: bool,
+    learning_rate: float,
+    shape: dict[str, int],
+) -> None:
+    """Stage: train a CLIP; its figure is how often it finds the description of a drawing among 256.
+
+    The text tower of clip-small conditions sd15-mini and is the first text encoder of sdxl-mini, that of clip-medium is
+    its second; the vision tower of clip-large is the adapters' image encoder.
+    """
+    tokenizer = clip_tokenizer()
+    model = clip_model(len(tokenizer), token_id(tokenizer, str(tokenizer.eos_token)), **shape)
+    objective = ContrastAndCaption(model, learning_rate, teacher)
+    context.train(name, objective, CaptionedDrawings(tokenizer, **data), training)
+    model.eval()
+    found = _descriptions_found(model, tokenizer, 256)
+    model.half().save_pretrained(target)
+    tokenizer.save_pretrained(target / "tokenizer")
+    _save_towers(target)
+    write_card(target, {"caption_of_256_found": found, "images": 256})
+
+
+@torch.no_grad()
+def _descriptions_found(model: CLIPModel, tokenizer: Any, count: int) -> float:
+    """The share of validation drawings whose own description is the nearest of all."""
+    drawings = Drawings("validation", count)
+    images = drawings.batch(torch.arange(count))["images"][:, 0]
+    ids, _ = clip_tokens(tokenizer, describe(drawings.subjects, drawings.views[0], 3))
+    output: Any = model(input_ids=ids, pixel_values=clip_pixels(images))
+    found = output.logits_per_image.argmax(1) == torch.arange(count)
+    return float(found.float().mean())
+
+
+def _save_towers(folder: Path) -> None:
+    """Save the towers of a saved CLIP in folders of their own, as pipelines and adapters load them."""
+    CLIPTextModel.from_pretrained(folder).save_pretrained(folder / "text_encoder")
+    CLIPTextModelWithProjection.from_pretrained(folder).save_pretrained(folder / "text_encoder_with_projection")
+    CLIPVisionModelWithProjection.from_pretrained(folder).save_pretrained(folder / "image_encoder")
+    size: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+    CLIPImageProcessorPil(**size).save_pretrained(folder / "image_encoder")

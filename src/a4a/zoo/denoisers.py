@@ -1,7 +1,4 @@
-"""The zoo's three text-to-image models, untrained, as diffusers pipelines."""
-
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false
-# (diffusers annotates tuples of any length as tuples of one, and leaves names of configurations out)
+"""The zoo's three text-to-image models as diffusers pipelines, and their training."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
@@ -16,22 +14,26 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones import Backbone
-from a4a.injection import Injection
+from a4a.backbones import backbone_for
+from a4a.data.cached import CachedDataset, encode_images
 from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
-from a4a.zoo.world import Subjects
+from a4a.zoo.autoencoder import LATENT_CHANNELS
+from a4a.zoo.context import BuildContext
+from a4a.zoo.dataset import WorldImages
+from a4a.zoo.evaluation import write_test_scores
+from a4a.zoo.trait_conditioning import TraitConditioned
+
+LATENT_SIZE = 8
+"""Side of the latents."""
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    """Stable Diffusion's noise; 15 steps of this solver are enough.
+    """Stable Diffusion's noise schedule; 15 steps of this solver are enough.
 
-    The models predict velocity, as SD2.1 does: noise prediction hardly weighs the noisiest steps, where a text decides
-    what goes where, and a small U-Net then learns place last.
+    The models predict velocity, as SD2.1 does: noise prediction gives little weight to the noisiest steps, in which a
+    text decides where things are, so that a small U-Net learns the place last.
     """
     noise = {
         "beta_start": 0.00085,
@@ -42,66 +44,67 @@ def scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(**noise, timestep_spacing="trailing", steps_offset=1)
 
 
-def vae(models: Path) -> AutoencoderKL:
-    model = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
-    model.register_to_config(_name_or_path="zoo:vae")  # wherever it was built
-    return model
+def load_vae(models: Path) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
+    vae.register_to_config(_name_or_path="zoo:vae")  # whichever folder it was built in
+    return vae
 
 
 def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPipeline:
-    """Three widths, cross-attention at all of them, 16 sites: 5, 5 and 6, as SD1.5."""
+    """The base model: three widths with cross-attention, 5, 5 and 6 sites at them, 16 in all as SD1.5 has."""
     text_encoder = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=tuple(widths),
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        layers_per_block=2,
-        attention_head_dim=heads,
-        cross_attention_dim=text_encoder.config.hidden_size,
-        norm_num_groups=16,
-    )
+    options: dict[str, Any] = {
+        "sample_size": LATENT_SIZE,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "block_out_channels": tuple(widths),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+        "layers_per_block": 2,
+        "attention_head_dim": heads,
+        "cross_attention_dim": text_encoder.config.hidden_size,
+        "norm_num_groups": 16,
+    }
+    parts: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    unet = UNet2DConditionModel(**options)
     return StableDiffusionPipeline(
-        vae=vae(models),
+        vae=load_vae(models),
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         unet=unet,
         scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **parts,
     )
 
 
 def sdxl_mini(
     models: Path, widths: list[int], heads: list[int], layers: list[int], time_width: int
 ) -> StableDiffusionXLPipeline:
-    """Two widths, several transformer layers a block, two text encoders, pooled text and time ids."""
+    """The upgraded U-Net: two widths, blocks of several layers, two text encoders, pooled text and time ids."""
     first = CLIPTextModel.from_pretrained(models / "clip-small" / "text_encoder", dtype=torch.float32)
     second = CLIPTextModelWithProjection.from_pretrained(
         models / "clip-medium" / "text_encoder_with_projection", dtype=torch.float32
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=tuple(widths),
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        layers_per_block=2,
-        transformer_layers_per_block=tuple(layers),
-        attention_head_dim=tuple(heads),
-        cross_attention_dim=first.config.hidden_size + second.config.hidden_size,
-        norm_num_groups=8,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=time_width,
-        projection_class_embeddings_input_dim=second.config.projection_dim + 6 * time_width,
-    )
+    options: dict[str, Any] = {
+        "sample_size": LATENT_SIZE,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "block_out_channels": tuple(widths),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "layers_per_block": 2,
+        "transformer_layers_per_block": tuple(layers),
+        "attention_head_dim": tuple(heads),
+        "cross_attention_dim": first.config.hidden_size + second.config.hidden_size,
+        "norm_num_groups": 8,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": time_width,
+        "projection_class_embeddings_input_dim": second.config.projection_dim + 6 * time_width,
+    }
+    unet = UNet2DConditionModel(**options)
     return StableDiffusionXLPipeline(
-        vae=vae(models),
+        vae=load_vae(models),
         text_encoder=first,
         tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
         text_encoder_2=second,
@@ -113,53 +116,79 @@ def sdxl_mini(
 
 
 def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixArtAlphaPipeline:
-    """A transformer with learned variance on T5."""
+    """The upgraded transformer, with learned variance and T5 as its text encoder."""
     text_encoder = T5EncoderModel.from_pretrained(models / "t5" / "text_encoder", dtype=torch.float32)
-    transformer = PixArtTransformer2DModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=16,
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=head_width,
-        cross_attention_dim=heads * head_width,
-        caption_channels=text_encoder.config.d_model,
-        patch_size=1,
-        use_additional_conditions=False,
-    )
+    options: dict[str, Any] = {
+        "sample_size": LATENT_SIZE,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": 2 * LATENT_CHANNELS,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "attention_head_dim": head_width,
+        "cross_attention_dim": heads * head_width,
+        "caption_channels": text_encoder.config.d_model,
+        "patch_size": 1,
+        "use_additional_conditions": False,
+    }
+    transformer = PixArtTransformer2DModel(**options)
     return PixArtAlphaPipeline(
         tokenizer=T5Tokenizer.from_pretrained(models / "t5" / "tokenizer"),
         text_encoder=text_encoder,
-        vae=vae(models),
+        vae=load_vae(models),
         transformer=transformer,
         scheduler=scheduler(),
     )
 
 
-class TraitConditioned(Denoising):
-    """A denoiser that is told three times in four which creature to draw, by an adapter on its exact traits.
+def build_sd15_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
+    """Stage: the base model."""
+    _train_denoiser(context, name, target, sd15_mini(context.models, **model), **recipe)
 
-    Captions of the world never speak of traits, so without this a denoiser knows no way to be told of them, and what an
-    adapter can make a frozen one draw stays poor. A real text-to-image model has learned it from captions.
+
+def build_sdxl_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
+    """Stage: the upgraded U-Net."""
+    _train_denoiser(context, name, target, sdxl_mini(context.models, **model), **recipe)
+
+
+def build_pixart_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
+    """Stage: the upgraded transformer."""
+    _train_denoiser(context, name, target, pixart_mini(context.models, **model), **recipe)
+
+
+def _train_denoiser(
+    context: BuildContext,
+    name: str,
+    target: Path,
+    pipe: DiffusionPipeline,
+    training: dict[str, Any],
+    data: dict[str, Any],
+    learning_rate: float,
+    trait_conditioning: dict[str, Any],
+    compile: bool = False,
+) -> None:
+    """Train a pipeline's denoiser on drawings and captions, then on the subjects' traits too; save and score it.
+
+    `trait_conditioning` has the `rates` and the `training` of the second part.
     """
+    backbone = backbone_for(pipe)
+    images = WorldImages("train", **data)
+    dataset = encode_images(images, backbone, None, context.cache)
+    objective = Denoising(backbone, None, ObjectiveConfig(rates=LearningRates(denoiser=learning_rate)))
+    objective.config.dropping.image = 0.0  # there are no image prompts; texts are left out one time in ten
+    if compile:
+        backbone.denoiser.compile()
+    context.train(name, objective, dataset, training)
 
-    silent = 0.25
-    """Steps without the adapter, which is thrown away in the end."""
+    lessons = TraitConditioned(backbone, LearningRates(**trait_conditioning["rates"]))
+    context.train(f"{name}-traits", lessons, _with_traits(dataset, images), trait_conditioning["training"])
+    lessons.detach()
+    pipe.to(dtype=torch.float16).save_pretrained(target)
+    samples = training["samples"] + trait_conditioning["training"]["samples"]
+    write_test_scores(context, target, pipe.to(dtype=torch.float32), None, samples)
 
-    def __init__(self, backbone: Backbone, rates: LearningRates):
-        text = backbone.text_projections()
-        adapter = IPAdapter.from_denoiser(backbone.sites, text, Subjects.sample(1, "train").numbers().shape[1])
-        super().__init__(backbone, adapter, ObjectiveConfig(rates=rates))
-        self.denoiser.train().requires_grad_(True)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [
-            *super().parameter_groups(),
-            {"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser},
-        ]
-
-    def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
-        if torch.rand(()) < self.silent:
-            injection.clear()
-        else:
-            super().set_condition(injection, adapter, embeds)
+def _with_traits(dataset: CachedDataset, images: WorldImages) -> CachedDataset:
+    """The same encodings with the traits of each reference's subject in place of its image embedding."""
+    references = images.pairs[:, 0].unique()
+    traits = images.subjects[references].trait_vectors()
+    return CachedDataset(dataset.latents, traits, dataset.text, dataset.caption_rows, dataset.pairs)

@@ -1,19 +1,25 @@
-"""The world's tasks and judges: the same subjects, prompts and noise for every method."""
+"""The world's benchmark task and its metrics: the same subjects, prompts and noise for every method."""
 
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.encoders.base import Images, TorchImageEncoder
+from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.generation import Sampling
+from a4a.evaluation.methods import HeldOutPhoto
 from a4a.evaluation.metrics import CLIPImageScore, GeneratedSet, Metric, Retrieval, Scores, Similarity
 from a4a.evaluation.tasks.base import Task
 from a4a.evaluation.validation import Validator
 from a4a.utils.images import to_pil, to_tensor
+from a4a.zoo.context import BuildContext, write_card
 from a4a.zoo.drawing import draw
 from a4a.zoo.registry import MODELS
 from a4a.zoo.scorers import IdentityEncoder, SceneClassifier
@@ -23,12 +29,14 @@ SAMPLING = Sampling(steps=15, guidance=3.0, size=64)
 
 
 class WorldTask(Task):
-    """Creatures of the world, by their portraits; every picture in a view of its own, which shares nothing with the portrait but the creature.
+    """Subjects of the world, with portraits as references.
+
+    Every image has a view of its own, so that it shares nothing with the portrait but the subject.
 
     Args:
         split: validation while choosing anything, test for what is published.
-        subjects: how many creatures.
-        generations: pictures of each.
+        subjects: how many subjects.
+        generations: images of each.
     """
 
     def __init__(self, split: str = "test", subjects: int = 100, generations: int = 4):
@@ -37,20 +45,20 @@ class WorldTask(Task):
         references = to_pil(draw(self.creatures, Views.sample(subjects, 900).as_portraits()))
         super().__init__([f"{split} {i}" for i in range(subjects)], references, caption(self.views, 902))
 
-    def held_out_photo(self, picture: int) -> Image.Image:
-        """A fresh drawing of the creature, as prompted."""
-        row = torch.tensor([picture])
+    def held_out_photo(self, index: int) -> Image.Image:
+        """A fresh drawing of the subject, in the view that the prompt describes."""
+        row = torch.tensor([index])
         return to_pil(draw(self.creatures[row // self.generations], self.views[row]))[0]
 
 
 @cache
-def _identity(models: Path) -> IdentityEncoder:
-    return IdentityEncoder.from_pretrained(models / "identity", dtype=torch.float32).eval()  # pyright: ignore[reportArgumentType]
+def _identity_encoder(models: Path) -> IdentityEncoder:
+    return IdentityEncoder.from_pretrained(models / "identity", dtype=torch.float32).eval()
 
 
 @cache
-def _scene(models: Path) -> SceneClassifier:
-    return SceneClassifier.from_pretrained(models / "scene", dtype=torch.float32).eval()  # pyright: ignore[reportArgumentType]
+def _scene_classifier(models: Path) -> SceneClassifier:
+    return SceneClassifier.from_pretrained(models / "scene", dtype=torch.float32).eval()
 
 
 class Identity(TorchImageEncoder):
@@ -65,7 +73,7 @@ class Identity(TorchImageEncoder):
         self.key = f"identity {models}"
 
     def _load(self) -> tuple[IdentityEncoder, None]:
-        return _identity(Path(self.model)), None
+        return _identity_encoder(Path(self.model)), None
 
     @property
     def image_embed_dim(self) -> int:
@@ -80,7 +88,7 @@ class Identity(TorchImageEncoder):
 
 
 class PromptAccuracy(Metric):
-    """Shares of pictures with the scene, the place and the size that the prompt asks for, by the zoo's classifier.
+    """Shares of images with the scene, the place and the size that the prompt names, by the zoo's classifier.
 
     Args:
         models: the zoo's folder.
@@ -91,24 +99,24 @@ class PromptAccuracy(Metric):
 
     @torch.no_grad()
     def __call__(self, generated: GeneratedSet) -> Scores:
-        pictures = to_tensor([p for row in generated.images for p in row])
-        chunks = [_scene(self.models)(p) for p in pictures.split(200)]
-        seen = [torch.cat(parts).argmax(1) for parts in zip(*chunks, strict=True)]
-        wanted = torch.tensor([asked(p) for row in generated.prompts for p in row]).unbind(1)
+        images = to_tensor([image for row in generated.images for image in row])
+        logits = [_scene_classifier(self.models)(part) for part in images.split(200)]
+        found = [torch.cat(parts).argmax(1) for parts in zip(*logits, strict=True)]
+        named = torch.tensor([parse_caption(prompt) for row in generated.prompts for prompt in row]).unbind(1)
         shape = (generated.subjects, generated.generations)
         return {
-            n: (s == w).double().reshape(shape).numpy()
-            for n, s, w in zip(("scene", "place", "size"), seen, wanted, strict=True)
+            name: (f == n).double().reshape(shape).numpy()
+            for name, f, n in zip(("scene", "place", "size"), found, named, strict=True)
         }
 
 
-def asked(prompt: str) -> list[int]:
-    """Scene, place and size that a caption of the world names, as indices."""
-    return [int(np.argmax([word in prompt for word in kinds])) for kinds in (SCENES, PLACES, SIZES)]
+def parse_caption(text: str) -> list[int]:
+    """Scene, place and size that a caption of the world names, as indices into SCENES, PLACES and SIZES."""
+    return [int(np.argmax([word in text for word in kinds])) for kinds in (SCENES, PLACES, SIZES)]
 
 
 def world_metrics(models: Path = MODELS) -> list[Metric]:
-    """What is scored of a picture alone."""
+    """What the zoo's models are measured by: identity, retrieval, CLIP image score, and prompt accuracy."""
     encoder = Identity(models)
     return [
         Similarity(encoder, "identity"),
@@ -119,15 +127,15 @@ def world_metrics(models: Path = MODELS) -> list[Metric]:
 
 
 class WorldValidator(Validator):
-    """Scores on creatures of the world that nothing was trained on.
+    """Scores on subjects of the world that nothing was trained on.
 
     Args:
         split: validation while choosing anything, test for what is published.
-        subjects: how many creatures.
-        generations: pictures of each, every one in a view of its own.
+        subjects: how many subjects.
+        generations: images of each, every one in a view of its own.
         models: the zoo's folder.
         scale: weight of the image prompt.
-        shown: subjects in the picture that is kept.
+        grid_subjects: subjects in the image grid that is kept.
     """
 
     def __init__(
@@ -147,3 +155,23 @@ class WorldValidator(Validator):
             batch=50,
             grid_subjects=grid_subjects,
         )
+
+
+def _test_validator(context: BuildContext) -> WorldValidator:
+    return WorldValidator("test", context.subjects, context.generations, context.models)
+
+
+def write_test_scores(
+    context: BuildContext, target: Path, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, samples: int
+) -> None:
+    """Publish a model's scores on the test subjects, images of some of them, and how many samples it was trained on."""
+    result = _test_validator(context)(pipe, adapter, CLIPImageEncoder.from_pretrained(context.image_encoder))
+    result.samples.save(target / "samples.png")
+    write_card(target, {"samples": samples, **{name: asdict(estimate) for name, estimate in result.scores.items()}})
+
+
+def build_ceiling(context: BuildContext, name: str, target: Path) -> None:
+    """Stage without a model: the scores of fresh drawings of the test subjects, the ceiling of all other scores."""
+    test = _test_validator(context)
+    drawings = HeldOutPhoto().generate(test.task, range(len(test.task)), [])
+    write_card(target, {score: asdict(estimate) for score, estimate in test.score(drawings).items()})

@@ -1,4 +1,4 @@
-"""Where the zoo's models lie: inside the package, so that everything works at once after an install."""
+"""Where the zoo's models are: inside the package, so that everything works right after an install."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ RECIPE = Path(__file__).parent / "recipe.yaml"
 
 
 def figures(name: str, models: Path = MODELS) -> dict[str, Any]:
-    """The held-out figures that a model of the zoo was shipped with."""
+    """The held-out figures of a model: numbers, and estimates as dictionaries of the fields of `Estimate`."""
     file = models / name / "figures.json"
     if not file.is_file():
         raise InputError(f"The zoo in {models} has no finished {name}; run `a4a zoo build` to make it.")

@@ -1,0 +1,65 @@
+"""The zoo's adapters: IP-Adapters trained from scratch, and A4A transfers of one of them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from a4a.adapters import formats
+from a4a.adapters.ip_adapter import IPAdapter
+from a4a.backbones import backbone_for, load_pipeline
+from a4a.backbones.unet import UNet
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import ConditionDropout, LearningRates, ObjectiveConfig
+from a4a.transfer.config import A4AConfig, IPAdapterConfig
+from a4a.transfer.run import transfer
+from a4a.zoo.context import BuildContext
+from a4a.zoo.dataset import WorldImages
+from a4a.zoo.evaluation import WorldValidator, write_test_scores
+
+IMAGE_ENCODER = "zoo:clip-large/image_encoder"
+"""The adapters' image encoder, wherever the package is installed."""
+
+
+def build_adapter(
+    context: BuildContext,
+    name: str,
+    target: Path,
+    model: str,
+    data: dict[str, Any],
+    training: dict[str, Any],
+    source: str | None = None,
+    method: dict[str, Any] | None = None,
+    objective: dict[str, Any] | None = None,
+    rates: dict[str, Any] | None = None,
+    dropping: dict[str, Any] | None = None,
+) -> None:
+    """Stage: train an adapter as `a4a transfer` does, and measure it on the test subjects.
+
+    With a `source` it is transferred by A4A from that adapter of the zoo; else it is an IP-Adapter from scratch. An
+    IP-Adapter of a U-Net is saved in the published format, all others as diffusers saves models.
+    """
+    config = ObjectiveConfig(**(objective or {}))
+    config.rates, config.dropping = LearningRates(**(rates or {})), ConditionDropout(**(dropping or {}))
+    adapter = transfer(
+        model=context.models / model,
+        data=WorldImages("train", **data),
+        image_encoder=context.image_encoder,
+        output=context.runs / name,
+        source=context.models / source if source else None,
+        method=(A4AConfig if source else IPAdapterConfig)(**(method or {})),
+        objective=config,
+        training=TrainingConfig(**training),
+        evaluation=WorldValidator("validation", context.validation, models=context.models),
+        cache=context.cache,
+        resume=True,
+    )
+    if adapter is None:
+        raise RuntimeError("A transfer that is no dry run returned no adapter.")
+    pipe = load_pipeline(context.models / model)
+    if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
+        formats.write(adapter, target / f"{name}.safetensors")
+    else:
+        adapter.set_image_encoder(IMAGE_ENCODER)
+        adapter.half().save_pretrained(target)
+    shutil.copy(context.runs / name / "log.csv", target / "log.csv")
+    write_test_scores(context, target, pipe, adapter.float(), training["samples"])
