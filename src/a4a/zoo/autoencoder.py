@@ -49,8 +49,8 @@ def encode(vae: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistribution:
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Images in about [-1, 1]."""
-    output: Any = vae.decode(latents)
-    return output.sample
+    module: Any = vae  # whose annotation wants torch.FloatTensor
+    return module.decode(latents).sample
 
 
 class Reconstruction(Objective):
@@ -103,11 +103,11 @@ def build_vae(
     kl_weight: float,
 ) -> None:
     """Stage: train the VAE; its figure is the PSNR of held-out drawings."""
-    model = vae_model(widths)
-    torch.nn.Module.to(model, memory_format=torch.channels_last)
+    model: Any = vae_model(widths)
+    model.to(memory_format=torch.channels_last)
     drawings = Drawings("vae", subjects)
     context.train(name, Reconstruction(model, learning_rate, edge_weight, kl_weight), drawings, training)
-    torch.nn.Module.to(model, memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     held_out = Drawings("validation", 500).batch(torch.arange(500))["images"][:, 0]
     with torch.no_grad():
         latents = torch.cat([encode(model, part * 2 - 1).sample() for part in held_out.split(100)])

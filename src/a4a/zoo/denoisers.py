@@ -1,7 +1,7 @@
 """The zoo's three text-to-image models as diffusers pipelines, and their training."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import (
@@ -65,16 +65,15 @@ def sd15_mini(models: Path, widths: list[int], heads: int) -> StableDiffusionPip
         "cross_attention_dim": text_encoder.config.hidden_size,
         "norm_num_groups": 16,
     }
-    parts: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    unet = UNet2DConditionModel(**options)
-    return StableDiffusionPipeline(
-        vae=load_vae(models),
-        text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
-        unet=unet,
-        scheduler=scheduler(),
-        **parts,
-    )
+    parts: dict[str, Any] = {
+        "vae": load_vae(models),
+        "text_encoder": text_encoder,
+        "tokenizer": CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
+        "unet": UNet2DConditionModel(**options),
+        "scheduler": scheduler(),
+    }
+    safety: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts, **safety)
 
 
 def sdxl_mini(
@@ -85,6 +84,7 @@ def sdxl_mini(
     second = CLIPTextModelWithProjection.from_pretrained(
         models / "clip-medium" / "text_encoder_with_projection", dtype=torch.float32
     )
+    first_config, second_config = cast(Any, first.config), cast(Any, second.config)
     options: dict[str, Any] = {
         "sample_size": LATENT_SIZE,
         "in_channels": LATENT_CHANNELS,
@@ -95,24 +95,23 @@ def sdxl_mini(
         "layers_per_block": 2,
         "transformer_layers_per_block": tuple(layers),
         "attention_head_dim": tuple(heads),
-        "cross_attention_dim": first.config.hidden_size + second.config.hidden_size,
+        "cross_attention_dim": first_config.hidden_size + second_config.hidden_size,
         "norm_num_groups": 8,
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": time_width,
-        "projection_class_embeddings_input_dim": second.config.projection_dim + 6 * time_width,
+        "projection_class_embeddings_input_dim": second_config.projection_dim + 6 * time_width,
     }
-    unet = UNet2DConditionModel(**options)
-    return StableDiffusionXLPipeline(
-        vae=load_vae(models),
-        text_encoder=first,
-        tokenizer=CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
-        text_encoder_2=second,
-        tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-medium" / "tokenizer"),
-        unet=unet,
-        scheduler=scheduler(),
-        add_watermarker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": load_vae(models),
+        "text_encoder": first,
+        "tokenizer": CLIPTokenizer.from_pretrained(models / "clip-small" / "tokenizer"),
+        "text_encoder_2": second,
+        "tokenizer_2": CLIPTokenizer.from_pretrained(models / "clip-medium" / "tokenizer"),
+        "unet": UNet2DConditionModel(**options),
+        "scheduler": scheduler(),
+    }
+    return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
 def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixArtAlphaPipeline:

@@ -1,7 +1,7 @@
 """Draw subjects in their views, a whole batch at once, as tensors.
 
-Every part is a signed distance: negative inside, positive outside, in pixels or in radii of the body. An image depends on
-nothing but its subject and view.
+Every part is a signed distance: negative inside, positive outside, in pixels or in radii of the body. An image depends
+on nothing but its subject and view.
 """
 
 import math
@@ -76,7 +76,7 @@ def _triangle(u: Tensor, v: Tensor, half: float, height: float) -> Tensor:
 
 
 def _scenery(views: Views, x: Tensor, y: Tensor) -> Tensor:
-    """The background of each view. A scene is a function of blank images, pixel coordinates and three random numbers."""
+    """The background of each view. A scene takes blank images, pixel coordinates and three random numbers an image."""
     images = torch.zeros(len(views), 3, SIZE, SIZE)
     a, b, c = (views.jitter[:, i, None, None] for i in (5, 6, 7))
     scenes = (_beach, _snow, _forest, _desert, _city, _sea, _meadow, _room)  # in the order of SCENES

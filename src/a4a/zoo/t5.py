@@ -15,21 +15,21 @@ from a4a.zoo.world import Views, caption
 
 def t5_model(vocabulary: int, width: int, layers: int) -> T5ForConditionalGeneration:
     """An untrained T5 whose decoder has one layer, since only the encoder is kept."""
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=width // 4,
-        num_heads=4,
-        d_ff=2 * width,
-        num_layers=layers,
-        num_decoder_layers=1,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
-    return T5ForConditionalGeneration(config)
+    config: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": width // 4,
+        "num_heads": 4,
+        "d_ff": 2 * width,
+        "num_layers": layers,
+        "num_decoder_layers": 1,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+    return T5ForConditionalGeneration(T5Config(**config))
 
 
 class Captions:
