@@ -1,4 +1,6 @@
-"""`a4a prepare`, killed again and again, gives what an undisturbed run gives: `python benchmarks/prepare_resume.py FOLDER`.
+"""`a4a prepare`, killed again and again, gives what an undisturbed run gives.
+
+    python benchmarks/prepare_resume.py FOLDER
 
 Draws a folder of images with every kind of defect and prepares it undisturbed, then again into another folder while
 SIGKILL comes at random moments. Prints as JSON whether the rows are the same, and what was done twice.

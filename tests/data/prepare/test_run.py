@@ -1,4 +1,4 @@
-"""`a4a prepare` from drawn pictures to training samples, interrupted, on a cluster, and with bad input."""
+"""`a4a prepare` from drawn images to training samples, interrupted, on a cluster, and with bad input."""
 
 import json
 import os
@@ -61,7 +61,8 @@ def encode(models, **options):
     return EncodeConfig(models / "pixart", {"clip": models / "clip"}, **options)
 
 
-def made(photos, models, output, **options):
+def prepare_photos(photos, models, output, **options):
+    """Prepares the photos with small settings; returns the output folder."""
     options = {"crop": Crop(SIDE), "split": Split(0.2, 0.2), "chunk": 7, "encode": encode(models), **options}
     prepare(SubjectFolders(str(photos)), output, **options)
     return output
@@ -69,7 +70,7 @@ def made(photos, models, output, **options):
 
 @pytest.fixture(scope="module")
 def prepared(photos, models, tmp_path_factory):
-    return made(photos, models, tmp_path_factory.mktemp("prepared") / "p")
+    return prepare_photos(photos, models, tmp_path_factory.mktemp("prepared") / "p")
 
 
 def report(output):
@@ -105,17 +106,17 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["same"] and said["hits"] >= 3 and said["done_twice"] == []
-    assert said["counts"]["rows"] + said["counts"]["left_out"] == 2000
+    result = json.loads(done.stdout)
+    assert result["same"] and result["hits"] >= 3 and result["done_twice"] == []
+    assert result["counts"]["rows"] + result["counts"]["left_out"] == 2000
 
 
 def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
     expected = draw_images(tmp_path / "pictures", 2 * len(DEFECTS))
     prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=CheckConfig(32))
-    said = {line["id"]: line.get("left_out") or line["repaired"] for line in report(tmp_path / "out")[0]}
-    assert {name for name, words in expected.items() if words} == said.keys()
-    for name, words in said.items():
+    found = {line["id"]: line.get("left_out") or line["repaired"] for line in report(tmp_path / "out")[0]}
+    assert {name for name, words in expected.items() if words} == found.keys()
+    for name, words in found.items():
         assert words.startswith(expected[name]), name
     left_out = {line["id"] for line in report(tmp_path / "out")[0] if "left_out" in line}
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
@@ -123,10 +124,10 @@ def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
 
 
 def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypatch):
-    made(photos, models, tmp_path / "p")
+    prepare_photos(photos, models, tmp_path / "p")
     monkeypatch.setattr("a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: pytest.fail("loaded"))
     monkeypatch.setattr(SubjectFolders, "read", lambda *a: pytest.fail("read"))
-    made(photos, models, tmp_path / "p")
+    prepare_photos(photos, models, tmp_path / "p")
 
 
 def test_without_a_check_unreadable_images_are_reported_all_the_same(tmp_path, models):
@@ -229,14 +230,14 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
         VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**sizes), text)
     ).save_pretrained(tmp_path)
     BlipImageProcessorPil().save_pretrained(tmp_path)
-    sentence("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [random_image(0)])
+    refuses("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [random_image(0)])
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
-    table = PreparedDataset(made(photos, models, tmp_path / "p", split=Split(0, 0)))
+    table = PreparedDataset(prepare_photos(photos, models, tmp_path / "p", split=Split(0, 0)))
     ids = table.column("id")[:7]  # the first shard
     images = [ImageOps.fit(Image.open(photos / name), (SIDE, SIDE), Image.Resampling.LANCZOS) for name in ids]
     batch = table.batch(torch.arange(7))
@@ -252,7 +253,9 @@ def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
 
 def test_tokens_of_an_encoder_are_stored_beside_pooled_embeddings(photos, models, tmp_path):
     encoders = EncodeConfig(models / "pixart", {"clip": models / "clip"}, {"plus": models / "clip"})
-    output = made(photos, models, tmp_path / "p", encode=encoders, crop=Crop(SIDE, flips=True), split=Split(0, 0))
+    output = prepare_photos(
+        photos, models, tmp_path / "p", encode=encoders, crop=Crop(SIDE, flips=True), split=Split(0, 0)
+    )
     encoder = CLIPImageEncoder.from_pretrained(models / "clip").with_output("tokens")
     tokens, pooled = (PreparedDataset(output, image_encoder=name, reference="view") for name in ("plus", "clip"))
     image = ImageOps.fit(Image.open(photos / tokens.column("id")[0]), (SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -265,11 +268,11 @@ def test_tokens_of_an_encoder_are_stored_beside_pooled_embeddings(photos, models
     assert torch.allclose(tokens.no_image.float(), encoder.unconditional(), atol=5e-3)
     assert pooled.no_image.shape == (1, tiny_models.EMBED) and not pooled.no_image.any()
     tokens.check(models / "pixart", models / "clip", "tokens")
-    sentence(
+    refuses(
         "has tokens embeddings by plus but the adapter takes pooled", tokens.check, models / "pixart", models / "clip"
     )
-    sentence("token_encoders.plus", tokens.check, models / "pixart", models / "pixart", "tokens")
-    sentence("both have the name 'clip'", EncodeConfig, models / "pixart", {"clip": "x"}, {"clip": "x"})
+    refuses("token_encoders.plus", tokens.check, models / "pixart", models / "pixart", "tokens")
+    refuses("both have the name 'clip'", EncodeConfig, models / "pixart", {"clip": "x"}, {"clip": "x"})
 
 
 def test_references_are_embeddings_evenly_over_the_table(prepared):
@@ -280,7 +283,7 @@ def test_references_are_embeddings_evenly_over_the_table(prepared):
         assert torch.equal(found[place], table.batch(torch.tensor([row]))["embeds"][0].float())
 
 
-def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
+def test_every_image_is_in_one_split_and_subjects_stay_together(prepared):
     splits = {name: PreparedDataset(prepared, name) for name in ("train", "test")}
     subjects = {name: set(table.column("subject")) for name, table in splits.items()}
     assert not subjects["train"] & subjects["test"]
@@ -291,7 +294,7 @@ def test_every_picture_is_in_one_split_and_subjects_stay_together(prepared):
 
 
 def test_references_are_the_same_view_another_view_or_another_photo(photos, models, tmp_path):
-    output = made(photos, models, tmp_path / "p", crop=Crop(SIDE, views=2, flips=True))
+    output = prepare_photos(photos, models, tmp_path / "p", crop=Crop(SIDE, views=2, flips=True))
     same, view, subject = (PreparedDataset(output, reference=r) for r in ("same", "view", "subject"))
     assert len(same) == len(view) == len(subject) == 4 * len(same.column("id"))
     assert same.samples[:, :2].equal(same.samples[:, 2:])
@@ -304,7 +307,7 @@ def test_references_are_the_same_view_another_view_or_another_photo(photos, mode
 
 
 def test_buckets_never_mix_shapes(photos, models, tmp_path):
-    table = PreparedDataset(made(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
+    table = PreparedDataset(prepare_photos(photos, models, tmp_path / "p", crop=Crop(32, buckets=True, divisibility=4)))
     shapes = {
         int(b): table.batch((table.buckets == b).nonzero()[:, 0])["latents"].shape[1:] for b in table.buckets.unique()
     }
@@ -314,7 +317,7 @@ def test_buckets_never_mix_shapes(photos, models, tmp_path):
         table.batch(torch.tensor(mixed))
 
 
-def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models, tmp_path):
+def test_faces_are_encoded_and_images_without_one_are_left_out_of_them(models, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(6):
         tiny_encoders.picture(i, face=i != 2).save(tmp_path / "pictures" / f"{i}.png")
@@ -331,7 +334,7 @@ def test_faces_are_encoded_and_pictures_without_one_are_left_out_of_them(models,
     faces = PreparedDataset(tmp_path / "out", image_encoder="arcface")
     assert len(faces) == 5
     assert not faces.batch(torch.arange(5))["embeds"].isnan().any()
-    sentence("no command can generate with", faces.check, models / "pixart", models / "clip")
+    refuses("no command can generate with", faces.check, models / "pixart", models / "clip")
 
 
 def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch):
@@ -345,7 +348,7 @@ def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkey
             yield row["images"][0]
 
     monkeypatch.setattr("a4a.data.prepare.run.run_on_ray", over)
-    assert contents(made(photos, models, tmp_path / "p", ray=True)) == contents(prepared)
+    assert contents(prepare_photos(photos, models, tmp_path / "p", ray=True)) == contents(prepared)
     (tmp_path / "file").write_text("in the way")
     broken = Actor(CheckStage(tmp_path / "file", SubjectFolders(str(photos)), CheckConfig()))
     assert "not a folder" in broken({"chunk": [pickle.dumps(Chunk(0, []))]})["error"][0]
@@ -356,7 +359,7 @@ def test_ray_gives_the_same_rows(prepared, photos, models, tmp_path, monkeypatch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     try:
-        output = made(photos, models, tmp_path / "p", ray=True)
+        output = prepare_photos(photos, models, tmp_path / "p", ray=True)
     except InputError as error:  # it gives its own processes half a minute to start
         if "could not be started" in str(error):
             pytest.skip(str(error))
@@ -501,7 +504,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
 def test_images_without_captions_are_counted_and_announced(photos, models, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "subject0" / "0.txt").write_text("a caption")
-    made(tmp_path / "photos", models, tmp_path / "p", encode=None)
+    prepare_photos(tmp_path / "photos", models, tmp_path / "p", encode=None)
     announced = capsys.readouterr().err
     assert "23 of 24 images have no caption" in announced and "--caption.model" in announced
     ((warning,), counts) = (
@@ -521,7 +524,7 @@ def test_with_all_captions_nothing_is_announced(tmp_path, capsys):
 
 
 def test_a_small_set_has_a_subject_in_every_split(photos, models, tmp_path):
-    made(photos, models, tmp_path / "p", encode=None, split=Split(0.01, 0.01))
+    prepare_photos(photos, models, tmp_path / "p", encode=None, split=Split(0.01, 0.01))
     counts = json.loads((tmp_path / "p" / "manifest.json").read_text())["counts"]
     assert (counts["train"], counts["validation"], counts["test"]) == (18, 3, 3)
     assert len(subjects_in_split(tmp_path / "p", "test")) == 1
@@ -530,7 +533,8 @@ def test_a_small_set_has_a_subject_in_every_split(photos, models, tmp_path):
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
-def sentence(words, function, *arguments, **options):
+def refuses(words, function, *arguments, **options):
+    """Asserts that a call raises an InputError of one line that matches `words`; returns it."""
     with pytest.raises(InputError, match=words) as error:
         function(*arguments, **options)
     assert "\n" not in str(error.value)
@@ -538,53 +542,58 @@ def sentence(words, function, *arguments, **options):
 
 
 def test_another_size_model_or_data_is_refused_with_the_difference(prepared, copied, photos, models, tmp_path):
-    sentence("crop.size = 16, not 32", made, photos, models, copied, crop=Crop(32))
-    sentence(
-        "encode.model", made, photos, models, copied, encode=EncodeConfig(models / "sd15", {"clip": models / "clip"})
+    refuses("crop.size = 16, not 32", prepare_photos, photos, models, copied, crop=Crop(32))
+    refuses(
+        "encode.model",
+        prepare_photos,
+        photos,
+        models,
+        copied,
+        encode=EncodeConfig(models / "sd15", {"clip": models / "clip"}),
     )
-    sentence("split.test = 0.2, not 0.1", made, photos, models, copied, split=Split(0.2, 0.1))
+    refuses("split.test = 0.2, not 0.1", prepare_photos, photos, models, copied, split=Split(0.2, 0.1))
     more = shutil.copytree(photos, tmp_path / "more")
     random_image(999).save(more / "subject0" / "9.png")
-    sentence("data = 24 images.*25 images", made, more, models, copied)
-    sentence("encode.model .*sd15", PreparedDataset(prepared).check, models / "sd15", models / "clip")
-    sentence("image_encoders.clip", PreparedDataset(prepared).check, models / "pixart", models / "pixart")
+    refuses("data = 24 images.*25 images", prepare_photos, more, models, copied)
+    refuses("encode.model .*sd15", PreparedDataset(prepared).check, models / "sd15", models / "clip")
+    refuses("image_encoders.clip", PreparedDataset(prepared).check, models / "pixart", models / "pixart")
     moved = shutil.copytree(models / "pixart", tmp_path / "moved")
     PreparedDataset(prepared).check(moved, models / "clip")
 
 
 def test_references_that_are_not_there_are_refused(prepared, photos, models, tmp_path):
-    sentence("one view of each photo", PreparedDataset, prepared, reference="view")
+    refuses("one view of each photo", PreparedDataset, prepared, reference="view")
     prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
-    sentence("without subjects.*such as SubjectFolders", PreparedDataset, tmp_path / "p", reference="subject")
-    sentence("without subjects.*such as SubjectFolders", subjects_in_split, tmp_path / "p", "test")
+    refuses("without subjects.*such as SubjectFolders", PreparedDataset, tmp_path / "p", reference="subject")
+    refuses("without subjects.*such as SubjectFolders", subjects_in_split, tmp_path / "p", "test")
 
 
 def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    sentence("something else", made, photos, models, tmp_path)
+    refuses("something else", prepare_photos, photos, models, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_two_runs_do_not_work_in_one_folder(copied, photos, models):
     with FileLock(copied / "lock"):
-        sentence("Another a4a prepare", made, photos, models, copied)
-    made(photos, models, copied)
+        refuses("Another a4a prepare", prepare_photos, photos, models, copied)
+    prepare_photos(photos, models, copied)
 
 
 def test_a_shard_cut_short_is_named(copied):
     file = next(copied.glob("shards/*/rows.arrow"))
     file.write_bytes(file.read_bytes()[:-100])
-    assert str(file) in sentence("cut short", PreparedDataset, copied)
+    assert str(file) in refuses("cut short", PreparedDataset, copied)
 
 
 def test_a_shard_that_is_gone_or_changed_is_named(copied):
     file = next(copied.glob("shards/*/text.arrow"))
     content = file.read_bytes()
     file.write_bytes(content[:-20] + bytes(20))
-    sentence("no Arrow file", PreparedDataset, copied)
-    sentence("another content", PreparedDataset, copied, verify=True)
+    refuses("no Arrow file", PreparedDataset, copied)
+    refuses("another content", PreparedDataset, copied, verify=True)
     file.unlink()
-    sentence("not there", PreparedDataset, copied)
+    refuses("not there", PreparedDataset, copied)
 
 
 def test_a_manifest_that_does_not_fit_is_named(copied):
@@ -592,14 +601,14 @@ def test_a_manifest_that_does_not_fit_is_named(copied):
     manifest = json.loads(file.read_text())
     manifest["shards"][0]["rows"] += 1
     file.write_text(json.dumps(manifest))
-    sentence("has 8 rows, it has 7", PreparedDataset, copied)
+    refuses("has 8 rows, it has 7", PreparedDataset, copied)
     file.write_text(json.dumps({**manifest, "format": 99}))
-    sentence("format 99", PreparedDataset, copied)
+    refuses("format 99", PreparedDataset, copied)
     file.write_text("{")
-    sentence("no manifest", PreparedDataset, copied)
+    refuses("no manifest", PreparedDataset, copied)
     file.unlink()
-    sentence("not finished", PreparedDataset, copied)
-    sentence("There is no", PreparedDataset, copied / "gone")
+    refuses("not finished", PreparedDataset, copied)
+    refuses("There is no", PreparedDataset, copied / "gone")
 
 
 def test_a_subject_in_two_splits_is_named(copied):
@@ -616,22 +625,29 @@ def test_a_subject_in_two_splits_is_named(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["shards"][0]["files"]["rows.arrow"]["bytes"] = (folder / "rows.arrow").stat().st_size
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    sentence(f"The subject {words['group'][0]!r} is in", PreparedDataset, copied)
+    refuses(f"The subject {words['group'][0]!r} is in", PreparedDataset, copied)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
-    sentence("disk is full", made, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
+    refuses("disk is full", prepare_photos, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
     left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
     assert left == [] and not (full_disk / "p" / "manifest.json").exists()
 
 
 def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
-    sentence("chunk is 0", made, photos, models, tmp_path / "a", chunk=0)
-    sentence("crop.size is 4", Crop, 4)
-    sentence("split.test 0.7", Split, 0.5, 0.7)
-    sentence("Nothing is left of 24 images .tiny: 24", made, photos, models, tmp_path / "b", check=CheckConfig(1000))
-    sentence("nothing to train on", PreparedDataset, made(photos, models, tmp_path / "c", encode=None))
-    sentence("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
+    refuses("chunk is 0", prepare_photos, photos, models, tmp_path / "a", chunk=0)
+    refuses("crop.size is 4", Crop, 4)
+    refuses("split.test 0.7", Split, 0.5, 0.7)
+    refuses(
+        "Nothing is left of 24 images .tiny: 24",
+        prepare_photos,
+        photos,
+        models,
+        tmp_path / "b",
+        check=CheckConfig(1000),
+    )
+    refuses("nothing to train on", PreparedDataset, prepare_photos(photos, models, tmp_path / "c", encode=None))
+    refuses("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
 
 
 def test_file_handles_are_few_and_given_back(prepared):
