@@ -26,7 +26,7 @@ from a4a.training.distributed import exclude_frozen_from_ddp, shard
 from a4a.training.log import read_log
 from a4a.training.sampler import BucketBatchSampler, EpochShuffle, mix_seed
 from a4a.training.trainer import train
-from a4a.transfer.config import A4AConfig, Precision
+from a4a.transfer.config import A4AConfig, Precision, TransferSettings
 from a4a.transfer.dry_run import dry_run
 
 sys.path.append(str(Path(__file__).parent))
@@ -151,14 +151,16 @@ def _dry(process, output):
     torch.manual_seed(process)
     over = []
     a4a.transfer.dry_run.shard = lambda *args: over.append(args) or shard(*args)
-    parts = ("zoo:pixart-mini", "zoo:clip-large/image_encoder", "zoo:ip-adapter-sd15-mini")
-    options = (
+    settings = TransferSettings(
+        "zoo:pixart-mini",
+        "zoo:clip-large/image_encoder",
+        "zoo:ip-adapter-sd15-mini",
         A4AConfig(rounds=1, heads=4),
         ObjectiveConfig(),
         TrainingConfig(batch_size=1),
         Precision("bfloat16", shard=True),
     )
-    facts = dry_run(*parts, *options, results=Path(output) / "results")
+    facts = dry_run(settings, results=Path(output) / "results")
     assert facts["processes"] == 2 and len(over) == 1
     torch.save(facts["losses"], f"{output}/{process}.pt")
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from a4a.data.base import EncodedDataset
 from a4a.errors import InputError
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
+from a4a.training.config import TrainingConfig
+from a4a.training.denoising import ObjectiveConfig
 from a4a.training.distributed import shard
 
 Adapter = TypeVar("Adapter", bound=ImagePromptAdapter)
@@ -131,7 +134,7 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
         return adapter
 
     def _fresh(self, backbone: Backbone, image_embed_dim: int, width: int, tokens: int) -> IPAdapter:
-        """An adapter whose image tokens have `width`; the text projections are copied where that is the text's width."""
+        """An adapter with image tokens of `width`; text projections are copied where the text states are as wide."""
         text_projections = backbone.text_projections()
         if self.random_init or text_projections[0][0].in_features != width:
             return IPAdapter(sites_to_config(backbone.sites), image_embed_dim, width, tokens)
@@ -165,3 +168,16 @@ class Precision:
             to_int8(backbone.denoiser, backbone.block)
         if self.shard:
             shard(backbone.denoiser, backbone.block)
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """The settings of `a4a transfer` that decide which models and tensors there are, and so how much memory."""
+
+    model: Path | str
+    image_encoder: Path | str
+    source: Path | str | None
+    method: AdapterConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    precision: Precision

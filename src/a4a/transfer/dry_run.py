@@ -1,10 +1,10 @@
-"""`a4a transfer --dry_run`: the very step of a recipe, on models of the right shapes with random weights. Nothing is downloaded."""
+"""`a4a transfer --dry_run`: the real training step of a recipe on random weights and data; nothing is downloaded."""
 
 import json
 import resource
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,125 +12,133 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import load_adapter, save_with_card
+from a4a.backbones import Backbone
 from a4a.injection import attach
-from a4a.training import distributed
-from a4a.training.config import TrainingConfig
-from a4a.training.denoising import Denoising, ObjectiveConfig
-from a4a.training.distributed import shard
+from a4a.training.denoising import Denoising
+from a4a.training.distributed import process_device, shard, state
 from a4a.training.trainer import train
-from a4a.transfer.config import AdapterConfig, Precision
-from a4a.transfer.memory import batch, estimate_memory, text
+from a4a.transfer.config import TransferSettings
+from a4a.transfer.memory import estimate_memory
+from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine
+from a4a.utils.modules import parameter_count
 
 RESULTS = Path("benchmarks/results")
 STEPS = 2
 
 
-class _Random:
-    """Rows of random numbers, made once, in the shapes of encoded data."""
+def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path = RESULTS) -> dict[str, Any]:
+    """Two optimizer steps on random data, then save, load and one step of denoising; prints and writes the figures.
 
-    def __init__(self, rows: dict[str, Tensor]):
-        self.rows = {name: t.cpu() for name, t in rows.items()}
+    Builds denoiser and adapter as training on prepared data does: without VAE and encoders.
+
+    Args:
+        settings: of the transfer.
+        pixels: side of the training images; the model's own size by default.
+        results: folder for the figures.
+    """
+    built = load_meta_transfer(settings)
+    estimate = estimate_memory(built, state().num_processes, pixels)
+    _fill_models(built)
+    objective = _objective(built)
+    measured = _train(built, objective, pixels)
+    figures = {
+        **_setup_figures(built, pixels),
+        "trained": estimate.trained_parameters,
+        **measured,
+        "planned_bytes": estimate.peak(settings.training.batch_size),
+        "plan": asdict(estimate),
+    }
+    if state().is_main_process:
+        name = slug(str(settings.model).split("/")[-1].replace(":", "-"))
+        with atomic_write(results / f"dry-run-{name}-{process_device().type}.json") as path:
+            path.write_text(json.dumps(figures, indent=1) + "\n")
+        print(json.dumps(figures, indent=1))
+    return figures
+
+
+@dataclass
+class _RandomDataset:
+    """Random samples in the shapes of encoded data."""
+
+    tensors: dict[str, Tensor]
 
     def __len__(self) -> int:
-        return len(self.rows["latents"])
+        return len(self.tensors["latents"])
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
-        return {name: t[indices] for name, t in self.rows.items()}
+        return {name: t[indices] for name, t in self.tensors.items()}
 
 
-def dry_run(
-    model: Path,
-    image_encoder: Path,
-    source: Path | None,
-    method: AdapterConfig,
-    objective: ObjectiveConfig,
-    training: TrainingConfig,
-    precision: Precision,
-    pixels: int | None = None,
-    results: Path = RESULTS,
-) -> dict[str, Any]:
-    """Two optimiser steps on random data, save, load, one step of denoising; what it took is printed and written down.
+def _fill_models(built: MetaTransfer) -> None:
+    """Gives denoiser and adapter random weights; a denoiser that will be sharded stays on the CPU."""
+    torch.manual_seed(built.settings.training.seed)  # the same weights and data in all processes
+    denoiser_device = torch.device("cpu") if built.settings.precision.shard else process_device()
+    fill_with_random_weights(built.model.backbone.denoiser, denoiser_device)
+    fill_with_random_weights(built.adapter, process_device())
 
-    Builds denoiser and adapter as training on prepared data does: without VAE and encoders. `pixels` is the size of
-    the pictures, the model's own by default.
-    """
-    ours = distributed.state()
-    device = ours.device
-    plan = estimate_memory(
-        model,
-        image_encoder,
-        source,
-        method,
-        replace(objective, compile=False),
-        training,
-        precision,
-        ours.num_processes,
-        pixels,
-    )
-    meta_model, adapter = plan.meta_model, plan.adapter
-    backbone, side = meta_model.backbone, meta_model.side(pixels)
-    torch.manual_seed(training.seed)  # the same weights and rows in all processes
-    filled(backbone.denoiser, torch.device("cpu") if precision.shard else device)  # pyright: ignore[reportArgumentType]
-    filled(adapter, device)  # pyright: ignore[reportArgumentType]
-    if device.type == "cuda":  # pyright: ignore[reportOptionalMemberAccess]
+
+def _objective(built: MetaTransfer) -> Denoising:
+    if process_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    before = _peak(device)  # pyright: ignore[reportArgumentType]
-    no_text = text(meta_model, 1, precision, device)  # pyright: ignore[reportArgumentType]
-    loss = Denoising(backbone, adapter, objective, no_text)
-    if precision.shard:  # int8 weights are there already
+    backbone, settings = built.model.backbone, built.settings
+    objective = Denoising(backbone, built.adapter, settings.objective, built.random_text(1, process_device()))
+    if settings.precision.shard:  # int8 weights need nothing more
         shard(backbone.denoiser, backbone.block)
-    per_step = training.batch_size * training.gradient_accumulation * ours.num_processes
-    table = _Random(batch(meta_model, adapter, per_step, side, precision, "cpu"))
-    with (
-        TemporaryDirectory() as folder
-    ):  # each process has its own: only the first writes of the run, and all save and load the adapter
-        config = replace(training, samples=STEPS * per_step, warmup=0, evaluate_every=None, tensorboard=False)
+    return objective
+
+
+def _train(built: MetaTransfer, objective: Denoising, pixels: int | None) -> dict[str, Any]:
+    """Trains, saves and loads the adapter; what was measured."""
+    settings, device = built.settings, process_device()
+    training = settings.training
+    samples_per_step = training.batch_size * training.gradient_accumulation * state().num_processes
+    config = replace(training, samples=STEPS * samples_per_step, warmup=0, evaluate_every=None, tensorboard=False)
+    before = _peak_bytes()
+    dataset = _RandomDataset(built.random_batch(samples_per_step, pixels, "cpu"))
+    with TemporaryDirectory() as folder:  # one for each process: all of them save and load the adapter
         began = time.perf_counter()
-        rows = train(loss, table, config, Path(folder), description="dry run")
+        log = train(objective, dataset, config, Path(folder), description="dry run")
         seconds = time.perf_counter() - began
-        loss.detach()
-        peak = _peak(device)  # pyright: ignore[reportArgumentType]
-        save_with_card(adapter, Path(folder) / "adapter", {"samples": 0, "model": model, "source": source})
-        again = load_adapter(Path(folder) / "adapter").to(device)  # pyright: ignore[reportArgumentType]
-    shift = _step(backbone, again, table.batch(torch.arange(1)), device)  # pyright: ignore[reportArgumentType]
-    first, second = (r["samples"] / r["samples_per_second"] for r in rows)
-    facts = {
-        "model": str(model),
-        "machine": machine(),
-        "dtype": precision.frozen,
-        "pixels": side * backbone.pipe.vae_scale_factor,  # pyright: ignore[reportAttributeAccessIssue]
-        "batch": training.batch_size,
-        "processes": ours.num_processes,
-        "gradient_checkpointing": objective.gradient_checkpointing,
-        "parameters": {
-            "denoiser": sum(p.numel() for p in backbone.denoiser.parameters()),
-            "adapter": sum(p.numel() for p in adapter.parameters()),
-        },
-        "trained": plan.trained,
-        "losses": [r["loss"] for r in rows],
+        objective.detach()
+        peak = _peak_bytes()
+        facts = {"samples": 0, "model": settings.model, "source": settings.source}
+        save_with_card(built.adapter, Path(folder) / "adapter", facts)
+        adapter = load_adapter(Path(folder) / "adapter")
+    nn.Module.to(adapter, device)
+    first, second = (row["samples"] / row["samples_per_second"] for row in log)
+    change = _change_by_adapter(built.model.backbone, adapter, dataset.batch(torch.arange(1)))
+    return {
+        "losses": [row["loss"] for row in log],
         "seconds_in_all": seconds,
         "step_seconds": second - first,
-        "samples_per_second": per_step / (second - first),
+        "samples_per_second": samples_per_step / (second - first),
         "peak_bytes": peak,
-        "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, libraries in it",  # pyright: ignore[reportOptionalMemberAccess]
+        "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, including libraries",
         "before_training_bytes": before,
-        "planned_bytes": plan.estimate.peak(training.batch_size),
-        "plan": asdict(plan.estimate),
-        "latent_step_changed_by_adapter": shift,
+        "latent_step_changed_by_adapter": change,
     }
-    if ours.is_main_process:
-        target = results / f"dry-run-{slug(str(model).split('/')[-1].replace(':', '-'))}-{device.type}.json"  # pyright: ignore[reportOptionalMemberAccess]
-        with atomic_write(target) as beside:
-            beside.write_text(json.dumps(facts, indent=1) + "\n")
-        print(json.dumps(facts, indent=1))
-    return facts
 
 
-def filled(model: nn.Module, device: torch.device) -> None:
-    """Gives a model from the meta device memory and random numbers, small enough for the signal to stay finite."""
+def _setup_figures(built: MetaTransfer, pixels: int | None) -> dict[str, Any]:
+    settings, backbone = built.settings, built.model.backbone
+    return {
+        "model": str(settings.model),
+        "machine": machine(),
+        "dtype": settings.precision.frozen,
+        "pixels": built.model.side(pixels) * backbone.vae_scale_factor,
+        "batch": settings.training.batch_size,
+        "processes": state().num_processes,
+        "gradient_checkpointing": settings.objective.gradient_checkpointing,
+        "parameters": {"denoiser": parameter_count(backbone.denoiser), "adapter": parameter_count(built.adapter)},
+    }
+
+
+def fill_with_random_weights(model: nn.Module, device: torch.device) -> None:
+    """Moves a model from the meta device to `device`; weights are random, and small enough for finite outputs."""
     model.to_empty(device=device)
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
@@ -145,22 +153,23 @@ def filled(model: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _step(backbone: Any, adapter: Any, rows: dict[str, Tensor], device: torch.device) -> float:
-    """One step of denoising with the adapter; how far it is from one without, as a share of the prediction."""
+def _change_by_adapter(backbone: Backbone, adapter: ImagePromptAdapter, sample: dict[str, Tensor]) -> float:
+    """By how much the adapter changes a prediction, relative to the prediction; the latents must stay finite."""
+    device = process_device()
     adapter.eval()
-    latents = rows["latents"].to(device, backbone.dtype)
+    latents = sample["latents"].to(device, backbone.dtype)
     timesteps = torch.full((1,), 500, device=device)
-    words = {name.removeprefix("text."): t.to(device) for name, t in rows.items() if name.startswith("text.")}
-    plain = backbone.predict(latents, timesteps, words)
-    with attach(backbone.denoiser, backbone.sites, adapter(rows["embeds"].float().to(device)).to(backbone.dtype)):
-        prompted = backbone.predict(latents, timesteps, words)
-    latents = latents - 0.1 * prompted
-    if not latents.isfinite().all():
+    text = {name.removeprefix("text."): t.to(device) for name, t in sample.items() if name.startswith("text.")}
+    without = backbone.predict(latents, timesteps, text)
+    features = adapter(sample["embeds"].float().to(device)).to(backbone.dtype)
+    with attach(backbone.denoiser, backbone.sites, features):
+        prompted = backbone.predict(latents, timesteps, text)
+    if not (latents - 0.1 * prompted).isfinite().all():
         raise FloatingPointError("The dry run's latents are not finite after one step.")
-    return float((prompted - plain).norm() / plain.norm())
+    return float((prompted - without).norm() / without.norm())
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
+def _peak_bytes() -> int:
+    if process_device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,6 +1,8 @@
 """`a4a plan`: what a recipe of `a4a transfer` needs, before anything is loaded."""
 
 import json as json_format
+import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import torch
 from a4a.data.base import TrainingData
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
-from a4a.transfer.memory import RESERVED, TransferPlan, check_fit, estimate_memory
+from a4a.transfer.config import TransferSettings
+from a4a.transfer.memory import RESERVED, MemoryEstimate, check_fit, estimate_memory
+from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 from a4a.transfer.run import transfer
 from a4a.utils.arguments import named_class, parse_arguments, read_recipe
 from a4a.utils.modules import parameter_count
 
-BYTES = ", bytes"
-"""How the names of facts end that are sizes; the table gives them in GB."""
+Facts = dict[str, Any]
 
 
 def plan(
@@ -27,124 +30,119 @@ def plan(
         recipe: YAML file of a4a transfer, or of a4a experiment, of which what all variants share is planned.
         gpu: Memory of one GPU in GB (10^9 bytes).
         processes: GPUs, one process each.
-        samples_per_second: As measured (log.csv, or a dry run), of all processes together; tells the hours.
-        json: Print JSON, sizes in bytes, instead of a table.
+        samples_per_second: As measured (log.csv, or a dry run), of all processes together; gives the hours.
+        json: Print JSON, with sizes in bytes, instead of a table.
     """
-    facts, error = describe(recipe, gpu, processes, samples_per_second)
-    print(json_format.dumps(facts, indent=1) if json else _table(facts))
-    if error is not None:
-        raise error
+    facts, misfit = describe(recipe, gpu, processes, samples_per_second)
+    print(json_format.dumps(facts, indent=1) if json else "\n".join(_line(*fact) for fact in facts.items()))
+    if misfit is not None:
+        raise misfit
 
 
 def describe(
     recipe: Path, gpu: float, processes: int, samples_per_second: float | None
-) -> tuple[dict[str, Any], InputError | None]:
-    """The facts, and the error that says that the recipe's batch does not fit, where it does not."""
-    settings = _read(recipe)
-    chosen = parse_arguments(transfer, settings, skip=("data", "evaluation")).build()
-    data, pixels = _data(settings.get("data"))
-    training, precision = chosen["training"], chosen["precision"]
-    planned = estimate_memory(
-        chosen["model"],
-        chosen["image_encoder"],
-        chosen["source"],
-        chosen["method"],
-        chosen["objective"],
-        training,
-        precision,
-        processes,
-        pixels,
-        encoders=not (data and data.is_encoded) or settings.get("evaluation") is not None,
-    )
+) -> tuple[Facts, InputError | None]:
+    """The facts, and the error for a batch that does not fit the GPU (None where it fits)."""
+    written = _read(recipe)
+    settings = _settings(written)
+    is_encoded, pixels = _data_facts(written.get("data"))
+    with_encoders = not is_encoded or written.get("evaluation") is not None
+    built = load_meta_transfer(settings)
+    estimate = estimate_memory(built, processes, pixels, with_encoders)
     facts = {
-        "model": str(chosen["model"]),
-        **_parameters(planned, chosen["image_encoder"]),
-        **_memory(planned, training.batch_size, gpu),
-        f"encoded data per 100,000 samples{BYTES}": 100_000 * _bytes_per_sample(planned, pixels, precision.frozen),
-        "samples": training.samples,
-        "optimiser steps": -(-training.samples // (training.batch_size * processes * training.gradient_accumulation)),
+        "model": str(settings.model),
+        **_parameter_facts(built, estimate),
+        **_memory_facts(estimate, settings.training.batch_size, gpu),
+        "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, pixels),
+        **_time_facts(settings, processes, samples_per_second),
     }
-    if samples_per_second:
-        facts["hours"] = training.samples / samples_per_second / 3600
-        facts["GPU hours"] = processes * facts["hours"]
     try:
-        check_fit(planned.estimate, training.batch_size, gpu * 1e9)
+        check_fit(estimate, settings.training.batch_size, gpu * 1e9)
     except InputError as error:
         return facts, error
     return facts, None
 
 
-def _parameters(planned: TransferPlan, image_encoder: Path) -> dict[str, int]:
-    """Parameter counts of all models that are known without loading them."""
-    counts = {
-        "adapter, parameters": parameter_count(planned.adapter),
-        "adapter, trained": planned.trained,
-        "denoiser, parameters": parameter_count(planned.meta_model.backbone.denoiser),
-    }
-    counts |= {f"{name}, parameters": count for name, count in planned.meta_model.encoders.items()}
-    if (published := IMAGE_ENCODERS.get(str(image_encoder))) is not None:
-        counts["image_encoder, parameters"] = published.parameters
-    return counts
-
-
-def _memory(planned: TransferPlan, batch: int, gpu: float) -> dict[str, int]:
-    """GPU memory of one process by what it is for, and the largest batch that fits."""
-    estimate = planned.estimate
+def _parameter_facts(built: MetaTransfer, estimate: MemoryEstimate) -> Facts:
+    encoder = IMAGE_ENCODERS.get(str(built.settings.image_encoder))
     return {
-        f"weights{BYTES}": estimate.denoiser + estimate.adapter,
-        f"encoders beside them{BYTES}": estimate.encoders,
-        f"gradients{BYTES}": estimate.gradients + estimate.buckets,
-        f"optimizer{BYTES}": estimate.optimizer + estimate.average,
-        f"activations of a batch of {batch}{BYTES}": estimate.activations(batch),
-        f"peak at batch {batch}{BYTES}": estimate.peak(batch),
-        f"kept free (estimated){BYTES}": int(RESERVED),
+        "adapter, parameters": parameter_count(built.adapter),
+        "adapter, trained": estimate.trained_parameters,
+        "denoiser, parameters": parameter_count(built.model.backbone.denoiser),
+        **{f"{name}, parameters": count for name, count in built.model.encoders.items()},
+        **({"image_encoder, parameters": encoder.parameters} if encoder else {}),
+    }
+
+
+def _memory_facts(estimate: MemoryEstimate, batch: int, gpu: float) -> Facts:
+    return {
+        "denoiser and adapter, bytes": estimate.denoiser + estimate.adapter,
+        "encoders, bytes": estimate.encoders,
+        "gradients, bytes": estimate.gradients + estimate.ddp_buckets,
+        "optimizer and moving average, bytes": estimate.optimizer + estimate.ema,
+        f"activations at batch {batch}, bytes": estimate.activations(batch),
+        f"peak at batch {batch}, bytes": estimate.peak(batch),
+        "kept free (a guess), bytes": int(RESERVED),
         f"largest batch in {gpu:g} GB": estimate.largest_batch(gpu * 1e9),
     }
 
 
-def _bytes_per_sample(planned: TransferPlan, pixels: int | None, frozen: str) -> int:
-    """Of encoded data: latents and image embedding in half precision, text states as the text encoder has them."""
-    model = planned.meta_model
-    latents = 2 * model.channels * model.side(pixels) ** 2
-    width = 4 if frozen == "float32" else 2
-    text = model.backbone.text_shapes().values()
-    text_bytes = sum(torch.Size(shape).numel() * (dtype.itemsize if dtype else width) for shape, dtype in text)
-    return latents + 2 * planned.adapter.image_embed_dim + text_bytes
+def _time_facts(settings: TransferSettings, processes: int, samples_per_second: float | None) -> Facts:
+    training = settings.training
+    samples_per_step = training.batch_size * processes * training.gradient_accumulation
+    facts: Facts = {
+        "samples": training.samples,
+        "optimizer steps": math.ceil(training.samples / samples_per_step),
+    }
+    if samples_per_second:
+        facts["hours"] = training.samples / samples_per_second / 3600
+        facts["GPU hours"] = processes * facts["hours"]
+    return facts
+
+
+def _bytes_per_sample(built: MetaTransfer, pixels: int | None) -> int:
+    """Of one encoded sample on disk: latents, image embedding and text states."""
+    sample = built.random_batch(1, pixels, "meta")
+    return sum(t.numel() * t.element_size() for t in sample.values() if isinstance(t, torch.Tensor))
 
 
 def _read(recipe: Path) -> dict[str, Any]:
-    """The settings of a transfer, or those that the variants of an experiment share; an output is made up."""
-    settings = read_recipe(recipe)
-    settings = settings.get("recipe", settings)
-    if not isinstance(settings, dict) or "model" not in settings:
+    """The recipe as it is written; of an experiment, what its variants share."""
+    content = read_recipe(recipe)
+    content = content.get("recipe", content)
+    if not isinstance(content, dict) or "model" not in content:
         raise InputError(
             f"{recipe} is no recipe of a4a transfer: it names no model; give one such as recipes/sd15-to-pixart.yaml."
         )
-    return {"output": "runs/plan"} | settings
+    return content
 
 
-def _data(setting: Any) -> tuple[type[TrainingData] | None, int | None]:
-    """Class of a recipe's data and size of its images, where the recipe or prepared data that are there tell it."""
-    if setting is None:
-        return None, None
-    kind, setting = named_class(TrainingData, setting, "data")
-    init_args = setting.get("init_args") or {}
+def _settings(written: dict[str, Any]) -> TransferSettings:
+    """The recipe's typed settings, without those that need its data and metrics to be there."""
+    arguments = parse_arguments(transfer, {"output": "runs/plan"} | written, skip=("data", "evaluation"))
+    return TransferSettings(**arguments.build(only=[field.name for field in fields(TransferSettings)]))
+
+
+def _data_facts(data: Any) -> tuple[bool, int | None]:
+    """Whether the data are encoded, and the side of their images in pixels where it is known; they need not exist."""
+    if not data:
+        return False, None
+    kind, value = named_class(TrainingData, data, "data")
+    init_args = value.get("init_args") or {}
     if "size" in init_args:
-        return kind, int(init_args["size"])
+        return kind.is_encoded, int(init_args["size"])
     manifest = Path(str(init_args.get("path", ""))) / "manifest.json"
-    if manifest.is_file():
-        return kind, json_format.loads(manifest.read_text()).get("settings", {}).get("crop.size")
-    return kind, None
+    if not manifest.is_file():
+        return kind.is_encoded, None
+    return kind.is_encoded, json_format.loads(manifest.read_text()).get("settings", {}).get("crop.size")
 
 
-def _table(facts: dict[str, Any]) -> str:
-    rows = {name.removesuffix(BYTES): _text(value, name.endswith(BYTES)) for name, value in facts.items()}
-    return "\n".join(f"{name:44} {value}" for name, value in rows.items())
-
-
-def _text(value: Any, is_size: bool) -> str:
-    if is_size:
-        return f"{value / 1e9:,.2f} GB"
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _line(name: str, value: Any) -> str:
+    """A row of the table; bytes in GB, counts with separators."""
+    if name.endswith(", bytes"):
+        name, value = name.removesuffix(", bytes"), f"{value / 1e9:,.2f} GB"
+    elif isinstance(value, float):
+        value = f"{value:,.1f}"
+    elif isinstance(value, int):
+        value = f"{value:,}"
+    return f"{name:44} {value}"

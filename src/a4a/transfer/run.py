@@ -24,8 +24,9 @@ from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.distributed import process_device, state
 from a4a.training.trainer import train
 from a4a.transfer import dry_run as dry_runs
-from a4a.transfer.config import A4AConfig, AdapterConfig, Precision
+from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, TransferSettings
 from a4a.transfer.memory import check_fit, estimate_memory
+from a4a.transfer.meta import load_meta_transfer
 from a4a.utils.files import atomic_write
 
 
@@ -66,9 +67,10 @@ def transfer(
             many pixels.
     """
     output = Path(output)
+    settings = TransferSettings(model, image_encoder, source, method, objective, training, precision)
     if dry_run:
         pixels = None if dry_run is True else dry_run
-        dry_runs.dry_run(model, image_encoder, source, method, objective, training, precision, pixels)
+        dry_runs.dry_run(settings, pixels)
         return None
     if precision.shard and evaluation is not None:
         raise InputError(
@@ -76,7 +78,7 @@ def transfer(
             "leave out evaluation and use a4a evaluate."
         )
     load_encoders = not data.is_encoded or evaluation is not None
-    _check_memory(model, data, image_encoder, source, method, objective, training, precision, load_encoders)
+    _check_memory(settings, data.size, load_encoders)
     source_adapter = formats.read(source) if source is not None else None
     data.check(model, image_encoder)
     encoder = CLIPImageEncoder.from_pretrained(image_encoder, precision.dtype) if load_encoders else None
@@ -114,34 +116,13 @@ class _Models:
     """None, as are VAE and text encoders, where nothing is encoded or drawn."""
 
 
-def _check_memory(
-    model: Path,
-    data: TrainingData,
-    image_encoder: Path,
-    source: Path | None,
-    method: AdapterConfig,
-    objective: ObjectiveConfig,
-    training: TrainingConfig,
-    precision: Precision,
-    load_encoders: bool,
-) -> None:
+def _check_memory(settings: TransferSettings, pixels: int | None, with_encoders: bool) -> None:
     """InputError where the batch does not fit this process's GPU, before anything is loaded."""
     device = process_device()
     if device.type != "cuda":
         return
-    planned = estimate_memory(
-        model,
-        image_encoder,
-        source,
-        method,
-        objective,
-        training,
-        precision,
-        state().num_processes,
-        data.size,
-        load_encoders,
-    )
-    check_fit(planned.estimate, training.batch_size, torch.cuda.get_device_properties(device).total_memory)
+    estimate = estimate_memory(load_meta_transfer(settings), state().num_processes, pixels, with_encoders)
+    check_fit(estimate, settings.training.batch_size, torch.cuda.get_device_properties(device).total_memory)
 
 
 def _load_models(model: Path, encoder: CLIPImageEncoder | None, precision: Precision) -> _Models:

@@ -1,0 +1,55 @@
+"""A transfer's models and batches by their shapes alone: on the meta device, or with random numbers."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from a4a.adapters.base import ImagePromptAdapter
+from a4a.adapters.meta import embed_width, load_meta_adapter
+from a4a.backbones.meta import MetaModel, load_meta_model
+from a4a.transfer.config import TransferSettings
+
+
+@dataclass(frozen=True)
+class MetaTransfer:
+    """The denoiser and adapter of a transfer without weights."""
+
+    settings: TransferSettings
+    model: MetaModel
+    adapter: ImagePromptAdapter
+
+    def random_batch(self, rows: int, pixels: int | None, device: torch.device | str) -> dict[str, Any]:
+        """Random numbers in the shapes of encoded training data, of images of `pixels` (None: the model's own size)."""
+        side = self.model.side(pixels)
+        return {
+            "latents": torch.randn(rows, self.model.channels, side, side, dtype=torch.float16, device=device),
+            "embeds": torch.randn(rows, self.adapter.image_embed_dim, dtype=torch.float16, device=device),
+            **{f"text.{name}": t for name, t in self.random_text(rows, device).items()},
+        }
+
+    def random_text(self, rows: int, device: torch.device | str) -> dict[str, Tensor]:
+        """Random text states; ones where the backbone gives a dtype (attention masks, for example)."""
+        states_dtype = self.settings.precision.dtype
+        return {
+            name: torch.ones(rows, *shape, dtype=dtype, device=device)
+            if dtype
+            else torch.randn(rows, *shape, dtype=states_dtype, device=device)
+            for name, (shape, dtype) in self.model.backbone.text_shapes().items()
+        }
+
+
+def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
+    """Builds denoiser and adapter on the meta device, the denoiser in its precision (but not sharded).
+
+    Takes seconds. No weights are read, but for a source adapter that is not a published one.
+    """
+    model, source = load_meta_model(settings.model), load_meta_adapter(settings.source)
+    with torch.device("meta"):
+        adapter = settings.method.build(model.backbone, source, embed_width(settings.image_encoder, source))
+    # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
+    nn.Module.to(model.backbone.denoiser, settings.precision.dtype)
+    with torch.device("meta"):
+        replace(settings.precision, shard=False).apply(model.backbone)
+    return MetaTransfer(settings, model, adapter)
