@@ -111,7 +111,7 @@ def test_no_picture_is_no_task(folder, tmp_path):
         (lambda root, prompts: (root / "empty").mkdir(), "subject folder .*empty holds no images"),
         (lambda root, prompts: prompts.write_text("\n \n"), "prompts file .* is empty"),
         (lambda root, prompts: prompts.unlink(), "no prompts file"),
-        (lambda root, prompts: (root / "cat" / "00.png").write_text("no picture"), "no picture that can be read"),
+        (lambda root, prompts: (root / "cat" / "00.png").write_text("no picture"), "no image that can be read"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, spoil, said):

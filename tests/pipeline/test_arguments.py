@@ -68,7 +68,7 @@ def test_embeddings_that_are_no_tensor_are_refused(prompted):
         tiny_models.call(prompted, image_prompt_embeds=[1.0])
 
 
-# --- image_prompt_scale ------------------------------------------------------------------------------------------------
+# --- image_prompt_scale ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, torch.tensor(0.5), [0.5, 0.25, 0], torch.tensor([0.5, 0.25, 0.0])])

@@ -40,7 +40,7 @@ def test_the_public_name_is_the_class():
     assert a4a.ImagePromptPipeline is ImagePromptPipeline
 
 
-# --- attributes and methods of the wrapped pipeline --------------------------------------------------------------------
+# --- attributes and methods of the wrapped pipeline ------------------------------------------------------------------
 
 
 def test_attributes_and_methods_are_the_wrapped_pipelines(prompted):
@@ -110,7 +110,7 @@ def test_its_repr_names_its_parts(prompted):
     assert "image_encoder=None" in repr(ImagePromptPipeline(prompted.pipe, prompted.adapter))
 
 
-# --- saving and loading ------------------------------------------------------------------------------------------------
+# --- saving and loading ----------------------------------------------------------------------------------------------
 
 
 def test_saved_and_loaded_it_draws_the_same(prompted, encoder_folder, tmp_path):
@@ -144,7 +144,7 @@ def test_a_model_without_an_adapter_needs_one():
         ImagePromptPipeline.from_pretrained("zoo:sd15-mini")
 
 
-# --- the image encoder that the adapter names --------------------------------------------------------------------------
+# --- the image encoder that the adapter names ------------------------------------------------------------------------
 
 
 def test_the_encoder_that_the_adapter_names_is_loaded_at_once(sd15, encoder_folder):
@@ -169,7 +169,7 @@ def test_where_only_the_kind_is_named_a_sentence_says_which_encoder_to_give(sd15
         tiny_models.call(prompted, image_prompt=photo("red"))
 
 
-# --- what others have done to the denoiser -----------------------------------------------------------------------------
+# --- what others have done to the denoiser ---------------------------------------------------------------------------
 
 
 def test_a_denoiser_that_peft_has_wrapped_draws_the_same(prompted):
@@ -211,7 +211,7 @@ def test_a_pipeline_with_a_native_ip_adapter_is_refused_until_it_is_unloaded(sd1
     assert torch.equal(tiny_models.call(prompted, image_prompt_embeds=tiny_models.embeds()), expected)
 
 
-# --- threads -----------------------------------------------------------------------------------------------------------
+# --- threads ---------------------------------------------------------------------------------------------------------
 
 
 def test_two_threads_on_one_pipeline_both_get_their_own_picture(prompted):

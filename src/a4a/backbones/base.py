@@ -160,7 +160,7 @@ def denoiser_of(pipe: DiffusionPipeline) -> Any:
     """The denoiser of a pipeline, whose modules the sites name; without the wrappers of `torch.compile` and peft."""
     parts = (getattr(pipe, name, None) for name in DENOISER_PARTS)
     denoiser = next((part for part in parts if part is not None), None)
-    denoiser = getattr(denoiser, "_orig_mod", denoiser)
+    denoiser: Any = getattr(denoiser, "_orig_mod", denoiser)
     return denoiser.get_base_model() if hasattr(denoiser, "get_base_model") else denoiser  # of peft's get_peft_model
 
 

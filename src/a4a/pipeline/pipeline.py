@@ -154,7 +154,10 @@ class ImagePromptPipeline:
         return self.image_encoder.to(self.backbone.device)(images)
 
     def reference_embeds(self, image_prompt: ImagePrompt | None, image_prompt_embeds: Tensor | None) -> Tensor | None:
-        """Embeddings of the references of a call; None where it has none. InputError where they are not what they should be."""
+        """Image embeddings [references, image_embed_dim] of a call; None where it has no references.
+
+        Raises InputError where both arguments are given, or embeddings of another shape.
+        """
         if image_prompt is not None and image_prompt_embeds is not None:
             raise InputError("Both image_prompt and image_prompt_embeds are given; give one of them.")
         if image_prompt is not None:
@@ -236,8 +239,8 @@ def _check_no_native_adapter(pipe: DiffusionPipeline, denoiser: nn.Module) -> No
     """InputError where diffusers has put an IP-Adapter of its own into the attention processors."""
     if any(hasattr(module, "to_k_ip") for module in denoiser.modules()):
         raise InputError(
-            f"The {type(pipe).__name__} has one of diffusers' own IP-Adapters loaded (load_ip_adapter), beside which an "
-            f"image prompt cannot run; call its unload_ip_adapter() first."
+            f"The {type(pipe).__name__} has one of diffusers' own IP-Adapters loaded (load_ip_adapter), "
+            f"beside which an image prompt cannot run; call its unload_ip_adapter() first."
         )
 
 

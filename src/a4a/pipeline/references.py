@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,12 @@ def load_references(image_prompt: ImagePrompt) -> list[Image.Image]:
     return [_single(item, i) for i, item in enumerate(image_prompt)]
 
 
-def _single(item: object, index: int) -> Image.Image:
+def _single(item: Any, index: int) -> Image.Image:
     """The image of one item of a list, which is the reference of one prompt."""
-    images = [] if isinstance(item, list | tuple) else _images(item)
-    if len(images) != 1:
+    images = item if isinstance(item, list | tuple) else _images(item)
+    if images is item or len(images) != 1:
         raise InputError(
-            f"image_prompt[{index}] holds {len(item)} images, but several references for one prompt "  # pyright: ignore[reportArgumentType]
+            f"image_prompt[{index}] holds {len(images)} images, but several references for one prompt "
             f"cannot be combined yet; give one image for each prompt."
         )
     return images[0]

@@ -9,33 +9,31 @@ ZOO = Path(__file__).parent.parent / "zoo" / "models"
 
 
 def resolve_zoo(name: str | Path) -> str:
-    """A path or hub name as it is; InputError for `zoo:` and no model of that name."""
+    """The folder of `zoo:NAME`; any other path or hub name as it is. InputError where the zoo has no such model."""
     name = str(name)
     if not name.startswith("zoo:"):
         return name
-    place = ZOO / name.removeprefix("zoo:")
-    if not place.exists():
-        known = (
-            ", ".join(sorted(p.name for p in ZOO.iterdir() if p.is_dir() and not p.name.startswith(".")))
-            if ZOO.is_dir()
-            else "nothing yet"
-        )
-        raise InputError(f"The zoo has no {name.removeprefix('zoo:')}; it has {known}.")
-    return str(place)
+    path = ZOO / name.removeprefix("zoo:")
+    if not path.exists():
+        folders = sorted(p.name for p in ZOO.glob("[!.]*") if p.is_dir())
+        raise InputError(f"The zoo has no {name.removeprefix('zoo:')}; it has {', '.join(folders) or 'nothing yet'}.")
+    return str(path)
 
 
 def resolve_model(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes for `zoo:NAME`, a folder, `owner/repo` or `owner/repo/folder`; InputError for anything else.
+    """The arguments of `from_pretrained` for a model: its name, and its subfolder where it has one.
 
     Args:
-        name: as the user wrote it.
-        what: for the error, such as `image encoder`.
+        name: `zoo:NAME`, a folder, `owner/repo` or `owner/repo/folder` on the hub.
+        what: kind of model, for the error, such as `image encoder`.
+
+    Raises InputError for any other name.
     """
-    place = resolve_zoo(name)
-    if Path(place).expanduser().is_dir():
-        return str(Path(place).expanduser()), {}
-    owner, _, rest = place.partition("/")
+    path = resolve_zoo(name)
+    if Path(path).expanduser().is_dir():
+        return str(Path(path).expanduser()), {}
+    owner, _, rest = path.partition("/")
     repo, _, folder = rest.partition("/")
-    if not owner or not repo or place.startswith((".", "~")):
+    if not owner or not repo or path.startswith((".", "~")):
         raise InputError(f"There is no {what} folder {name}; give one, or owner/repo or owner/repo/folder on the hub.")
     return f"{owner}/{repo}", {"subfolder": folder} if folder else {}

@@ -11,6 +11,7 @@ DENOISER_PARTS = ("unet", "transformer")
 
 
 def default_device() -> torch.device:
+    """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -19,5 +20,6 @@ def parameter_count(*modules: nn.Module) -> int:
 
 
 def meta_parameter_count(make: Callable[[Any], nn.Module], config: Any) -> int:
+    """Parameters of the model that `make` makes of `config`, without memory for its weights."""
     with torch.device("meta"):
         return sum(p.numel() for p in make(config).parameters())

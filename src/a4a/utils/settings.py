@@ -12,8 +12,8 @@ CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 def merged(base: dict, changes: dict) -> dict:
     """A copy of `base` with `changes` on top, group by group: what a group does not name stays as it is.
 
-    A change that names a class (a class_path, or a string) replaces the whole group. One that does not name a class goes
-    to the init_args of the class that is there.
+    A change that names a class (a class_path, or a string) replaces the whole group. One that does not name a class
+    goes to the init_args of the class that is there.
     """
     result = deepcopy(base)
     for name, value in changes.items():
