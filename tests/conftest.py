@@ -21,24 +21,21 @@ settings.load_profile("a4a")
 import tiny_models
 
 
-@pytest.fixture(scope="session")
-def sd15():
-    return tiny_models.sd15()
+def _session_fixture(name, build):
+    @pytest.fixture(scope="session", name=name)
+    def fixture():
+        return build()
+
+    return fixture
 
 
-@pytest.fixture(scope="session")
-def sdxl():
-    return tiny_models.sdxl()
-
-
-@pytest.fixture(scope="session")
-def pixart():
-    return tiny_models.pixart()
+for _name, _build in tiny_models.PIPELINES.items():  # sd15, sdxl, pixart ...: built once, not to be changed by tests
+    globals()[f"pipeline_{_name}"] = _session_fixture(_name, _build)
 
 
 @pytest.fixture(params=list(tiny_models.PIPELINES))
 def pipe(request):
-    """Each of the three pipelines."""
+    """Each of the tiny pipelines."""
     return request.getfixturevalue(request.param)
 
 

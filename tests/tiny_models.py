@@ -1,4 +1,7 @@
-"""Small random diffusers pipelines of the three shapes: real classes, seconds to run."""
+"""Small random diffusers pipelines, one or more of each family: real classes, seconds to run.
+
+A new family adds a builder to `PIPELINES`, and its published models, if it names any, to `PUBLISHED`.
+"""
 
 import copy
 from functools import cache
@@ -38,14 +41,15 @@ def t5_tokenizer():
     return tokenizers.t5_tokenizer()
 
 
-def vae():
+def vae(channels=4, shift=None):
     return AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         sample_size=2 * SIDE,
+        shift_factor=shift,
     )
 
 
@@ -63,6 +67,19 @@ def clip_text(projection=False):
         eos_token_id=tokenizer.eos_token_id,
     )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def t5_text(width=TEXT):
+    config = T5Config(
+        vocab_size=len(t5_tokenizer()),
+        d_model=width,
+        d_kv=8,
+        num_heads=2,
+        d_ff=32,
+        num_layers=1,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)
 
 
 def scheduler():
@@ -151,17 +168,7 @@ def sdxl():
 
 def pixart(sample_size=SIDE):
     torch.manual_seed(3)
-    tokenizer = t5_tokenizer()
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=TEXT,
-        d_kv=8,
-        num_heads=2,
-        d_ff=32,
-        num_layers=1,
-        feed_forward_proj="gated-gelu",
-    )
-    parts = {"text_encoder": T5EncoderModel(config), "tokenizer": tokenizer, "vae": vae(), "scheduler": scheduler()}
+    parts = {"text_encoder": t5_text(), "tokenizer": t5_tokenizer(), "vae": vae(), "scheduler": scheduler()}
     return _quiet(PixArtAlphaPipeline(**parts, transformer=pixart_transformer(sample_size)))
 
 
@@ -174,6 +181,14 @@ def sigma(sample_size=SIDE):
 
 
 PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart}
+"""Builders by name: each name is a fixture, and every contract test runs on each."""
+
+PUBLISHED = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ({320: 5, 640: 5, 1280: 6}, 859.5),
+    "stabilityai/stable-diffusion-xl-base-1.0": ({640: 10, 1280: 60}, 2567.5),
+    "PixArt-alpha/PixArt-XL-2-1024-MS": ({1152: 28}, 611.3),
+}
+"""For each published model: its sites by width, and the denoiser's parameters in millions."""
 
 
 def _quiet(pipe: DiffusionPipeline):
@@ -210,7 +225,7 @@ class Samples:
         generator = torch.Generator().manual_seed(0)
         words = ("red", "blue", "small", "big", "green", "old", "young", "round")[:count]
         self.tensors = {
-            "latents": torch.randn(count, 4, SIDE, SIDE, generator=generator),
+            "latents": torch.randn(count, backbone.latent_channels, SIDE, SIDE, generator=generator),
             "embeds": torch.randn(count, EMBED, generator=generator),
         }
         self.tensors |= {
@@ -244,7 +259,7 @@ def embeds(rows=1, seed=0):
 def inputs(backbone, rows=1, seed=0):
     """What `predict` takes: noisy latents, time steps and text."""
     generator = torch.Generator().manual_seed(seed)
-    noisy = torch.randn(rows, 4, SIDE, SIDE, generator=generator)
+    noisy = torch.randn(rows, backbone.latent_channels, SIDE, SIDE, generator=generator)
     timesteps = torch.randint(0, 1000, (rows,), generator=generator)
     return noisy, timesteps, backbone.encode_text(["a cat on a beach", "a red dog", "two birds"][:rows])
 

@@ -4,6 +4,8 @@ from diffusers import DiffusionPipeline, UNet2DModel
 
 import tiny_models
 from a4a.backbones import backbone_for, families, load_pipeline
+from a4a.backbones.prediction import split_variance
+from a4a.baselines.base import call_of
 from a4a.errors import InputError
 
 PROMPTS = ["a cat on a beach", "a red dog"]
@@ -25,9 +27,8 @@ def recorded(pipe, **kwargs):
     tiny_models.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
     record.hook.remove()
     (args, kwargs, out), *_ = record.calls
-    noisy = args[0]
-    timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-    return noisy, timestep.expand(len(noisy)), out[:, :4]
+    noisy, timestep = call_of(backbone_for(pipe).denoiser, args, kwargs)
+    return noisy, timestep.expand(len(noisy)), split_variance(out, noisy.shape[1])[0]
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +87,12 @@ def test_text_has_a_row_for_each_prompt(model):
 
 def test_sites_are_in_the_order_of_the_attention_processors(model):
     denoiser = backbone_for(model).denoiser
+    suffix = backbone_for(model).site_suffix
     listed = getattr(denoiser, "attn_processors", None) or {
-        f"{n}.processor": 0 for n, m in denoiser.named_modules() if n.endswith(("attn1", "attn2"))
+        f"{n}.processor": 0 for n, _ in denoiser.named_modules() if n.endswith(suffix)
     }
     assert [s.name for s in backbone_for(model).sites] == [
-        n.removesuffix(".processor") for n in listed if n.endswith("attn2.processor")
+        n.removesuffix(".processor") for n in listed if n.endswith(f"{suffix}.processor")
     ]
 
 
@@ -131,8 +133,9 @@ def test_pixels_become_latents_as_the_denoiser_sees_them(model):
     torch.manual_seed(0)
     found = backbone.encode_pixels(pixels)
     torch.manual_seed(0)
-    expected = model.vae.encode(pixels).latent_dist.sample() * model.vae.config.scaling_factor
-    assert found.shape == (2, 4, tiny_models.SIDE, tiny_models.SIDE)
+    expected, config = model.vae.encode(pixels).latent_dist.sample(), model.vae.config
+    expected = (expected - (config.shift_factor or 0.0)) * config.scaling_factor
+    assert found.shape == (2, backbone.latent_channels, tiny_models.SIDE, tiny_models.SIDE)
     torch.testing.assert_close(found, expected)
 
 

@@ -1,32 +1,30 @@
 """The published sizes, on the meta device: shapes and counts without weights."""
 
+from collections import Counter
+
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
+import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones.pixart import PIXART, PixArt
-from a4a.backbones.unet import SD15, SDXL, UNet
+from a4a.backbones.meta import load_meta_model, published_models
 
-FOUND = {  # model: sites by width, and millions of parameters of the denoiser
-    "sd15": (UNet, UNet2DConditionModel, SD15, {320: 5, 640: 5, 1280: 6}, 859.5),
-    "sdxl": (UNet, UNet2DConditionModel, SDXL, {640: 10, 1280: 60}, 2567.5),
-    "pixart": (PixArt, PixArtTransformer2DModel, PIXART, {1152: 28}, 611.3),
-}
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+PIXART = "PixArt-alpha/PixArt-XL-2-1024-MS"
 
 
 @pytest.fixture(scope="module")
-def denoisers():
-    with torch.device("meta"):
-        return {name: model(**config) for name, (_, model, config, _, _) in FOUND.items()}
+def backbones():
+    return {name: load_meta_model(name).backbone for name in published_models()}
 
 
 @pytest.fixture(scope="module")
-def source(denoisers):
+def source(backbones):
     with torch.device("meta"):
-        return IPAdapter(sites_to_config(UNet.find_sites(denoisers["sd15"])), 1024, 768, 4)
+        return IPAdapter(sites_to_config(backbones[SD15].sites), 1024, 768, 4)
 
 
 def count(modules):
@@ -38,13 +36,23 @@ def transfer(source, sites, **options):
         return A4A(dict(source.config), sites_to_config(sites), **options)
 
 
-@pytest.mark.parametrize("model", FOUND)
-def test_published_denoisers_have_these_sites(denoisers, model):
-    backbone, _, _, widths, millions = FOUND[model]
-    sites = backbone.find_sites(denoisers[model])
-    assert {w: sum(s.width == w for s in sites) for w in widths} == widths
-    assert len(sites) == sum(widths.values())
-    assert count([denoisers[model]]) / 1e6 == pytest.approx(millions, abs=0.1)
+@pytest.mark.parametrize("model", sorted(published_models()))
+def test_published_denoisers_have_these_sites(backbones, model):
+    widths, millions = tiny_models.PUBLISHED[model]
+    assert dict(Counter(site.width for site in backbones[model].sites)) == widths
+    assert count([backbones[model].denoiser]) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize("model", sorted(published_models()))
+def test_a_published_model_predicts_on_shapes_alone(backbones, model):
+    backbone = backbones[model]
+    side = backbone.latent_size(512)
+    noisy = torch.empty(1, backbone.latent_channels, side, side, device="meta")
+    text = {
+        name: torch.empty(1, *shape, dtype=dtype or torch.float32, device="meta")
+        for name, (shape, dtype) in backbone.text_shapes().items()
+    }
+    assert backbone.predict(noisy, torch.ones(1, device="meta"), text).shape == noisy.shape
 
 
 def test_the_published_ip_adapter_has_22_million_parameters(source):
@@ -52,9 +60,9 @@ def test_the_published_ip_adapter_has_22_million_parameters(source):
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])
-@pytest.mark.parametrize("model", ["sdxl", "pixart"])
-def test_features_of_every_upgraded_site(denoisers, source, model, sharing):
-    sites = FOUND[model][0].find_sites(denoisers[model])
+@pytest.mark.parametrize("model", [SDXL, PIXART])
+def test_features_of_every_upgraded_site(backbones, source, model, sharing):
+    sites = backbones[model].sites
     adapter = transfer(source, sites, sharing=sharing)
     features = adapter(torch.empty(2, 1024, device="meta"))
     features.check(sites, model)
@@ -72,28 +80,25 @@ def parts(adapter):
 @pytest.mark.parametrize(
     ("model", "sharing", "projection", "alignment"),
     [
-        ("sdxl", "width", 2_871_040, 2_459_520),
-        ("sdxl", "site", 15_994_880, 106_579_200),
-        ("pixart", "width", 2_871_040, 1_475_712),
-        ("pixart", "site", 15_994_880, 41_319_936),
+        (SDXL, "width", 2_871_040, 2_459_520),
+        (SDXL, "site", 15_994_880, 106_579_200),
+        (PIXART, "width", 2_871_040, 1_475_712),
+        (PIXART, "site", 15_994_880, 41_319_936),
     ],
 )
-def test_projection_and_alignment_have_the_papers_sizes(denoisers, source, model, sharing, projection, alignment):
+def test_projection_and_alignment_have_the_papers_sizes(backbones, source, model, sharing, projection, alignment):
     """The paper says that both are of similar size: 2.9M and 2.5M for one chain (keys, or values) with a layer per width.
 
     A layer per site would be 16M and 106M. Keys and values together have twice as many.
     """
-    adapter = transfer(source, FOUND[model][0].find_sites(denoisers[model]), sharing=sharing)
+    adapter = transfer(source, backbones[model].sites, sharing=sharing)
     assert parts(adapter) == (2 * projection, 2 * alignment)
 
 
-def test_fresh_ip_adapters_of_the_upgraded_models(denoisers):
-    for model in ("sdxl", "pixart"):
-        backbone, _, config, widths, _ = FOUND[model]
-        sites = backbone.find_sites(denoisers[model])
-        modules = [denoisers[model].get_submodule(s.name) for s in sites]
-        with torch.device("meta"):
-            adapter = IPAdapter.from_denoiser(sites, ([m.to_k for m in modules], [m.to_v for m in modules]), 1024)
-        adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
-        weights = 2 * config["cross_attention_dim"] * sum(w * n for w, n in widths.items())
-        assert count([adapter.to_k, adapter.to_v]) == weights
+@pytest.mark.parametrize("model", sorted(published_models()))
+def test_fresh_ip_adapters_of_the_published_models(backbones, model):
+    sites, (keys, values) = backbones[model].sites, backbones[model].text_projections()
+    with torch.device("meta"):
+        adapter = IPAdapter.from_denoiser(sites, (keys, values), 1024)
+    adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
+    assert count([adapter.to_k, adapter.to_v]) == 2 * keys[0].in_features * sum(site.width for site in sites)

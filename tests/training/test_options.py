@@ -24,7 +24,9 @@ def rows(backbone, count=3):
     generator = torch.Generator().manual_seed(0)
     text = backbone.encode_text(["a red cat", "a blue cat", "a cat"][:count])
     return {
-        "latents": torch.randn(count, 4, tiny_models.SIDE, tiny_models.SIDE, generator=generator),
+        "latents": torch.randn(
+            count, backbone.latent_channels, tiny_models.SIDE, tiny_models.SIDE, generator=generator
+        ),
         "embeds": torch.randn(count, tiny_models.EMBED, generator=generator),
         **{f"text.{name}": t for name, t in text.items()},
     }

@@ -85,7 +85,9 @@ def meta_pipeline(pipeline: str, components: Mapping[str, Component]) -> Any:
     """A diffusers pipeline whose models are on the meta device; whatever `components` does not name is None."""
     kind = getattr(diffusers, pipeline)
     parameters = inspect.signature(kind.__init__).parameters
-    parts = {n: None for n, p in parameters.items() if n != "self" and p.default is inspect.Parameter.empty}
+    parts: dict[str, Any] = {
+        n: None for n, p in parameters.items() if n != "self" and p.default is inspect.Parameter.empty
+    }
     if "requires_safety_checker" in parameters:
         parts["requires_safety_checker"] = False  # or it warns that there is none
     for name, (model, config) in components.items():
