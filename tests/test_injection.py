@@ -17,6 +17,9 @@ from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.injection import Injection, attach, is_attached
 
+CROSS_ATTENTION = ["sd15", "sdxl", "pixart"]
+"""Pipelines whose sites are cross-attention; the other kinds have their own tests (backbones/test_attention.py)."""
+
 
 @pytest.fixture
 def backbone(pipe):
@@ -109,7 +112,9 @@ def attention(query, key, value, heads):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, -2.0])
-def test_one_site_is_equation_13(backbone, scale):
+@pytest.mark.parametrize("name", CROSS_ATTENTION)
+def test_one_site_of_cross_attention_is_equation_13(request, name, scale):
+    backbone = backbone_for(request.getfixturevalue(name))
     site = backbone.sites[1]
     module = backbone.denoiser.get_submodule(site.name)
     hidden = torch.randn(2, 9, module.to_q.in_features)
@@ -196,7 +201,7 @@ def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
 def test_another_number_of_rows_is_an_input_error_that_names_the_site(backbone):
     with pytest.raises(
         InputError,
-        match=r"runs on 3 rows at .*attn2 but features are attached for 2; give one reference for each prompt",
+        match=r"runs on 3 rows at \S+ but features are attached for 2; give one reference for each prompt",
     ):
         injected(backbone, features(backbone, 2), rows=3)
     with pytest.raises(InputError, match="attached for 2, or 4 with negatives; give one reference for each prompt"):
@@ -247,7 +252,9 @@ def test_attaching_twice_is_an_error_and_leaves_the_first(backbone):
 
 
 @pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
-def test_other_processors_set_before_or_after_attaching(own, processor):
+@pytest.mark.parametrize("name", CROSS_ATTENTION)
+def test_other_processors_set_before_or_after_attaching(request, name, processor):
+    own = backbone_for(tiny_models.with_own_denoiser(request.getfixturevalue(name)))
     given = features(own)
     expected = injected(own, given)
     with attach(own.denoiser, own.sites, given):

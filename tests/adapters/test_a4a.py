@@ -43,11 +43,11 @@ def test_ip_adapter_is_equations_4_to_6(source):
 
 def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
     backbone = backbone_for(pipe)
-    adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), tiny_models.EMBED, 3)
-    for i, site in enumerate(backbone.sites):
-        module = backbone.denoiser.get_submodule(site.name)
-        assert torch.equal(adapter.to_k[i].weight, module.to_k.weight)
-        assert torch.equal(adapter.to_v[i].weight, module.to_v.weight)
+    keys, values = backbone.text_projections()
+    adapter = IPAdapter.from_denoiser(backbone.sites, (keys, values), tiny_models.EMBED, 3)
+    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+        assert torch.equal(adapter.to_k[i].weight, key.weight)
+        assert torch.equal(adapter.to_v[i].weight, value.weight)
     assert adapter(tiny_models.embeds(2)).tokens == 3
 
 
