@@ -157,6 +157,57 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys):
     assert said.startswith("a4a: ") and words in said
 
 
+def test_data_are_named_by_the_folder_that_prepare_made(tmp_path, capsys):
+    assert main([*TRANSFER, "--data", "runs/gone", "--output", str(tmp_path)]) == 2
+    assert "There is no runs/gone/manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["zoo", "list"], ["inspect", "zoo:a4a-pixart-mini"]])
+def test_a_command_prints_no_warnings_of_other_libraries(words):
+    done = subprocess.run([sys.executable, "-m", "a4a", *words], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and "zoo:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (["prepare", "--output", "x"], "same command goes on"),
+        (["experiment", "--output", "x"], "same command goes on"),
+        (["transfer", "--output", "x"], "--resume"),
+        (["inspect", "x"], "Nothing was written"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(command, advice, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("a4a.cli.main.load_function", interrupted)
+    assert main(command) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("a4a: stopped") and error.count("\n") == 1 and advice in error
+
+
+def test_ctrl_c_while_libraries_are_imported_is_one_line_too():
+    script = """
+import os, signal, threading
+threading.Timer(0.7, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+from a4a.cli.main import run
+run()
+"""
+    words = ["demo", "--output", "/dev/null/nowhere"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stderr.count("\n") == 1 and "stopped" in done.stderr
+
+
+def test_a_training_run_that_was_stopped_says_how_to_resume(capsys, monkeypatch):
+    def stopped(*_):
+        raise SystemExit(130)  # as the training loop does once it has saved a checkpoint
+
+    monkeypatch.setattr("a4a.cli.main.load_function", stopped)
+    assert main(["transfer", "--output", "x"]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
 def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: zoo:pixart-mini\nmethood: {rounds: 0}\n")

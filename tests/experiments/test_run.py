@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from a4a.cli.main import main
+from a4a.experiments import checks
 from a4a.experiments import run as experiment
+from a4a.experiments.checks import check_variants
 from a4a.experiments.claims import Claim, Evidence, decide
 from a4a.experiments.results import MethodResult
+from a4a.utils.settings import merged
 
 RECIPE = {
     "title": "To a transformer",
@@ -121,6 +124,72 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
 def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):
     assert run(tmp_path, {**RECIPE, **change}) == 2
     assert said in capsys.readouterr().err
+
+
+CLIP_SCORE = {"class_path": "a4a.evaluation.CLIPImageScore", "init_args": {"model": "zoo:t5"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"variants": {"A4A": {}, "none": {"data": None}}}, "The variant 'none': "),
+        ({"variants": {"A4A": {}, "bare": {"source": None}}}, "The variant 'bare': method is A4AConfig but no source"),
+        ({"variants": {"A4A": {}, "seven": {"method": {"rounds": 1, "heads": 7}}}}, "The variant 'seven': "),
+        ({"variants": {"A4A": {}, "gone": {"data": "runs/gone"}}}, "The variant 'gone': There is no runs/gone"),
+        (
+            {
+                "final": RECIPE["final"]
+                | {"metrics": [*RECIPE["final"]["metrics"], {"class_path": "a4a.evaluation.IDA"}]}
+            },
+            "final.metrics[1] (IDA) needs folder",
+        ),
+        ({"final": RECIPE["final"] | {"metrics": [CLIP_SCORE]}}, "final.metrics[0] (CLIPImageScore): "),
+        (
+            {
+                "variants": {
+                    "A4A": {},
+                    "judged": {
+                        "evaluation": {
+                            "class_path": "a4a.evaluation.Validator",
+                            "init_args": {"task": RECIPE["final"]["task"], "metrics": [CLIP_SCORE]},
+                        }
+                    },
+                }
+            },
+            "The variant 'judged': evaluation.metrics[0] (CLIPImageScore): ",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_variant_and_metric_is_checked_before_the_first_is_trained(tmp_path, capsys, change, said):
+    assert run(tmp_path, {**RECIPE, "claims": [], **change}) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Namespace" not in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_variants_share_is_checked_once(monkeypatch):
+    arguments = {
+        name: merged(RECIPE["recipe"], {"output": "x"} | change) for name, change in RECIPE["variants"].items()
+    }
+    calls = []
+    monkeypatch.setattr(checks, "check_adapter", lambda **values: calls.append(values["method"]))
+    monkeypatch.setattr(checks, "check_metrics", lambda *_: calls.append("metrics"))
+    check_variants(arguments | {"again": arguments["A4A"]})
+    assert [type(call).__name__ for call in calls] == ["A4AConfig", "str", "IPAdapterConfig"]
+
+
+def test_an_override_reaches_the_runs_and_keeps_the_rest_of_its_group(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(experiment, "transfer", wraps(experiment.transfer)(lambda **values: trained.append(values)))
+    monkeypatch.setattr(experiment, "evaluate", lambda *_, **__: None)
+    words = ["--recipe.training.samples", "8", "--recipe.training.warmup", "3", "--variants.A4A.method.rounds", "1"]
+    assert run(tmp_path, RECIPE | {"claims": []}, "--seeds", "4", *words) == 0
+    a4a, ip_adapter = trained
+    for values in trained:
+        training = values["training"]
+        assert (training.samples, training.warmup, training.batch_size, training.seed) == (8, 3, 4, 4)
+    assert a4a["method"].rounds == 1 and type(ip_adapter["method"]).__name__ == "IPAdapterConfig"
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Values become typed arguments, and every mistake is one sentence in the words of a recipe."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,17 +23,22 @@ class Training:
     rates: Rates = field(default_factory=Rates)
 
 
-class Animal(ABC):  # noqa: B024
+class Animal(ABC):
     folder_class = f"{__name__}.Dog"
+
+    @abstractmethod
+    def move(self) -> None: ...
 
 
 class Dog(Animal):
     def __init__(self, path: Path, legs: int = 4):
         self.path, self.legs = path, legs
 
+    def move(self) -> None: ...
+
 
 class Fish(Animal):
-    pass
+    def move(self) -> None: ...
 
 
 def function(
@@ -77,6 +82,7 @@ def test_a_path_stands_for_the_class_that_reads_such_a_folder():
         ({"output": "x", "count": "many"}, "count is 'many'; expected a whole number or null."),
         ({"output": "x", "animals": ["Fish", "Dog"]}, "animals[1] (Dog) needs path"),
         ({"output": "x", "named": {"rex": {"class_path": "Dog"}}}, "named.rex (Dog) needs path"),
+        ({"output": "x", "named": {"rex": {"legs": 3}}}, "named.rex names no class; add class_path: one of Dog, Fish"),
         ({"output": "x", "animal": "Dgo"}, "animal names the class 'Dgo', which does not exist; did you mean Dog?"),
         ({"output": "x", "animal": "a4a.errors.InputError"}, "animal is a InputError; expected a Animal"),
         ({"output": "x", "animal": {"class_path": "Dog", "legs": 3}}, "put it into init_args: {legs: ...}"),

@@ -97,20 +97,17 @@ def print_full_help(name: str, command: Command, function: Callable[..., Any], w
 
 
 def quiet_libraries() -> None:
-    """Keeps what libraries say about themselves off the terminal: warnings, kernels they miss, their progress bars."""
-    import logging
+    """Keeps the warnings and progress bars of diffusers and transformers off the terminal; a run has its own."""
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for library in ("torchao", "torch.utils._pytree"):  # torchao names every kernel that this machine has no use for
-        logging.getLogger(library).setLevel(logging.ERROR)
     import diffusers.utils.logging
     import transformers.utils.logging
 
     for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()  # of loading weights; a run has its own
+        library.disable_progress_bar()
 
 
 def run() -> None:

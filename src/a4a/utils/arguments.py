@@ -156,7 +156,10 @@ def _check_class(hint: Any, value: Any, path: str, default: Any) -> Any:
         return value
     if isinstance(value, dict) and "class_path" not in value:  # for the class itself, or for that of the default
         kind = type(default) if isinstance(default, base) else base
-        return value if inspect.isabstract(kind) else _check_call(kind, value, path)
+        if inspect.isabstract(kind):
+            names = ", ".join(sorted(_concrete(base)))
+            raise InputError(f"{path} names no class; add class_path: one of {names}, or any other by its whole path.")
+        return _check_call(kind, value, path)
     kind, value = named_class(base, value, path)
     if unknown := next((key for key in value if key not in CLASS_KEYS), None):
         raise InputError(f"{path} has {unknown} beside its class_path; put it into init_args: {{{unknown}: ...}}.")
@@ -178,7 +181,7 @@ def named_class(base: type, value: str | dict[str, Any], path: str) -> tuple[typ
     if folder_class and ("/" in name or Path(name).is_dir()):
         init_args = {"path": name, **(value.get("init_args") or {})}
         value, name = value | {"class_path": folder_class, "init_args": init_args}, folder_class
-    known = {kind.__name__: kind for kind in [*_subclasses(base), base] if not inspect.isabstract(kind)}
+    known = _concrete(base)
     kind = known.get(name) or _imported(name)
     if kind is None:
         raise InputError(
@@ -197,6 +200,11 @@ def _imported(name: str) -> type | None:
     except ImportError:
         return None
     return found if inspect.isclass(found) else None
+
+
+def _concrete(base: type) -> dict[str, type]:
+    """The classes that stand for a base class and are imported, by name."""
+    return {kind.__name__: kind for kind in [*_subclasses(base), base] if not inspect.isabstract(kind)}
 
 
 def _subclasses(base: type) -> Iterator[type]:
