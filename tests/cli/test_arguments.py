@@ -42,6 +42,7 @@ def read(*words, command=COMMAND, of=function):
         (["--prompt", "a dog on a beach"], {"prompt": ["a dog on a beach"]}),
         (["--prompt", "2024", "a: b"], {"prompt": ["2024", "a: b"]}),
         (["--prompt", '["a dog, wet", x]'], {"prompt": ["a dog, wet", "x"]}),
+        (["--prompt", "[photo] of a dog"], {"prompt": ["[photo] of a dog"]}),
         (["--seeds", "1", "2"], {"seeds": [1, 2]}),
         (["--resume"], {"resume": True}),
         (["--resume", "--title", "x"], {"resume": True, "title": "x"}),
@@ -99,6 +100,13 @@ def test_overrides_reach_the_variant_that_they_name(recipe):
         "variants"
     ]
     assert variants == {"A4A": {"method": {"rounds": 1}}, "rate 1.5": {"training": {"seed": 1, "samples": 8}}}
+
+
+def test_a_second_recipe_comes_on_top_of_the_first(recipe, tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("recipe: {training: {samples: 8}}")
+    training = read(*recipe, "--config", str(more))["recipe"]["training"]
+    assert training == {"samples": 8, "batch_size": 32, "schedule": "cosine"}
 
 
 def test_an_override_of_no_variant_is_refused(recipe):

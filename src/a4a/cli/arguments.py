@@ -15,7 +15,7 @@ from jsonargparse import get_loader
 from a4a.cli.commands import Command
 from a4a.errors import InputError
 from a4a.utils.arguments import alternatives, parameters_of, read_recipe
-from a4a.utils.settings import did_you_mean, with_option
+from a4a.utils.settings import did_you_mean, merged, with_option
 
 BOOLEANS = ("true", "false", "yes", "no")
 
@@ -34,12 +34,12 @@ def check_option_names(name: str, command: Command, words: list[str]) -> None:
 def read_arguments(name: str, command: Command, function: Any, words: list[str]) -> dict[str, Any]:
     """The settings that a command line gives to the function of a command."""
     hints, _ = parameters_of(function)
-    options, places = _split(name, words, hints, positional=command.positional is not None)
+    options, places = _split(name, words, hints)
     settings: dict[str, Any] = {}
     for option, raw in options:
         if option == "config" and command.config == "recipe":
             for file in raw:
-                settings |= read_recipe(file)
+                settings = merged(settings, read_recipe(file))
         elif option == "config" and command.positional:
             places += raw
     for option, raw in options:
@@ -56,7 +56,7 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
     return settings
 
 
-def _split(name: str, words: list[str], hints: dict[str, Any], positional: bool) -> tuple[list, list[str]]:
+def _split(name: str, words: list[str], hints: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], list[str]]:
     """Options with the words that follow them, as many as their type takes; and the words that belong to none."""
     options, places, rest = [], [], list(words)
     while rest:
@@ -79,17 +79,12 @@ def _split(name: str, words: list[str], hints: dict[str, Any], positional: bool)
 def _values(rest: list[str], hint: Any) -> Iterator[str]:
     """The words in front of the next option that are values of this one."""
     kinds = alternatives(hint)
+    takes_many = hint is Any or any(get_origin(kind) is list for kind in kinds)
+    is_flag = bool in kinds and str not in kinds
     for i, word in enumerate(rest):
-        if word.startswith("--"):
+        if word.startswith("--") or (i and not takes_many):
             return
-        if i and hint is not Any and not any(get_origin(kind) is list for kind in kinds):
-            return
-        if (
-            bool in kinds
-            and str not in kinds
-            and word.lower() not in BOOLEANS
-            and not (int in kinds and word.isdigit())
-        ):
+        if is_flag and word.lower() not in BOOLEANS and not (int in kinds and word.isdigit()):
             return
         yield word
 
@@ -117,9 +112,10 @@ def _value(raw: list[str], hint: Any) -> Any:
         return True
     kinds = alternatives(hint)
     listed = next((kind for kind in kinds if get_origin(kind) is list), None)
-    if listed is not None and not raw[0].startswith("["):
-        plain = get_args(listed)[0] in (str, Path)
-        return list(raw) if plain else [_loaded(word) for word in raw]
+    if listed is not None:
+        whole = _loaded(raw[0]) if len(raw) == 1 and raw[0].startswith("[") else None
+        is_text = get_args(listed)[0] in (str, Path)
+        return whole if isinstance(whole, list) else list(raw) if is_text else [_loaded(word) for word in raw]
     if len(raw) > 1:
         return [_loaded(word) for word in raw]
     if raw[0] == "null":

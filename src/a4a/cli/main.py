@@ -1,6 +1,7 @@
 """The command `a4a`. Help and typos are answered from plain data; a command's module is imported when it runs."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -33,13 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail(f"stopped. {command.resume if command else ''}".strip(), 130)
-    except SystemExit as stop:  # of a training loop that was stopped and has saved a checkpoint
-        if command is None or stop.code in (0, None):
-            return 0
-        if stop.code not in (130, 143):
-            raise
-        return _fail(f"stopped. {command.resume}", int(stop.code))
+        return _stopped(command, 130)
+    except SystemExit as stop:  # of a training loop that was stopped and has saved a checkpoint, or of a parser's help
+        if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            return 0 if stop.code is None else int(stop.code)
+        return _stopped(command, int(stop.code))
     except BrokenPipeError:  # a4a zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -66,15 +65,18 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
     from a4a.training.distributed import shutdown
     from a4a.utils.arguments import parse_arguments
 
-    # A dry run trains on random data, so the recipe's need not be there.
-    skip = (
-        ("data", "evaluation") if name == "transfer" and settings.get("dry_run") not in (None, False, "false") else ()
-    )
+    skip = unneeded(name, settings)
     values = parse_arguments(function, settings, skip).build() | dict.fromkeys(skip)
     function(**values)
     shutdown()
     if _is_first_process() and (lines := ending(name, values)):
         print(lines)
+
+
+def unneeded(name: str, settings: dict[str, Any]) -> tuple[str, ...]:
+    """Settings that are not looked at: a dry run trains on random data, so the recipe's need not be there."""
+    is_dry_run = name == "transfer" and settings.get("dry_run") not in (None, False, "false")
+    return ("data", "evaluation") if is_dry_run else ()
 
 
 def load_function(command: Command) -> Callable[..., Any]:
@@ -122,8 +124,13 @@ def _version() -> str:
 
 
 def _fail(message: str, code: int) -> int:
+    print(f"a4a: {message}", file=sys.stderr)
+    return code
+
+
+def _stopped(command: Command | None, code: int) -> int:
     if _is_first_process():
-        print(f"a4a: {message}", file=sys.stderr)
+        print(f"a4a: stopped. {command.resume if command else ''}".strip(), file=sys.stderr)
     return code
 
 
