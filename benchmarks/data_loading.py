@@ -99,7 +99,7 @@ class TimedDataset(PreparedDataset):
 def share_of_training(folder: Path, samples: int) -> float:
     """Share of the training time that is spent on loading."""
     dataset = TimedDataset(folder)
-    adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), EMBED)
+    adapter = IPAdapter.from_denoiser(BACKBONE.sites, BACKBONE.text_projections(), {"image_embed_dim": EMBED})
     objective = Denoising(BACKBONE, adapter, ObjectiveConfig())
     with tempfile.TemporaryDirectory() as output:
         began = time.perf_counter()

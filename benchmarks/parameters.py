@@ -3,8 +3,8 @@
 import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
-from a4a import A4A, IPAdapter
-from a4a.adapters.base import sites_to_config
+from a4a import A4A
+from a4a.adapters.base import adapter_to_config, sites_to_config
 from a4a.adapters.meta import load_meta_adapter
 from a4a.backbones.pixart import PIXART, PixArt
 from a4a.backbones.unet import SDXL, UNet
@@ -19,10 +19,7 @@ def upgraded() -> dict:
         }
 
 
-def base() -> dict:
-    """Configuration of the published SD1.5 IP-Adapter."""
-    source = load_meta_adapter("h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
-    return {name: value for name, value in source.config.items() if not name.startswith("_")}
+SOURCE = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
 
 
 METHODS = {
@@ -33,11 +30,11 @@ METHODS = {
 
 if __name__ == "__main__":
     with torch.device("meta"):
-        source = IPAdapter(**base())
+        source = load_meta_adapter(SOURCE)
         print(f"SD1.5 IP-Adapter: {sum(p.numel() for p in source.parameters()) / 1e6:.1f}M, {len(source.sites)} sites")
         for model, sites in upgraded().items():
             for name, method in METHODS.items():
-                adapter = A4A(base(), sites_to_config(sites), **method)
+                adapter = A4A(adapter_to_config(source), sites_to_config(sites), **method)
                 project, mapping, align = (
                     sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters())
                     for i in range(3)

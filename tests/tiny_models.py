@@ -209,12 +209,17 @@ def _flags(pipe):
     return {"requires_safety_checker": False} if isinstance(pipe, StableDiffusionPipeline) else {}
 
 
+def base_projection(image_embed_dim, text_width, tokens=4):
+    """Configuration of the base family's projection."""
+    return {"family": "base", "image_embed_dim": image_embed_dim, "text_width": text_width, "tokens": tokens}
+
+
 def ip_adapter(pipe, seed=0, tokens=4):
     """An adapter for the sites of a pipeline, with features large enough to matter."""
     torch.manual_seed(seed)
     sites = backbone_for(pipe).sites
     text_width = getattr(pipe, "unet", None).config.cross_attention_dim if hasattr(pipe, "unet") else TEXT
-    adapter = IPAdapter(sites_to_config(sites), EMBED, text_width, tokens)
+    adapter = IPAdapter(sites_to_config(sites), base_projection(EMBED, text_width, tokens))
     return shaken(adapter).requires_grad_(False)
 
 

@@ -124,7 +124,10 @@ def test_the_prefix_adapter_modules_is_accepted(sd15, tmp_path, suffix):
     [(1024, "CLIP ViT-H/14"), (1280, "CLIP ViT-bigG/14"), (24, "an image encoder with embeddings of width 24")],
 )
 def test_the_image_encoder_follows_from_the_width(tmp_path, image_embed_dim, encoder):
-    formats.write(IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], image_embed_dim, 16), tmp_path / "a.safetensors")
+    formats.write(
+        IPAdapter([["a", 8, 0.0], ["b", 8, 1.0]], tiny_models.base_projection(image_embed_dim, 16)),
+        tmp_path / "a.safetensors",
+    )
     assert formats.read(tmp_path / "a.safetensors").image_encoder == encoder
 
 
@@ -155,7 +158,7 @@ def halves(adapter):
 
 @pytest.fixture
 def adapter():
-    return IPAdapter(sites_to_config([*map(_site, range(3))]), tiny_models.EMBED, 16, 2)
+    return IPAdapter(sites_to_config([*map(_site, range(3))]), tiny_models.base_projection(tiny_models.EMBED, 16, 2))
 
 
 def _site(i):
@@ -336,7 +339,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for path in sys.argv[1:]:
     try:
-        formats.write(IPAdapter([["a", 64, 0.0]], 64, 64, 4), path)
+        formats.write(IPAdapter([["a", 64, 0.0]], {"family": "base", "image_embed_dim": 64, "text_width": 64}), path)
     except InputError as error:
         print(error)
 """
@@ -360,7 +363,7 @@ def test_a_write_that_fails_leaves_the_former_file(adapter, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_a_full_disk(adapter, tmp_path, full_disk, suffix):
     with pytest.raises(InputError, match=r"Cannot write .* the disk is full"):
-        formats.write(IPAdapter([["a", 640, 0.0]], 640, 640, 4), full_disk / f"a{suffix}")
+        formats.write(IPAdapter([["a", 640, 0.0]], tiny_models.base_projection(640, 640)), full_disk / f"a{suffix}")
     assert list(full_disk.iterdir()) == []
 
 
@@ -379,7 +382,7 @@ from a4a.errors import InputError
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    formats.write(IPAdapter([["a", 8, 0.0]], 8, 8, 4), sys.argv[1])
+    formats.write(IPAdapter([["a", 8, 0.0]], {"family": "base", "image_embed_dim": 8, "text_width": 8}), sys.argv[1])
 except InputError as error:
     print(error)
 """

@@ -9,6 +9,7 @@ import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.published import SOURCES
 from a4a.backbones.meta import load_meta_model, published_models
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -24,7 +25,7 @@ def backbones():
 @pytest.fixture(scope="module")
 def source(backbones):
     with torch.device("meta"):
-        return IPAdapter(sites_to_config(backbones[SD15].sites), 1024, 768, 4)
+        return IPAdapter(sites_to_config(backbones[SD15].sites), next(iter(SOURCES.values())).projection)
 
 
 def count(modules):
@@ -99,6 +100,6 @@ def test_projection_and_alignment_have_the_papers_sizes(backbones, source, model
 def test_fresh_ip_adapters_of_the_published_models(backbones, model):
     sites, (keys, values) = backbones[model].sites, backbones[model].text_projections()
     with torch.device("meta"):
-        adapter = IPAdapter.from_denoiser(sites, (keys, values), 1024)
+        adapter = IPAdapter.from_denoiser(sites, (keys, values), {"image_embed_dim": 1024})
     adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
     assert count([adapter.to_k, adapter.to_v]) == 2 * keys[0].in_features * sum(site.width for site in sites)

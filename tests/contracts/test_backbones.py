@@ -77,7 +77,9 @@ def test_an_adapter_is_trained_and_the_model_stays_frozen(backbone, tmp_path, we
     weighting = backbone.prediction.weightings[weighting]
     before = {name: t.clone() for name, t in backbone.denoiser.state_dict().items()}
     torch.manual_seed(0)
-    adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), tiny_models.EMBED)
+    adapter = IPAdapter.from_denoiser(
+        backbone.sites, backbone.text_projections(), {"image_embed_dim": tiny_models.EMBED}
+    )
     begin = {name: p.detach().clone() for name, p in adapter.named_parameters()}
     objective = Denoising(backbone, adapter, ObjectiveConfig(rates=LearningRates(adapter=1e-3), weighting=weighting))
     rows = train(

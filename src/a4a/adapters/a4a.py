@@ -1,7 +1,7 @@
-"""A4A: an adapter of other sites, and the all-for-all mapping of its features to these."""
+"""A4A: a source adapter, and the all-for-all mapping of its features to the upgraded model's sites."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -9,29 +9,37 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from a4a.adapters.base import ImagePromptAdapter, sites_from_config, sites_to_config
-from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.base import (
+    ImagePromptAdapter,
+    Linears,
+    adapter_from_config,
+    adapter_to_config,
+    sites_from_config,
+    sites_to_config,
+)
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
-from a4a.method.coupling import unrounded
+from a4a.method.coupling import without_autocast
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
 
 
 class A4A(ImagePromptAdapter):
-    """The transferred adapter: `source` makes features for the base model's sites, `mapping` those of the upgraded model.
+    """The transferred adapter: `source` makes features for the base model's sites, `mapping` the upgraded model's.
 
-    The base model itself is never needed. Saved, the folder holds the source adapter's weights too, since they may have
-    been fine-tuned.
+    The source may be any adapter, another A4A too. The base model itself is never needed. A saved folder holds the
+    source's weights as well, since they may have been fine-tuned.
 
     Args:
-        base: configuration of the source adapter.
+        base: class name and configuration of the source adapter.
         sites: of the upgraded model.
-        d_scm, rounds, inner, heads, residual, sharing, warm_start, reach, text_width: see `AllForAll`.
-        coupling: False maps the condition tokens `c` themselves instead of the features that the source makes of them.
-        base_sites: use so many of the source's sites, evenly over the depth; all where None.
+        d_scm, rounds, inner, heads, residual, sharing, warm_start, connectivity, text_width: see `AllForAll`.
+        coupling: False maps the condition tokens `c` themselves, instead of the features that the source makes of them.
+        base_sites: how many of the source's sites to use, evenly over the depth; by default all.
     """
+
+    kind = "A4A, a transferred adapter"
 
     @register_to_config
     def __init__(
@@ -51,16 +59,16 @@ class A4A(ImagePromptAdapter):
         text_width: int | None = None,
     ):
         super().__init__()
-        self.source = IPAdapter(**{k: v for k, v in base.items() if not k.startswith("_")})
+        self.source = adapter_from_config(base)
         self.sites = sites_from_config(sites)
-        self.image_embed_dim, self.tokens, self.image_encoder = (
-            self.source.image_embed_dim,
-            self.source.tokens,
-            self.source.image_encoder,
-        )
+        self.tokens, self.image_encoder = self.source.tokens, self.source.image_encoder
+        self.encoder_output, self.image_embed_dim = self.source.encoder_output, self.source.image_embed_dim
         self.coupling, self.used = coupling, _evenly(self.source.sites, base_sites)
+        mapped = [self.source.sites[i] for i in self.used]
+        if not coupling:
+            mapped = [Site("condition", self.source.image_projection().text_width, 0.5)]
         self.mapping = AllForAll(
-            [self.source.sites[i] for i in self.used] if coupling else [Site("condition", self.source.text_width, 0.5)],
+            mapped,
             self.sites,
             self.tokens,
             d_scm=d_scm or math.lcm(*(s.width for s in self.source.sites)),
@@ -77,79 +85,73 @@ class A4A(ImagePromptAdapter):
     @classmethod
     def from_source(
         cls,
-        source: IPAdapter,
+        source: ImagePromptAdapter,
         sites: Sequence[Site],
-        text: tuple[Sequence[nn.Linear], Sequence[nn.Linear]] | None = None,
+        text: tuple[Linears, Linears] | None = None,
         **options: Any,
     ) -> "A4A":
         """An untrained transfer of `source` to `sites`.
 
-        With `text`, the upgraded model's own key and value projections at the sites, alignment starts from them (needs
-        `sharing="site"`); without, it starts at random as in the paper.
+        Args:
+            source: copied, not shared.
+            sites: of the upgraded model.
+            text: the upgraded model's own key and value projections at the sites. Alignment then starts from them
+                (needs `sharing="site"`); without, it starts at random as in the paper.
+            options: the constructor's other arguments.
         """
-        base = {
-            name: value for name, value in source.config.items() if not name.startswith("_")
-        }  # not the folder it came from
         text_width = text[0][0].in_features if text is not None else None
-        adapter = cls(base, sites_to_config(sites), text_width=text_width, **options)
+        adapter = cls(adapter_to_config(source), sites_to_config(sites), text_width=text_width, **options)
         adapter.source.load_state_dict(source.state_dict())
-        if text is not None:
-            d_scm = adapter.mapping.alignments[0].text.in_features
-            vocabulary = torch.randn(text_width, d_scm) / d_scm**0.5  # pyright: ignore[reportOperatorIssue, reportArgumentType, reportCallIssue]
+        if text is not None and text_width is not None:
+            d_scm = adapter.mapping.d_scm
+            vocabulary = torch.randn(text_width, d_scm) / d_scm**0.5
             for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
                 alignment.init_from_text(projections, vocabulary)
         return adapter
 
     @torch.no_grad()
-    def init_projection(self, embeds: Float[Tensor, "references image_embed_dim"]) -> None:
-        """Begin the projection with what a few thousand references say: the condition of each, whitened over them all.
+    def init_projection(self, embeds: Float[Tensor, "references ..."]) -> None:
+        """Start the coupling space projection as the condition of each reference, whitened over a few thousand of them.
 
-        A trained condition spends most of its variance on a few directions; what else it knows of a reference is then
-        faint in the features, and learned last. Whitened, the coupling space begins with every direction as loud as any
-        other, and with the same content at every base site. Needs `sharing="site"` and the features of the source
-        (`coupling`). **Ours**, not the paper's.
+        A trained condition spends most of its variance on a few directions; whatever else it knows of a reference is
+        then faint in the features, and is learned last. Whitened, all directions start with equal variance, and with
+        the same content at every base site. Needs `sharing="site"`, `coupling`, and a source with a condition encoder
+        and linear keys and values. **Ours**, not the paper's.
         """
-        condition = self.source.image_proj(embeds).flatten(0, 1)
+        condition = self.source.image_projection()(embeds).flatten(0, 1)
         variance, directions = torch.linalg.eigh(condition.T.cov())
-        loud = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
-        d_scm = self.mapping.projections[0].linears.layers[0].out_features
-        turned = nn.init.orthogonal_(torch.empty(int(d_scm), len(variance)), generator=torch.Generator().manual_seed(0))  # pyright: ignore[reportArgumentType]
-        space = turned.to(embeds.device) @ loud.T
-        for projection, makers in zip(self.mapping.projections, (self.source.to_k, self.source.to_v), strict=True):
-            projection.init_from_source([makers[i] for i in self.used], space, condition.mean(0))  # pyright: ignore[reportArgumentType]
+        whitening = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
+        generator = torch.Generator().manual_seed(0)
+        rotation = nn.init.orthogonal_(torch.empty(self.mapping.d_scm, len(variance)), generator=generator)
+        space = rotation.to(embeds.device) @ whitening.T
+        for projection, layers in zip(self.mapping.projections, self.source.key_value_layers(), strict=True):
+            projection.init_from_source([layers[i] for i in self.used], space, condition.mean(0))
 
-    def forward(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> SiteFeatures:
-        with unrounded(embeds.device):  # what the projection undoes
-            features = self._of_the_source(embeds.to(self.dtype))
+    def forward(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
+        with without_autocast(embeds.device):  # the projection is a pseudo-inverse of the source's layers
+            features = self._source_features(embeds.to(self.dtype))
         return self.mapping(features)
 
-    def _of_the_source(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> SiteFeatures:
-        """What is mapped: the features of the sites that are used, or the condition itself."""
+    def _source_features(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
+        """What is mapped: the source's features at the sites in use, or its condition itself."""
         if not self.coupling:
-            condition = self.source.image_proj(embeds)
+            condition = self.source.image_projection()(embeds)
             return SiteFeatures((condition,), (condition,))
         features = self.source(embeds)
         return SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used))
 
-    def unconditional(self, embeds: Float[Tensor, "batch image_embed_dim"]) -> Float[Tensor, "batch image_embed_dim"]:
-        return self.source.unconditional(embeds)
-
     def set_image_encoder(self, name: str) -> None:
         self.source.set_image_encoder(name)
         self.image_encoder = name
-        self.register_to_config(base={**self.config["base"], "image_encoder": name})
+        self.register_to_config(base=adapter_to_config(self.source))
 
     def train_source(self, mode: bool) -> None:
-        """Lets what is used of the source be trained too, or keeps all of it frozen."""
         self.source.requires_grad_(False)
-        used = [
-            maker
-            for makers in (self.source.to_k, self.source.to_v)
-            for i, maker in enumerate(makers)
-            if self.coupling and i in self.used
-        ]
-        for module in (self.source.image_proj, *used):
-            module.requires_grad_(mode)
+        for parameter in self._source_parameters():
+            parameter.requires_grad_(mode)
+
+    def _source_parameters(self) -> list[nn.Parameter]:
+        return self.source.parameters_behind(self.used if self.coupling else None)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}
@@ -159,15 +161,27 @@ class A4A(ImagePromptAdapter):
             "adapter": list(self.source.parameters()),
         }
 
+    def parameters_behind(self, sites: Collection[int] | None) -> list[nn.Parameter]:
+        if sites is None:
+            self._cannot_offer("condition tokens")
+        unused = {id(p) for alignment in self.mapping.alignments for p in alignment.parameters_not_behind(sites)}
+        return [*self._source_parameters(), *(p for p in self.mapping.parameters() if id(p) not in unused)]
+
+    def facts(self) -> dict[str, Any]:
+        return {"transferred from": f"{self.source.kind} for {len(self.source.sites)} sites"}
+
+    def origin(self, model: str | None, source: str | None) -> str:
+        return f"It was transferred from {f'`{source}`' if source else 'an IP-Adapter'} by A4A."
+
 
 def _evenly(sites: Sequence[Site], count: int | None) -> list[int]:
     """Indices of `count` sites, evenly spaced in the order of execution."""
-    order = sorted(range(len(sites)), key=lambda i: sites[i].depth)
     if count is None:
         return list(range(len(sites)))
     if not 1 <= count <= len(sites):
         raise InputError(
-            f"base_sites is {count} but the source adapter has {len(sites)} sites; give a number from 1 to {len(sites)}."
+            f"base_sites is {count} but the source adapter has {len(sites)} sites; "
+            f"give a number from 1 to {len(sites)}."
         )
-    chosen = {order[round((i + 0.5) * len(sites) / count - 0.5)] for i in range(count)}
-    return sorted(chosen)
+    order = sorted(range(len(sites)), key=lambda i: sites[i].depth)
+    return sorted({order[round((i + 0.5) * len(sites) / count - 0.5)] for i in range(count)})

@@ -8,8 +8,8 @@ import diffusers
 import torch
 
 from a4a.adapters import formats
-from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import described, load_adapter
+from a4a.adapters.projections import projection_families
 from a4a.backbones import families
 from a4a.errors import InputError
 from a4a.features import Site
@@ -41,11 +41,11 @@ def _published(path: str) -> dict[str, Any]:
     image_proj, layers = formats.load(file)
     found = formats.describe(image_proj, layers, file)
     return {
-        "kind": f"IP-Adapter, {found.variant} family",
-        "transferable": found.variant == "base",
-        "tokens": found.tokens,
-        "image encoder": found.encoder if found.image_embed_dim else "see the variant's publication",
-        "embedding width": found.image_embed_dim,
+        "kind": f"IP-Adapter, {found.family} family",
+        "transferable": found.projection is not None,
+        "tokens": found.options.get("tokens"),
+        "image encoder": found.image_encoder or "see the family's publication",
+        "embedding width": found.options.get("image_embed_dim"),
         "text width": found.text_width,
         "parameters": sum(t.numel() for t in (*image_proj.values(), *layers.values())),
         **_sites(found.sites),
@@ -55,17 +55,15 @@ def _published(path: str) -> dict[str, Any]:
 def _saved(path: str) -> dict[str, Any]:
     """An adapter that a4a saved."""
     adapter = load_adapter(path)
-    facts = {
-        "kind": "A4A, a transferred adapter" if isinstance(adapter, A4A) else "IP-Adapter",
+    return {
+        "kind": adapter.kind,
         "tokens": adapter.tokens,
         "image encoder": adapter.image_encoder,
         "embedding width": adapter.image_embed_dim,
         "parameters": parameter_count(adapter),
         **_sites(adapter.sites),
+        **adapter.facts(),
     }
-    if isinstance(adapter, A4A):
-        facts["transferred from"] = _sites(adapter.source.sites)["widths"]
-    return facts
 
 
 def _model(path: str, file: Path) -> dict[str, Any]:
@@ -116,10 +114,11 @@ def _text(value: Any) -> str:
 
 
 def _next_step(facts: dict[str, Any]) -> str:
-    path, kind = facts["path"], facts["kind"]
+    path = facts["path"]
     if "tokens" not in facts:
         return f"Next: a4a generate --model {path} --adapter ADAPTER, or transfer an adapter to it: a4a transfer --help"
     if not facts.get("transferable", True):
-        return "Next: choose an adapter of the base family, which can be drawn with and transferred."
+        known = ", ".join(projection_families())
+        return f"Next: choose an adapter of a family that is supported ({known}), to generate with it or transfer it."
     draw = f'Next: a4a generate --adapter {path} --model MODEL --image photo.png --prompt "a dog" --output pictures'
-    return draw if kind.startswith("A4A") else f"{draw}\nor transfer it to another model: a4a transfer --source {path}"
+    return f"{draw}\nor transfer it to another model: a4a transfer --source {path}"

@@ -133,5 +133,6 @@ def check_width(given: int, image_embed_dim: int, what: str) -> None:
     if image_embed_dim != given:
         raise InputError(
             f"{what} takes image embeddings of width {image_embed_dim} but this image encoder gives {given}; "
-            f"give the encoder that the adapter was trained with (1024: CLIP ViT-H/14, 1280: CLIP ViT-bigG/14)."
+            f"give the encoder that the adapter was trained with (pooled embeddings of 1024: CLIP ViT-H/14, "
+            f"of 1280: CLIP ViT-bigG/14; tokens of 1280: CLIP ViT-H/14)."
         )

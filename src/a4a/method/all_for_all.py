@@ -1,11 +1,13 @@
 """Figure 1: features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
 
-The letter of the paper is `residual=False, warm_start=False, sharing="width"`, begun at random (`A4A.from_source` without `text`,
-no `A4A.couple`). What the defaults do otherwise, and why, stands beside each argument; the README has figures.
+Exactly as in the paper: `residual=False, warm_start=False, sharing="width"`, started at random (`A4A.from_source`
+without `text`, no `A4A.init_projection`). What the defaults do otherwise, and why, is said at each argument; the README
+has figures.
 """
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -26,11 +28,13 @@ class AllForAll(nn.Module):
         rounds: R, repetitions of eq. 9.
         inner: d_im; d_scm where None.
         heads: of the mapping's attention.
-        residual: around attention and FFN of a round. The letter has none; without, a round forgets what it does not attend to.
-        sharing: linear layers of projection and alignment per distinct "width" (the letter) or per "site".
-        warm_start: latents begin as a depth-matched mixture of the base features (see `UpgradedSpaceMapping`).
-        text_width: of the upgraded model's text states, by which alignment goes then (see `Alignment`).
-        reach: what an upgraded site sees of the base: "all" sites (the paper) or only the "nearest" in depth, as an ablation.
+        residual: around attention and FFN of a round. The paper's equations have none; without, a round forgets what
+            it does not attend to.
+        sharing: linear layers of projection and alignment per distinct "width" (the paper) or per "site".
+        warm_start: latents start as a depth-matched mixture of the base features (see `UpgradedSpaceMapping`).
+        text_width: of the upgraded model's text states, through which alignment then goes (see `Alignment`).
+        connectivity: base sites that an upgraded site sees: "all_to_all" (the paper), or "layer_by_layer" only the one
+            nearest in depth, as an ablation.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class AllForAll(nn.Module):
     ):
         super().__init__()
         widths = [s.width for s in base]
-        d_scm = d_scm or math.lcm(*widths)
+        self.d_scm = d_scm = d_scm or math.lcm(*widths)
 
         def chain() -> nn.ModuleList:
             return nn.ModuleList(
@@ -84,7 +88,7 @@ class AllForAll(nn.Module):
 
     @property
     def projections(self) -> tuple[CouplingSpaceProjection, CouplingSpaceProjection]:
-        return self.keys[0], self.values[0]  # pyright: ignore[reportReturnType]
+        return cast(CouplingSpaceProjection, self.keys[0]), cast(CouplingSpaceProjection, self.values[0])
 
     @property
     def mappings(self) -> tuple[nn.Module, nn.Module]:
@@ -92,4 +96,4 @@ class AllForAll(nn.Module):
 
     @property
     def alignments(self) -> tuple[Alignment, Alignment]:
-        return self.keys[2], self.values[2]  # pyright: ignore[reportReturnType]
+        return cast(Alignment, self.keys[2]), cast(Alignment, self.values[2])

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from a4a.method.linears import Sharing, SiteLinears
 
 
-def unrounded(device: torch.device) -> AbstractContextManager:
-    """Leaves autocast, which rounds to 16 bits (on the meta device there is none)."""
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Compute in the tensors' own precision, not in autocast's 16 bits (the meta device has no autocast)."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 class CouplingSpaceProjection(nn.Module):
     """Base features of widths d_1 .. d_l, each to width d_scm, stacked: `K = Proj([k_1, ..., k_l])`.
 
-    Never in autocast: begun as a pseudo-inverse, it multiplies what is rounded by the condition number of the source's layers.
+    Never in autocast: where it starts as a pseudo-inverse, it multiplies rounding errors by the condition number of
+    the source's layers.
     """
 
     def __init__(self, widths: Sequence[int], d_scm: int, sharing: Sharing):
@@ -26,18 +27,23 @@ class CouplingSpaceProjection(nn.Module):
         self.linears = SiteLinears(widths, [d_scm] * len(widths), sharing)
 
     def forward(self, sites: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "batch sites tokens d_scm"]:
-        with unrounded(sites[0].device):
+        with without_autocast(sites[0].device):
             return torch.stack(self.linears(sites), dim=1)
 
     @torch.no_grad()
     def init_from_source(
-        self, makers: Sequence[nn.Linear], space: Float[Tensor, "d_scm text"], mean: Float[Tensor, " text"]
+        self, layers: Sequence[nn.Linear], space: Float[Tensor, "d_scm text"], mean: Float[Tensor, " text"]
     ) -> None:
-        """Each site's layer undoes what made its features of the condition, `k_i = W_i c`, as far as can be: `space (c - mean)`.
+        """Each site's layer inverts, as far as it can, the source's `k_i = W_i c` and gives `space (c - mean)`.
 
-        All base sites then say the same in the coupling space, and mixing them loses nothing. Needs a layer per site.
-        **Ours**, not the paper's.
+        All base sites then carry the same content in the coupling space, and mixing them loses nothing. Needs a layer
+        per site. **Ours**, not the paper's.
+
+        Args:
+            layers: the source's layers `W_i`, one for each site.
+            space: from the condition to the coupling space.
+            mean: of the condition.
         """
-        for layer, maker in zip(self.linears.layers, makers, strict=True):
-            layer.weight.copy_(space @ torch.linalg.pinv(maker.weight))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            layer.bias.copy_(-layer.weight @ (maker.weight @ mean))  # pyright: ignore[reportCallIssue, reportArgumentType, reportOperatorIssue]
+        for projection, layer in zip(self.linears.each(), layers, strict=True):
+            projection.weight.copy_(space @ torch.linalg.pinv(layer.weight))
+            projection.bias.copy_(-projection.weight @ (layer.weight @ mean))

@@ -10,7 +10,7 @@ Sharing = Literal["width", "site"]
 
 
 class SiteLinears(nn.Module):
-    """For every site the linear layer that serves it: `self[i]`."""
+    """A linear layer for every site; `index[i]` is the number of the layer that serves site i."""
 
     def __init__(self, ins: Sequence[int], outs: Sequence[int], sharing: Sharing):
         super().__init__()
@@ -21,3 +21,7 @@ class SiteLinears(nn.Module):
 
     def forward(self, sites: Sequence[Tensor]) -> list[Tensor]:
         return [self.layers[i](x) for i, x in zip(self.index, sites, strict=True)]
+
+    def each(self) -> list[nn.Linear]:
+        """The layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

@@ -1,4 +1,4 @@
-"""Upgraded Space Mapping (sec. 3.3, eq. 9, 10): learned features of all upgraded sites attend to those of all base sites."""
+"""Upgraded Space Mapping (sec. 3.3, eq. 9, 10): learned features of all upgraded sites attend to all base sites'."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,24 +11,27 @@ from torch import Tensor, nn
 from a4a.errors import InputError
 
 Connectivity = Literal["all_to_all", "layer_by_layer"]
-"""What an upgraded site sees: all base sites (the paper), or the one nearest in depth (layer by layer, its counter-example)."""
+"""What an upgraded site sees: all base sites (the paper), or the one nearest in depth (the paper's counter-example)."""
+
+MAX_ROUNDS = 100
+"""The paper has 2; a damaged configuration shall not build millions of layers."""
 
 
 class UpgradedSpaceMapping(nn.Module):
     """`K^`, learned, refined R times by attention over `[K^, K]`, where K comes from the coupling space.
 
     Args:
-        base_depths, upgraded_depths: places of the sites in the order of execution, each in [0, 1].
+        base_depths, upgraded_depths: positions of the sites in the order of execution, each in [0, 1].
         tokens: N, image tokens of a site.
         width: d_scm.
         rounds: R.
         inner: d_im, the width of the attention.
         heads: of the attention.
         residual: around attention and FFN; eq. 9 shows none.
-        warm_start: K^ begins as a learnable mixture, over the base sites, of K: at first each upgraded site takes the
+        warm_start: K^ starts as a learnable mixture, over the base sites, of K: at first each upgraded site takes the
             base sites nearest in depth. Random latents alone drown the reference in what all references share. The
-            rounds begin as the identity then.
-        reach: "nearest" keeps every upgraded site to the base site nearest in depth, and to itself.
+            rounds then start as the identity.
+        connectivity: "layer_by_layer" limits every upgraded site to the base site nearest in depth, and to itself.
     """
 
     seen: Tensor | None
@@ -48,20 +51,16 @@ class UpgradedSpaceMapping(nn.Module):
         connectivity: Connectivity = "all_to_all",
     ):
         super().__init__()
-        start = (
-            interpolation(base_depths, upgraded_depths)
-            if connectivity == "all_to_all"
-            else nearest(base_depths, upgraded_depths)
-        )
-        sites = torch.cat(
-            [torch.eye(len(start)), start], dim=1
-        ).bool()  # what each upgraded site may attend to: [K^, K]
-        self.register_buffer("seen", None if connectivity == "all_to_all" else start, persistent=False)
-        self.register_buffer(
-            "mask",
-            None if connectivity == "all_to_all" else sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1),
-            persistent=False,
-        )
+        if not 0 <= rounds <= MAX_ROUNDS:
+            raise InputError(f"The mapping has {rounds} rounds; give a number from 0 to {MAX_ROUNDS}.")
+        if connectivity == "all_to_all":
+            start, seen, mask = interpolation(base_depths, upgraded_depths), None, None
+        else:
+            start = seen = nearest(base_depths, upgraded_depths)
+            sites = torch.cat([torch.eye(len(start)), start], dim=1).bool()  # a row of [K^, K] for each upgraded site
+            mask = sites.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self.register_buffer("seen", seen, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
         self.latents = nn.Parameter(torch.randn(len(upgraded_depths), tokens, width) * (0.02 if warm_start else 1.0))
         self.mixture = nn.Parameter(start.clone()) if warm_start else None
         self.norm = nn.LayerNorm(width) if warm_start else None
@@ -89,7 +88,8 @@ class _Round(nn.Module):
         super().__init__()
         if heads < 1 or inner % heads:
             raise InputError(
-                f"The mapping has {heads} heads but its attention is {inner} wide (inner, or else d_scm); give a number of heads that divides that."
+                f"The mapping has {heads} heads but its attention is {inner} wide (inner, or else d_scm); "
+                f"give a number of heads that divides that."
             )
         self.heads, self.residual = heads, residual
         self.norm_mapped, self.norm_reference = nn.LayerNorm(width), nn.LayerNorm(width)

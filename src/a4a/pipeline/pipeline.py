@@ -62,7 +62,8 @@ class ImagePromptPipeline:
         _check_sites(pipe, self.backbone, adapter)
         self.adapter = adapter.eval()
         name = adapter.image_encoder_path if image_encoder is None else image_encoder
-        self.image_encoder = CLIPImageEncoder.from_pretrained(name) if isinstance(name, str | Path) else name
+        encoder = CLIPImageEncoder.from_pretrained(name) if isinstance(name, str | Path) else name
+        self.image_encoder = encoder.with_output(adapter.encoder_output) if encoder is not None else None
         if self.image_encoder is not None:
             self.image_encoder.check(adapter.image_embed_dim, type(adapter).__name__)
 
@@ -143,7 +144,10 @@ class ImagePromptPipeline:
     # --- from references to features ---------------------------------------------------------------------------------
 
     def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
-        """Image embeddings [references, image_embed_dim], which a later call takes as `image_prompt_embeds`."""
+        """Image embeddings, which a later call takes as `image_prompt_embeds`.
+
+        [references, image_embed_dim], or [references, encoder tokens, image_embed_dim] for an adapter of tokens.
+        """
         images = load_references(image_prompt)
         if self.image_encoder is None:
             raise InputError(
@@ -164,10 +168,15 @@ class ImagePromptPipeline:
             return self.encode_image_prompt(image_prompt)
         if image_prompt_embeds is None:
             return None
-        expected = f"expected a tensor [references, {self.adapter.image_embed_dim}]"
+        pooled = self.adapter.encoder_output == "pooled"
+        tokens = "" if pooled else "encoder tokens, "
+        expected = f"expected a tensor [references, {tokens}{self.adapter.image_embed_dim}]"
         if not isinstance(image_prompt_embeds, Tensor):
             raise InputError(f"image_prompt_embeds is of type {type(image_prompt_embeds).__name__}; {expected}.")
-        if image_prompt_embeds.ndim != 2 or image_prompt_embeds.shape[1] != self.adapter.image_embed_dim:
+        if (
+            image_prompt_embeds.ndim != (2 if pooled else 3)
+            or image_prompt_embeds.shape[-1] != self.adapter.image_embed_dim
+        ):
             raise InputError(f"image_prompt_embeds has shape {list(image_prompt_embeds.shape)}; {expected}.")
         return image_prompt_embeds
 
@@ -177,7 +186,8 @@ class ImagePromptPipeline:
         device: Any = self.backbone.device
         self.adapter.to(device)  # only now, since the wrapped pipeline may have moved
         embeds = embeds.to(device, self.adapter.dtype)
-        negative = self.adapter(self.adapter.unconditional(embeds[:1]))
+        no_image = self.image_encoder.to(device).unconditional() if self.image_encoder is not None else None
+        negative = self.adapter(self.adapter.unconditional(embeds[:1], no_image))
         return self.adapter(embeds), negative.map(lambda t: t.expand(len(embeds), -1, -1))
 
     def features_for_batch(

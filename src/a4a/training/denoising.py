@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.backbones import Backbone, Text
 from a4a.backbones.prediction import Density, TimestepDensity, Weighting
@@ -76,8 +75,10 @@ class Denoising(Objective):
         adapter: ImagePromptAdapter | None,
         config: ObjectiveConfig,
         no_text: Text | None = None,
+        no_image: Tensor | None = None,
     ):
         super().__init__()
+        self._no_image = no_image
         self.config, self.adapter = config, adapter
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
@@ -89,8 +90,7 @@ class Denoising(Objective):
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
         if adapter is not None:
             adapter.train().requires_grad_(True)
-            if isinstance(adapter, A4A):
-                adapter.train_source(config.train_source)
+            adapter.train_source(config.train_source)
         if config.gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
         if config.compile:
@@ -110,7 +110,7 @@ class Denoising(Objective):
         ]
 
     def forward(self, batch: Batch) -> Tensor:
-        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, image_embed_dim]."""
+        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, *embed_shape]."""
         latents = batch["latents"].float()
         count, device = len(latents), latents.device
         draw = torch.rand(count, device=device)
@@ -128,7 +128,7 @@ class Denoising(Objective):
             self.set_condition(
                 self.injection,
                 self.adapter,
-                torch.where(without_image[:, None], self.adapter.unconditional(embeds), embeds),
+                torch.where(_rows(without_image, embeds), self.adapter.unconditional(embeds, self._no_image), embeds),
             )
         kind = self.denoiser.dtype
         # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
@@ -146,7 +146,7 @@ class Denoising(Objective):
         text = {name.removeprefix("text."): t for name, t in batch.items() if name.startswith("text.")}
         for name, t in text.items():
             empty = self._no_text[name].to(t.device, t.dtype)
-            text[name] = torch.where(without.view(-1, *[1] * (t.ndim - 1)), empty, t)
+            text[name] = torch.where(_rows(without, t), empty, t)
         return text
 
     def detach(self) -> None:
@@ -164,3 +164,8 @@ class Denoising(Objective):
             if self.adapter is not None:
                 self.injection = Injection(self.denoiser, self._backbone.sites)
                 self.adapter.train()
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask [batch] in the shape that selects rows of `like`."""
+    return mask.view(-1, *[1] * (like.ndim - 1))

@@ -10,9 +10,11 @@ import torch
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.projections import projection_families
 from a4a.backbones import Backbone
 from a4a.backbones.quantization import to_int8
 from a4a.data.base import EncodedDataset
+from a4a.encoders.base import Output
 from a4a.errors import InputError
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
@@ -35,7 +37,11 @@ class AdapterConfig(ABC, Generic[Adapter]):
         """Whether layers of the source adapter take the image embeddings, whose width must then match."""
 
     @abstractmethod
-    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> Adapter:
+    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
+        """What the adapter will take of the image encoder: its pooled embedding, or tokens."""
+
+    @abstractmethod
+    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> Adapter:
         """The untrained adapter for a backbone's sites; InputError where it needs a source and there is none."""
 
     def init_from_data(self, adapter: Adapter, dataset: EncodedDataset) -> None:
@@ -90,7 +96,10 @@ class A4AConfig(AdapterConfig[A4A]):
     def uses_source(self) -> bool:
         return True
 
-    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> A4A:
+    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
+        return source.encoder_output if source is not None else "pooled"
+
+    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> A4A:
         if source is None:
             raise InputError(
                 "method is A4AConfig but no source adapter is given; "
@@ -116,6 +125,8 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
     """Image tokens N."""
     random_init: bool = False
     """Keys and values start at random, instead of as the model's own text projections (as IP-Adapter does)."""
+    family: str = "base"
+    """Family of the image projection, as IP-Adapter publishes it."""
     keep_projection: bool = False
     """Start from the source's image projection, and train it too. If its width differs from the model's text states,
     keys and values start at random."""
@@ -124,21 +135,33 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
     def uses_source(self) -> bool:
         return self.keep_projection
 
-    def build(self, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int) -> IPAdapter:
+    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
+        if self.keep_projection and source is not None:
+            return source.encoder_output
+        known = projection_families()
+        if self.family not in known:
+            raise InputError(f"method.family is {self.family!r}; expected one of {', '.join(known)}.")
+        return known[self.family].encoder_output
+
+    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> IPAdapter:
         if not self.keep_projection:
-            return self._fresh(backbone, image_embed_dim, backbone.text_projections()[0][0].in_features, self.tokens)
+            text_width = backbone.text_projections()[0][0].in_features
+            sizes = {"image_embed_dim": image_embed_dim, "text_width": text_width, "tokens": self.tokens}
+            return self._fresh(backbone, {"family": self.family, **sizes})
         if source is None:
             raise InputError("method.keep_projection is set but no source adapter is given; set source.")
-        adapter = self._fresh(backbone, source.image_embed_dim, source.text_width, source.tokens)
-        adapter.image_proj.load_state_dict(source.image_proj.state_dict())
+        projection = source.image_projection()
+        adapter = self._fresh(backbone, projection.config)
+        adapter.image_proj.load_state_dict(projection.state_dict())
         return adapter
 
-    def _fresh(self, backbone: Backbone, image_embed_dim: int, width: int, tokens: int) -> IPAdapter:
-        """An adapter with image tokens of `width`; text projections are copied where the text states are as wide."""
+    def _fresh(self, backbone: Backbone, projection: dict[str, Any]) -> IPAdapter:
+        """Keys and values are copied from the text projections where condition tokens are as wide as text states."""
         text_projections = backbone.text_projections()
-        if self.random_init or text_projections[0][0].in_features != width:
-            return IPAdapter(sites_to_config(backbone.sites), image_embed_dim, width, tokens)
-        return IPAdapter.from_denoiser(backbone.sites, text_projections, image_embed_dim, tokens)
+        same_width = text_projections[0][0].in_features == projection["text_width"]
+        if self.random_init or not same_width:
+            return IPAdapter(sites_to_config(backbone.sites), projection)
+        return IPAdapter.from_denoiser(backbone.sites, text_projections, projection)
 
 
 @dataclass

@@ -85,7 +85,8 @@ def _objective(built: MetaTransfer) -> Denoising:
     if process_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     backbone, settings = built.model.backbone, built.settings
-    objective = Denoising(backbone, built.adapter, settings.objective, built.random_text(1, process_device()))
+    no_text, no_image = built.random_text(1, process_device()), built.no_image(process_device())
+    objective = Denoising(backbone, built.adapter, settings.objective, no_text, no_image)
     if settings.precision.shard:  # int8 weights need nothing more
         shard(backbone.denoiser, backbone.block)
     return objective

@@ -140,7 +140,9 @@ def check_fit(estimate: MemoryEstimate, batch_size: int, device_bytes: float) ->
 def _step_bytes(built: MetaTransfer, pixels: int | None, batches: tuple[int, ...]) -> list[int]:
     """Of a step of each of these batch sizes."""
     objective = replace(built.settings.objective, compile=False)
-    loss = Denoising(built.model.backbone, built.adapter, objective, no_text=built.random_text(1, "meta"))
+    loss = Denoising(
+        built.model.backbone, built.adapter, objective, built.random_text(1, "meta"), built.no_image("meta")
+    )
     try:
         return [step_bytes(loss, built.random_batch(rows, pixels, "meta")) for rows in batches]
     finally:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.meta import embed_width, load_meta_adapter
+from a4a.adapters.meta import embed_shape, load_meta_adapter
 from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.transfer.config import TransferSettings
 
@@ -19,15 +19,21 @@ class MetaTransfer:
     settings: TransferSettings
     model: MetaModel
     adapter: ImagePromptAdapter
+    embed_shape: tuple[int, ...]
+    """Of an image's embedding: (image_embed_dim,), or (tokens, image_embed_dim) of the image encoder."""
 
     def random_batch(self, rows: int, pixels: int | None, device: torch.device | str) -> dict[str, Any]:
         """Random numbers in the shapes of encoded training data, of images of `pixels` (None: the model's own size)."""
         side = self.model.side(pixels)
         return {
             "latents": torch.randn(rows, self.model.channels, side, side, dtype=torch.float16, device=device),
-            "embeds": torch.randn(rows, self.adapter.image_embed_dim, dtype=torch.float16, device=device),
+            "embeds": torch.randn(rows, *self.embed_shape, dtype=torch.float16, device=device),
             **{f"text.{name}": t for name, t in self.random_text(rows, device).items()},
         }
+
+    def no_image(self, device: torch.device | str) -> Tensor:
+        """In the shape of what stands for "no image": [1, *embed_shape]."""
+        return torch.zeros(1, *self.embed_shape, device=device)
 
     def random_text(self, rows: int, device: torch.device | str) -> dict[str, Tensor]:
         """Random text states; ones where the backbone gives a dtype (attention masks, for example)."""
@@ -46,10 +52,11 @@ def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
     Takes seconds. No weights are read, but for a source adapter that is not a published one.
     """
     model, source = load_meta_model(settings.model), load_meta_adapter(settings.source)
+    shape = embed_shape(settings.image_encoder, settings.method.encoder_output(source), source)
     with torch.device("meta"):
-        adapter = settings.method.build(model.backbone, source, embed_width(settings.image_encoder, source))
+        adapter = settings.method.build(model.backbone, source, shape[-1])
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(model.backbone.denoiser, settings.precision.dtype)
     with torch.device("meta"):
         replace(settings.precision, shard=False).apply(model.backbone)
-    return MetaTransfer(settings, model, adapter)
+    return MetaTransfer(settings, model, adapter, shape)

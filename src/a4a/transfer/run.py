@@ -8,13 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from a4a.adapters import formats
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.loading import save_with_card
+from a4a.adapters.loading import load_adapter, save_with_card
 from a4a.backbones import Backbone, backbone_for, denoiser_of, load_pipeline
 from a4a.data.base import EncodedDataset, TrainingData
-from a4a.encoders.base import check_width
+from a4a.encoders.base import ImageEncoder, check_width
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.evaluation.validation import Validator
@@ -79,9 +77,12 @@ def transfer(
         )
     load_encoders = not data.is_encoded or evaluation is not None
     _check_memory(settings, data.size, load_encoders)
-    source_adapter = formats.read(source) if source is not None else None
-    data.check(model, image_encoder)
-    encoder = CLIPImageEncoder.from_pretrained(image_encoder, precision.dtype) if load_encoders else None
+    source_adapter = load_adapter(source) if source is not None else None
+    output_kind = method.encoder_output(source_adapter)
+    data.check(model, image_encoder, output_kind)
+    encoder = None
+    if load_encoders:
+        encoder = CLIPImageEncoder.from_pretrained(image_encoder, precision.dtype, output_kind)
     image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
     if source_adapter is not None and method.uses_source:
         check_width(image_embed_dim, source_adapter.image_embed_dim, str(source))
@@ -91,7 +92,7 @@ def transfer(
     adapter.set_image_encoder(str(image_encoder))
     dataset = _encode(data, models, cache or output / "cache")
     method.init_from_data(adapter, dataset)
-    loss = Denoising(models.backbone, adapter, objective, dataset.no_text)
+    loss = Denoising(models.backbone, adapter, objective, dataset.no_text, dataset.no_image)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
     validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output / "samples")
@@ -112,7 +113,7 @@ class _Models:
 
     pipe: DiffusionPipeline
     backbone: Backbone
-    image_encoder: CLIPImageEncoder | None
+    image_encoder: ImageEncoder | None
     """None, as are VAE and text encoders, where nothing is encoded or drawn."""
 
 
@@ -125,7 +126,7 @@ def _check_memory(settings: TransferSettings, pixels: int | None, with_encoders:
     check_fit(estimate, settings.training.batch_size, torch.cuda.get_device_properties(device).total_memory)
 
 
-def _load_models(model: Path, encoder: CLIPImageEncoder | None, precision: Precision) -> _Models:
+def _load_models(model: Path, encoder: ImageEncoder | None, precision: Precision) -> _Models:
     """The pipeline (without VAE and text encoders where there is no image encoder either), on the device."""
     device = process_device()
     pipe = load_pipeline(model, dtype=precision.dtype, parts="denoiser" if encoder is None else "all")
@@ -141,7 +142,7 @@ def _load_models(model: Path, encoder: CLIPImageEncoder | None, precision: Preci
 
 
 def _build_adapter(
-    method: AdapterConfig, backbone: Backbone, source: IPAdapter | None, image_embed_dim: int, seed: int
+    method: AdapterConfig, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int, seed: int
 ) -> ImagePromptAdapter:
     torch.manual_seed(seed)
     return method.build(backbone, source, image_embed_dim)

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from a4a.adapters import formats
-from a4a.adapters.ip_adapter import IPAdapter
-from a4a.backbones import backbone_for, load_pipeline
-from a4a.backbones.unet import UNet
+from a4a.backbones import load_pipeline
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, LearningRates, ObjectiveConfig
 from a4a.transfer.config import A4AConfig, IPAdapterConfig
@@ -56,7 +54,7 @@ def build_adapter(
     if adapter is None:
         raise RuntimeError("A transfer that is no dry run returned no adapter.")
     pipe = load_pipeline(context.models / model)
-    if isinstance(adapter, IPAdapter) and isinstance(backbone_for(pipe), UNet):
+    if source is None and hasattr(pipe, "load_ip_adapter"):  # diffusers can load it too
         formats.write(adapter, target / f"{name}.safetensors")
     else:
         adapter.set_image_encoder(IMAGE_ENCODER)

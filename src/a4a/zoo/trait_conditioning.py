@@ -26,7 +26,8 @@ class TraitConditioned(Denoising):
 
     def __init__(self, backbone: Backbone, rates: LearningRates):
         traits = Subjects.sample(1, "train").trait_vectors().shape[1]
-        adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), traits)
+        projection = {"image_embed_dim": traits}
+        adapter = IPAdapter.from_denoiser(backbone.sites, backbone.text_projections(), projection)
         super().__init__(backbone, adapter, ObjectiveConfig(rates=rates))
         self.denoiser.train().requires_grad_(True)
 
