@@ -7,7 +7,7 @@ import torch
 
 import tiny_models
 from a4a.adapters.a4a import A4A
-from a4a.adapters.base import sites_to_config
+from a4a.adapters.base import adapter_to_config, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.published import SOURCES
 from a4a.backbones.meta import load_meta_model, published_models
@@ -34,7 +34,7 @@ def count(modules):
 
 def transfer(source, sites, **options):
     with torch.device("meta"):
-        return A4A(dict(source.config), sites_to_config(sites), **options)
+        return A4A(adapter_to_config(source), sites_to_config(sites), **options)
 
 
 @pytest.mark.parametrize("model", sorted(published_models()))
