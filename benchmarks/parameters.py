@@ -1,4 +1,7 @@
-"""Parameters of a transfer at the published sizes, counted on the meta device: `python benchmarks/parameters.py`."""
+"""Count the parameters of a transfer from SD1.5 to SDXL and to PixArt-alpha XL at their published sizes.
+
+Run `python benchmarks/parameters.py`. Models are made on the meta device, so nothing is downloaded and no memory used.
+"""
 
 import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
@@ -39,6 +42,6 @@ if __name__ == "__main__":
                     sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters())
                     for i in range(3)
                 )
-                print(
-                    f"{model:16} {len(sites)} sites  {name:30} projection {project / 1e6:7.1f}M  mapping {mapping / 1e6:7.1f}M  alignment {align / 1e6:7.1f}M"
-                )
+                parts = {"projection": project, "mapping": mapping, "alignment": align}
+                counts = "  ".join(f"{part} {count / 1e6:7.1f}M" for part, count in parts.items())
+                print(f"{model:16} {len(sites)} sites  {name:30} {counts}")

@@ -1,5 +1,9 @@
-"""The zoo's held-out figures as Markdown: `python benchmarks/zoo_table.py`."""
+"""Print the figures of the zoo's models on its test subjects as a Markdown table, as they were recorded when built.
 
+Run `python benchmarks/zoo_table.py`; nothing is generated or trained.
+"""
+
+from a4a.evaluation.statistics import Estimate
 from a4a.zoo.registry import MODELS, figures
 
 ROWS = {
@@ -23,8 +27,7 @@ if __name__ == "__main__":
             continue
         entry = figures(name)
         identity, found = entry["identity"], entry["retrieval"]["mean"]
-        said = " / ".join(f"{entry[k]['mean']:.0%}" for k in ("scene", "place", "size"))
+        accuracies = " / ".join(f"{entry[k]['mean']:.0%}" for k in ("scene", "place", "size"))
         samples = f"{entry['samples']:,}" if "adapter" in name or "a4a" in name else ""
-        print(
-            f"| {title} | {samples} | {identity['mean']:.3f} [{identity['low']:.3f}, {identity['high']:.3f}] | {found:.0%} | {entry['clip_image']['mean']:.3f} | {said} |"
-        )
+        clip_image = f"{entry['clip_image']['mean']:.3f}"
+        print(f"| {title} | {samples} | {Estimate(**identity)} | {found:.0%} | {clip_image} | {accuracies} |")

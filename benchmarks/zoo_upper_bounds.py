@@ -1,8 +1,8 @@
-"""What the zoo's VAE and CLIP let through, on validation creatures: `python benchmarks/zoo_upper_bounds.py`.
+"""Measure what the zoo's VAE and CLIP let through, on validation subjects: `python benchmarks/zoo_upper_bounds.py`.
 
-Identity of fresh drawings after the VAE bounds what any adapter can reach; how well a linear map reads a trait from the
-embedding of a portrait (R squared, held out) bounds what a linear image projection can use, and so does the identity of
-creatures that are drawn again from what it reads.
+The identity of fresh drawings after the VAE is an upper bound for any adapter. How well a linear map reads a trait from
+the embedding of a portrait (R squared, held out) is one for a linear image projection, and so is the identity of subjects
+that are drawn again from the traits that it reads. Takes a few minutes on a CPU.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""What the paper compares with that is no adapter of the upgraded model: both models run, and one steers the other.
+"""Methods that A4A is compared with and that run both models, the base model steering the upgraded one.
 
-A4A needs the base model never; these need it for every picture. `base_calls` and `parameters` say how much of it.
+A4A never runs the base model; these run it for every image. `base_calls` and `parameters` say what that costs.
 """
 
 from a4a.baselines.base import TwoModelPipeline

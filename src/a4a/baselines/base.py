@@ -1,4 +1,4 @@
-"""A base model with its image prompt, beside the upgraded model that it steers."""
+"""What both baselines share: a base model with an image prompt, and the upgraded model that it steers."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -34,7 +34,8 @@ class TwoModelPipeline(ABC):
         check_guidance(pipe)
         if isinstance(pipe, PAGMixin):
             raise InputError(
-                f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; give that model's plain pipeline."
+                f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; "
+                "give that model's plain pipeline."
             )
         self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
         check_pair(base.backbone, self.backbone)
@@ -45,15 +46,15 @@ class TwoModelPipeline(ABC):
 
     @abstractmethod
     def base_calls(self, steps: int) -> int:
-        """Calls of the base model's denoiser for a picture of so many denoising steps."""
+        """Calls of the base model's denoiser for one image of so many denoising steps."""
 
     @property
     @abstractmethod
     def parameters(self) -> int:
         """Parameters that are loaded besides the upgraded model and the image encoder."""
 
-    def _beside(self, *modules: Any) -> int:
-        """Parameters of modules, without those that the upgraded pipeline holds itself."""
+    def _added_parameters(self, *modules: Any) -> int:
+        """Parameters of modules, without those that the upgraded pipeline has too."""
         held = {id(p) for m in self.pipe.components.values() if isinstance(m, nn.Module) for p in m.parameters()}
         found = {id(p): p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
         return sum(count for name, count in found.items() if name not in held)
@@ -68,13 +69,14 @@ def check_pair(base: Backbone, upgraded: Backbone) -> None:
     found, expected = (b.prediction.num_train_timesteps for b in (base, upgraded))
     if found != expected:
         raise InputError(
-            f"The base model has {found} time steps of training and the upgraded model {expected}; choose two models with as many (their num_train_timesteps)."
+            f"The base model has {found} time steps of training and the upgraded model {expected}; "
+            "choose two models with equally many (num_train_timesteps of their schedulers)."
         )
 
 
 @contextmanager
 def removing(*handles: RemovableHandle) -> Iterator[None]:
-    """Takes hooks off again, whatever happens while they are on."""
+    """Remove hooks at the end, whatever happens before."""
     try:
         yield
     finally:
@@ -83,13 +85,24 @@ def removing(*handles: RemovableHandle) -> Iterator[None]:
 
 
 def call_of(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Noisy latents and time step(s) of a denoiser's call: some pipelines name them, some do not."""
+    """Noisy latents and time step(s) of a denoiser's call; some pipelines pass them by name, some by position."""
     call = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
     return next(iter(call.values())), call["timestep"]
 
 
 @dataclass
 class TwoModelMethod(Method):
+    """A method that runs the base model with its own adapter beside the upgraded model.
+
+    Args:
+        base: the base model: a diffusers pipeline folder, hub name or zoo:NAME.
+        adapter: the adapter that was made for it.
+        model: the upgraded model.
+        image_encoder: CLIP vision tower; by default the one that the adapter names.
+        scale: weight of the image prompt.
+        sampling: steps, guidance and size.
+    """
+
     trained = ("adapter",)
 
     base: str

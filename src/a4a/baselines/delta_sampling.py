@@ -27,9 +27,9 @@ from a4a.pipeline import ImagePrompt, ImagePromptPipeline
 class DeltaSamplingPipeline(TwoModelPipeline):
     """`prediction += delta_scale * (base with the image prompt - base without)`, at the upgraded model's own latents.
 
-    The base model sees the prompts through its own text encoder, and the rows of guidance in the same order. Where its
-    noise differs from the upgraded model's at a time step, it runs at its step of the same signal-to-noise ratio (ours);
-    where it predicts something else (noise, velocity, sample, flow), the difference is converted.
+    The base model encodes the prompts with its own text encoder and has the rows of guidance in the same order. Where
+    its noise differs from the upgraded model's at a time step, it runs at its own step of the same signal-to-noise
+    ratio (ours); where it predicts something else (noise, velocity, sample, flow), the difference is converted.
 
     Raises InputError where the two models have different latents.
     """
@@ -39,8 +39,9 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         mine, theirs = _latents(self.backbone), _latents(base.backbone)
         if mine != theirs:
             raise InputError(
-                f"Delta Sampling needs a shared latent space but the upgraded model has {_said(mine)} and the base model "
-                f"{_said(theirs)}; choose two models with the same VAE and size, or transfer the adapter (a4a transfer)."
+                f"Delta Sampling needs a shared latent space but the upgraded model has {_latents_text(mine)} and the "
+                f"base model {_latents_text(theirs)}; choose two models with the same VAE and size, or transfer the "
+                "adapter (a4a transfer)."
             )
         self.predictions = base.backbone.prediction, self.backbone.prediction
 
@@ -50,7 +51,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
     @property
     def parameters(self) -> int:
         texts = (module for name, module in self.base.pipe.components.items() if name.startswith("text_encoder"))
-        return self._beside(self.base.backbone.denoiser, *texts, self.base.adapter)
+        return self._added_parameters(self.base.backbone.denoiser, *texts, self.base.adapter)
 
     def __call__(
         self,
@@ -100,7 +101,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
             return self.pipe(prompt=prompt, **kwargs)  # pyright: ignore[reportCallIssue]
 
     def _text(self, prompts: list[str], negative: str | Sequence[str] | None, repeats: int) -> Text:
-        """Negatives, then prompts, a row a picture."""
+        """Text states of the negative prompts and then of the prompts, a row for each image."""
         base, count = self.base.backbone, len(prompts)
         yes = base.encode_text(prompts)
         if negative is None:
@@ -130,21 +131,21 @@ def _latents(backbone: Backbone) -> tuple[int, float, int]:
     return backbone.latent_channels, backbone.vae.config.scaling_factor, backbone.latent_size()
 
 
-def _said(latents: tuple[int, float, int]) -> str:
+def _latents_text(latents: tuple[int, float, int]) -> str:
     channels, factor, side = latents
     return f"{channels} channels of {side} x {side}, scaled by {factor:g},"
 
 
 @dataclass
 class DeltaSamplingMethod(TwoModelMethod):
-    """Delta Sampling: what the adapter changes in the base model's prediction, added to the upgraded model's. No training."""
+    """Delta Sampling: what the adapter changes in the base model's prediction is added to the upgraded model's."""
 
     @cached_property
     def pipe(self) -> DeltaSamplingPipeline:
         return DeltaSamplingPipeline(self.with_adapter(), load_for_inference(self.model))
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale)
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, indices, noise, self.sampling, self.scale)
 
     def cost(self) -> Cost:
         return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe)))

@@ -2,8 +2,8 @@
 
 Built from the paper's description. Ours: any two U-Nets, any batch, any scheduler; the base model's second pass goes
 first as a whole, since nothing in it depends on the upgraded model, so that both are diffusers' own image-to-image
-pipelines, at the same time steps. Until the picture is done, three feature maps of each step are kept: for SD1.5 in
-half precision, 21 MB a step and picture with guidance.
+pipelines, at the same time steps. Until the image is done, three feature maps of each step are kept: for SD1.5 in half
+precision, 21 MB a step and image with guidance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ Size = Sequence[int]
 
 
 class XAdapter(ModelMixin, ConfigMixin):
-    """The mapper: from the outputs of the base model's last three up blocks to the upgraded model's middle and first two up blocks.
+    """The mapper: from the base model's last three up blocks to the upgraded model's middle and first two up blocks.
 
     Args:
         inputs: channels of the base model's three maps.
@@ -60,7 +60,8 @@ class XAdapter(ModelMixin, ConfigMixin):
         for name, expected in _fit(base, upgraded).items():
             if (found := list(self.config[name])) != expected:
                 raise InputError(
-                    f"The X-Adapter is for other models: its {name} are {found} but these two need {expected}; train one for them (a4a x-adapter)."
+                    f"The X-Adapter is for other models: its {name} are {found} but these two need {expected}; "
+                    "train one for them (a4a x-adapter)."
                 )
 
     def forward(self, features: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
@@ -69,7 +70,10 @@ class XAdapter(ModelMixin, ConfigMixin):
 
 
 class Branch(nn.Module):
-    """One of the three: to the other map's size, through three ResNet blocks to its width, and a 1x1 convolution that begins as zero."""
+    """Maps one feature map to another's size and width: strided convolutions, three ResNet blocks, a 1x1 convolution.
+
+    The last convolution starts at zero, so that an untrained mapper adds nothing.
+    """
 
     def __init__(self, inputs: int, outputs: int, doublings: int):
         super().__init__()
@@ -96,8 +100,9 @@ class Branch(nn.Module):
                 hidden = layer(hidden)
         if hidden.shape[-2:] != torch.Size(size):
             raise InputError(
-                f"The base model's map of {_sides(feature.shape[-2:])} becomes {_sides(hidden.shape[-2:])} but the upgraded model has "
-                f"{_sides(size)} there; give height and width that both models halve as often as they do at their own sizes."
+                f"The base model's map of {_sides(feature.shape[-2:])} becomes {_sides(hidden.shape[-2:])} but the "
+                f"upgraded model has {_sides(size)} there; give height and width that both models halve as often as "
+                "they do at their own sizes."
             )
         return self.out(self.blocks(hidden))
 
@@ -141,7 +146,10 @@ def recorded(base: Any) -> Iterator[list[Step]]:
 
 @contextmanager
 def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float = 1.0) -> Iterator[None]:
-    """The upgraded model's calls in this context, one for each step, with the mapped features: `sample += scale * residual`."""
+    """Add the mapped features to the upgraded model's calls in this context, one call a step.
+
+    `sample += scale * residual` after the middle block and the first two up blocks.
+    """
     coming = iter(steps)
     now: list[Step] = []
 
@@ -151,11 +159,13 @@ def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float =
         theirs = None if step is None else step.timestep.tolist()
         if step is None or theirs != torch.as_tensor(timestep).tolist():
             raise InputError(
-                f"The upgraded model is at time step {timestep} and the base model at {theirs}; use a scheduler whose steps do not depend on the model."
+                f"The upgraded model is at time step {timestep} and the base model at {theirs}; "
+                "use a scheduler whose steps do not depend on the model."
             )
         if len(latents) != (rows := len(step.features[0])):
             raise InputError(
-                f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; give both the same guidance."
+                f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; "
+                "give both the same guidance."
             )
         now[:] = [step]
 
@@ -174,7 +184,9 @@ SHARED = ("negative_prompt", "guidance_scale", "num_images_per_prompt", "generat
 
 
 class XAdapterPipeline(TwoModelPipeline):
-    """In two stages: the base model draws the image prompt, and the upgraded model draws that picture again, led by the base model.
+    """In two stages: the base model generates an image, and the upgraded model generates it again from that image.
+
+    In the second stage the base model's features are added to the upgraded model's.
 
     Raises InputError where the mapper is for two other models.
     """
@@ -189,7 +201,7 @@ class XAdapterPipeline(TwoModelPipeline):
 
     @property
     def parameters(self) -> int:
-        return self._beside(*self.base.pipe.components.values(), self.base.adapter, self.mapper)
+        return self._added_parameters(*self.base.pipe.components.values(), self.base.adapter, self.mapper)
 
     def __call__(
         self,
@@ -205,7 +217,7 @@ class XAdapterPipeline(TwoModelPipeline):
         width: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """With one reference for all prompts, or one per prompt. All else as in the upgraded model's image-to-image pipeline.
+        """With one reference for all prompts, or one a prompt; all else as in the upgraded image-to-image pipeline.
 
         `start` is the share of the denoising steps that the second stage does, in (0, 1]: at 1 it begins from noise.
         """
@@ -215,7 +227,8 @@ class XAdapterPipeline(TwoModelPipeline):
             )
         if not 0 < start <= 1 or int(num_inference_steps * start) < 1:
             raise InputError(
-                f"start is {start:g} of {num_inference_steps} steps; expected at least one step, and at most all: start in (0, 1]."
+                f"start is {start:g} of {num_inference_steps} steps; "
+                "expected at least one step, and at most all: start in (0, 1]."
             )
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         height, width = height or side(self.pipe), width or side(self.pipe)
@@ -244,8 +257,9 @@ class XAdapterPipeline(TwoModelPipeline):
         return {"height": round(height * ratio / factor) * factor, "width": round(width * ratio / factor) * factor}
 
     def _base_scheduler(self) -> Any:
-        """Steps as the upgraded model's scheduler takes them, through the noise that the base model was trained with."""
-        mine, theirs = (pipe.scheduler for pipe in (self.pipe, self.base.pipe))  # pyright: ignore[reportAttributeAccessIssue]
+        """The upgraded model's kind of scheduler, with the noise schedule that the base model was trained with."""
+        pipes: tuple[Any, Any] = self.pipe, self.base.pipe
+        mine, theirs = (pipe.scheduler for pipe in pipes)
         noise = (
             "beta_start",
             "beta_end",
@@ -286,8 +300,9 @@ def _fit(base: nn.Module, upgraded: nn.Module) -> dict[str, list[int]]:
     doublings = [log2(other / one) for (_, one), (_, other) in pairs]
     if any(d % 1 for d in doublings):
         raise InputError(
-            f"X-Adapter doubles or halves feature maps but the base model's last three have sides {[s for _, s in decoder[-3:]]} and the "
-            f"upgraded model's {[s for _, (_, s) in pairs]}; choose two models whose sample_size differs by a power of two."
+            f"X-Adapter doubles or halves feature maps but the base model's last three have sides "
+            f"{[s for _, s in decoder[-3:]]} and the upgraded model's {[s for _, (_, s) in pairs]}; "
+            "choose two models whose sample_size differs by a power of two."
         )
     return {
         "inputs": [w for (w, _), _ in pairs],
@@ -300,13 +315,15 @@ def _maps(unet: nn.Module, which: str, least: int) -> list[tuple[int, float]]:
     """Width and side of what the middle block and each up block give."""
     if not isinstance(unet, UNet2DConditionModel):
         raise InputError(
-            f"X-Adapter is for U-Nets only but the denoiser of the {which} model is {type(unet).__name__}; choose a U-Net, or a4a transfer."
+            f"X-Adapter is for U-Nets only but the denoiser of the {which} model is {type(unet).__name__}; "
+            "choose a U-Net, or a4a transfer."
         )
     config: Any = unet.config
     widths, last = list(config.block_out_channels), len(config.block_out_channels) - 1
     if last + 1 < least:
         raise InputError(
-            f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {last + 1}; choose another model."
+            f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {last + 1}; "
+            "choose another model."
         )
     halvings = [last, *(max(last - 1 - i, 0) for i in range(last + 1))]
     return [
@@ -343,8 +360,8 @@ class XAdapterMethod(TwoModelMethod):
     def pipe(self) -> XAdapterPipeline:
         return XAdapterPipeline(self.with_adapter(), load_for_inference(self.model), load_mapper(self.mapper))
 
-    def generate(self, task: Task, pictures: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return generate_images(self.pipe, task, pictures, noise, self.sampling, self.scale, start=self.start)
+    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
+        return generate_images(self.pipe, task, indices, noise, self.sampling, self.scale, start=self.start)
 
     def cost(self) -> Cost:
         return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe), self.start))

@@ -19,7 +19,7 @@ from a4a.utils.files import atomic_write
 
 
 class Joined:
-    """Tables of the same samples as one: what `name` holds as `key` is `name.key`."""
+    """Several encodings of the same samples as one dataset, whose keys are `NAME.KEY`."""
 
     def __init__(self, datasets: Mapping[str, Dataset]):
         self.datasets = datasets
@@ -36,7 +36,7 @@ class Joined:
 
 
 class Resized(TrainingImages):
-    """The same pictures, `factor` times as high and wide."""
+    """The same images, `factor` times as high and wide."""
 
     def __init__(self, pictures: TrainingImages, factor: float):
         self._pictures, self._factor = pictures, factor
@@ -71,7 +71,10 @@ class XAdapterMapping(Objective):
         return [{"name": "mapper", "params": list(self.mapper.parameters()), "lr": self.learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
-        """`base.latents` and `upgraded.latents` [batch, channels, height, width] of the same pictures, `base.text.*` of their captions."""
+        """`base.latents` and `upgraded.latents` [batch, channels, height, width] of the same images.
+
+        `base.text.*` are the text states of their captions.
+        """
         theirs, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
         base, upgraded = self._base, self._upgraded
         below, above = self._predictions
@@ -99,12 +102,12 @@ def train_x_adapter(
     cache: Path | None = None,
     resume: bool = False,
 ) -> XAdapter:
-    """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's: the baseline that A4A is compared with.
+    """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's: a baseline of the paper.
 
     Args:
         base: The base model: a diffusers pipeline folder or hub name.
         model: The upgraded model: a diffusers pipeline folder or hub name.
-        data: Training pictures at the upgraded model's size, for example class_path ImageFolderDataset with path and size.
+        data: Training images at the upgraded model's size, for example class_path ImageFolderDataset with path, size.
         output: Folder for the mapper (output/x_adapter), log.csv and checkpoints.
         learning_rate: Of the mapper.
         training: Samples, batch, schedule, checkpoints.
