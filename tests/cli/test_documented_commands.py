@@ -1,0 +1,39 @@
+"""Every command that README, docs and help show is one that the command line takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from a4a.cli.arguments import check_option_names, read_arguments
+from a4a.cli.commands import COMMANDS
+from a4a.cli.help import find_command
+from a4a.cli.main import load_function, unneeded
+from a4a.utils.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown():
+    """Command lines in fenced blocks, and the examples of --help."""
+    for file in ("README.md", "docs/your-own-adapter.md"):
+        text = (ROOT / file).read_text()
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+            yield from (line for line in block.replace("\\\n", " ").splitlines() if line.startswith("a4a "))
+    yield from (command.example.replace("\\\n", " ") for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(shown()), ids=lambda line: " ".join(line.split()[:6]))
+def test_a_command_that_is_shown_is_one_that_works(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, words = find_command(shlex.split(line, comments=True)[1:])
+    if "--help" in words:
+        return
+    check_option_names(name, COMMANDS[name], words)
+    config = words[words.index("--config") + 1] if "--config" in words else None
+    if config is not None and not Path(config).exists():
+        return  # a recipe of the reader's own
+    function = load_function(COMMANDS[name])
+    settings = read_arguments(name, COMMANDS[name], function, words)
+    parse_arguments(function, settings, unneeded(name, settings))
