@@ -4,6 +4,7 @@ A new family adds a builder to `PIPELINES`, and its published models, if it name
 """
 
 import copy
+import inspect
 from functools import cache
 
 import torch
@@ -270,13 +271,12 @@ def inputs(backbone, rows=1, seed=0):
 
 
 def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
-    """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents."""
-    plain = getattr(pipe, "pipe", pipe)
-    own = (
-        {"use_resolution_binning": False, "clean_caption": False}
-        if isinstance(plain, PixArtAlphaPipeline | PixArtSigmaPipeline)
-        else {}
-    )
+    """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents.
+
+    `seed` is one number, or one for each image.
+    """
+    takes = inspect.signature(getattr(pipe, "pipe", pipe).__call__).parameters
+    off = {name: False for name in ("use_resolution_binning", "clean_caption") if name in takes}
     defaults = {
         "num_inference_steps": 2,
         "height": 2 * SIDE,
@@ -284,4 +284,6 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
         "output_type": "latent",
         "guidance_scale": 3.0,
     }
-    return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**own, **defaults, **kwargs}).images
+    seeds = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    return pipe(prompt, generator=generators, **{**off, **defaults, **kwargs}).images

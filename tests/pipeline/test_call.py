@@ -38,17 +38,8 @@ def prompted(request, pipe, sd15):
     assert not is_attached(backbone_for(pipe).denoiser)
 
 
-def call(prompted, prompt=PROMPTS[0], seeds=(0,), **kwargs):
-    plain = getattr(prompted, "pipe", prompted)
-    own = {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
-    options = {
-        "num_inference_steps": 2,
-        "height": 2 * tiny_models.SIDE,
-        "width": 2 * tiny_models.SIDE,
-        "output_type": "latent",
-        "guidance_scale": 3.0,
-    }
-    return prompted(prompt, generator=generators(*seeds), **{**options, **own, **kwargs}).images
+def call(pipe, prompt=PROMPTS[0], seeds=(0,), **kwargs):
+    return tiny_models.call(pipe, prompt, seeds, **kwargs)
 
 
 def close(a, b):
@@ -179,7 +170,8 @@ def test_an_interrupted_generation_leaves_the_plain_model(prompted):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    name = "callback" if "PixArt" in type(prompted.pipe).__name__ else "callback_on_step_end"
+    takes = inspect.signature(prompted.pipe.__call__).parameters
+    name = "callback_on_step_end" if "callback_on_step_end" in takes else "callback"
     with pytest.raises(KeyboardInterrupt):
         call(prompted, image_prompt_embeds=tiny_models.embeds(), **{name: stop})
     assert torch.equal(call(prompted.pipe), plain)
