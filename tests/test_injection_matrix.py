@@ -26,6 +26,7 @@ from diffusers import (
 from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor, JointAttnProcessor2_0
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import tiny_transformers
@@ -67,7 +68,7 @@ def pixart() -> Tiny:
     model = PixArtTransformer2DModel(
         sample_size=8,
         in_channels=4,
-        num_layers=2,
+        num_layers=3,
         num_attention_heads=2,
         attention_head_dim=12,
         cross_attention_dim=24,
@@ -512,3 +513,15 @@ def test_a_copy_of_an_attached_model_keeps_its_features(model):
         injected, copied = run(tiny), replace(tiny, model=copy.deepcopy(tiny.model))
     assert torch.equal(run(copied), injected)
     assert torch.equal(run(tiny), run(fresh(model)))
+
+
+def test_compiled_regions_share_graphs_that_new_features_do_not_recompile():
+    tiny, counter = fresh("pixart"), CompileCounter()
+    tiny.model._repeated_blocks = BLOCKS
+    with inject(tiny) as injection:
+        expected = run(tiny)
+        tiny.model.compile_repeated_blocks(backend=counter, fullgraph=True)
+        assert torch.equal(run(tiny), expected)
+        injection.set(features(tiny).map(lambda t: -t), 0.8)
+        assert not torch.allclose(run(tiny), expected, atol=1e-3)
+    assert counter.frame_count == 2  # for three blocks, as of the plain model: the first one's input has other strides

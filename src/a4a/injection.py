@@ -242,27 +242,14 @@ class _AttentionProxy:
         self._added = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._attention, name)
-        contract = self._context.contract
-        if name in (contract.query, contract.fused_query):
-            return _Tap(found, partial(self._project, name, found))
-        if name == contract.output and found is not None:
-            # made when asked for: a bound method that is kept would be a cycle, which holds the query until Python's
-            # garbage collector comes by
-            if isinstance(found, nn.ModuleList):
-                return (_Tap(found[0], partial(self._mix, found[0])), *found[1:])
-            return _Tap(found, partial(self._mix, found))
-        return found
+        return getattr(self._attention, name)
 
-    def _project(self, name: str, projection: nn.Module, hidden: Tensor, *args: Any) -> Tensor:
-        projected = projection(hidden, *args)
+    def project(self, name: str, projected: Tensor) -> Tensor:
+        """Takes note of the query in what the projection of that name gives."""
         self._query = self._context.contract.query_columns(self._attention, name, projected)
         return projected
 
-    def _mix(self, output: nn.Module, attended: Tensor, *args: Any) -> Tensor:
-        return output(self._add_image(attended), *args)
-
-    def _add_image(self, attended: Tensor) -> Tensor:
+    def add_image(self, attended: Tensor) -> Tensor:
         """From `attended` = Attention(q, k, v) to Z = Attention(q, k, v) + scale Attention(q, k^, v^)."""
         attention, contract, state = self._attention, self._context.contract, self._state
         query, self._query = self._query, None
@@ -270,8 +257,8 @@ class _AttentionProxy:
             raise self._unreachable(f"asks for {contract.output} without having called {contract.query}")
         rows = contract.image_slice(query.shape[1], state.image_rows)
         key, value = state.for_batch(query.shape[0], self._context.name)
-        width = query.shape[-1]
-        q = contract.query_heads(attention, query[:, rows].to(attended))
+        query, width = query[:, rows] if contract.image_rows != "all" else query, query.shape[-1]
+        q = contract.query_heads(attention, query.to(attended))
         k = contract.key_heads(attention, key.to(attended), width)
         v = contract.value_heads(attention, value.to(attended), width)
         image = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
@@ -282,7 +269,7 @@ class _AttentionProxy:
     def finished(self, result: Any) -> Any:
         """The module's result; its heads get the image's here where it has no output projection."""
         if getattr(self._attention, self._context.contract.output, None) is None:
-            return self._add_image(result)
+            return self.add_image(result)
         if not self._added:
             raise self._unreachable(f"never calls {self._context.contract.output}")
         return result
@@ -295,17 +282,48 @@ class _AttentionProxy:
         )
 
 
+@cache
+def _proxy_class(contract: AttentionContract) -> type[_AttentionProxy]:
+    """The proxy whose query projections and output projection have the names that the contract gives."""
+    queries = [name for name in (contract.query, contract.fused_query) if name is not None]
+    members = {name: _query_tap(name) for name in queries}
+    return type("_AttentionProxy", (_AttentionProxy,), {**members, contract.output: property(_output_taps)})
+
+
+def _query_tap(name: str) -> property:
+    def tap(proxy: _AttentionProxy) -> _QueryTap:
+        return _QueryTap(getattr(proxy._attention, name), proxy, name)
+
+    return property(tap)
+
+
+def _output_taps(proxy: _AttentionProxy) -> Any:
+    # made when asked for: if the proxy kept them, this would be a cycle, which holds the query until Python's garbage
+    # collector comes by
+    output = getattr(proxy._attention, proxy._context.contract.output)
+    if isinstance(output, nn.ModuleList):
+        return (_OutputTap(output[0], proxy), *output[1:])
+    return None if output is None else _OutputTap(output, proxy)
+
+
 class _Tap:
-    """A layer, but for what a call of it does."""
+    """A layer of an attention module, but for what a call of it does."""
 
-    def __init__(self, layer: nn.Module, call: Callable[..., Tensor]):
-        self._layer, self._call = layer, call
-
-    def __call__(self, *args: Any) -> Tensor:
-        return self._call(*args)
+    def __init__(self, layer: nn.Module, proxy: _AttentionProxy, name: str = ""):
+        self._layer, self._proxy, self._name = layer, proxy, name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
+
+
+class _QueryTap(_Tap):
+    def __call__(self, hidden: Tensor, *args: Any) -> Tensor:
+        return self._proxy.project(self._name, self._layer(hidden, *args))
+
+
+class _OutputTap(_Tap):
+    def __call__(self, attended: Tensor, *args: Any) -> Tensor:
+        return self._layer(self._proxy.add_image(attended), *args)
 
 
 def _padded(image: Tensor, attended: Tensor, rows: slice) -> Tensor:
@@ -328,9 +346,10 @@ class _Injected:
 
 
 @cache
-def _injected(stock: type[nn.Module]) -> type[nn.Module]:
+def _injected(stock: type[nn.Module], contract: AttentionContract) -> type[nn.Module]:
     """The subclass that modules of class `stock` get while attached."""
-    plain = stock.forward  # looked up here, since torch.compile cannot follow a look-up in the class
+    # looked up here, since torch.compile cannot follow a look-up in the class
+    plain, proxy_class = stock.forward, _proxy_class(contract)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         context: _SiteContext | None = self.__dict__.get(_SITE)
@@ -340,7 +359,7 @@ def _injected(stock: type[nn.Module]) -> type[nn.Module]:
             context.check_recomputation()
         if context.state is None:
             return plain(self, *args, **kwargs)
-        proxy = _AttentionProxy(self, context, context.state)
+        proxy = proxy_class(self, context, context.state)
         return proxy.finished(plain(proxy, *args, **kwargs))  # pyright: ignore[reportArgumentType]
 
     return type(stock.__name__, (_Injected, stock), {"forward": forward, "__module__": stock.__module__})
@@ -359,7 +378,7 @@ def _check_free(site: Site, module: nn.Module) -> None:
 def _enter(module: nn.Module, context: _SiteContext) -> None:
     """Gives a module the class, and hooks before it the forward, that add image attention."""
     stock = type(module)
-    module.__class__ = _injected(stock)
+    module.__class__ = _injected(stock, context.contract)
     exchange_own_forward(module, stock.forward, module.__class__.forward)
     module.__dict__[_SITE] = context
 
