@@ -1,8 +1,8 @@
 """Measure what the zoo's VAE and CLIP let through, on validation subjects: `python benchmarks/zoo_upper_bounds.py`.
 
 The identity of fresh drawings after the VAE is an upper bound for any adapter. How well a linear map reads a trait from
-the embedding of a portrait (R squared, held out) is one for a linear image projection, and so is the identity of subjects
-that are drawn again from the traits that it reads. Takes a few minutes on a CPU.
+the embedding of a portrait (R squared, held out) is one for a linear image projection, and so is the identity of
+subjects that are drawn again from the traits that it reads.
 """
 
 import math
