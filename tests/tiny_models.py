@@ -12,9 +12,12 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -181,13 +184,48 @@ def sigma(sample_size=SIDE):
     return _quiet(PixArtSigmaPipeline(**{**parts, "tokenizer": tokenizer}))
 
 
-PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart}
+def sd3():
+    """SD3.5-medium: normalised queries, and a self-attention beside the joint one in its first block."""
+    torch.manual_seed(4)
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE,
+        in_channels=8,
+        out_channels=8,
+        num_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        caption_projection_dim=24,
+        joint_attention_dim=2 * TEXT,
+        pooled_projection_dim=2 * TEXT,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+        dual_attention_layers=(0,),
+    )
+    text = {
+        "text_encoder": clip_text(True),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip_text(True),
+        "tokenizer_2": clip_tokenizer(),
+        "text_encoder_3": t5_text(2 * TEXT),
+        "tokenizer_3": t5_tokenizer(),
+    }
+    return _quiet(
+        StableDiffusion3Pipeline(
+            **text, vae=vae(8, 0.06), transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0)
+        )
+    )
+
+
+PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart, "sd3": sd3}
 """Builders by name: each name is a fixture, and every contract test runs on each."""
 
 PUBLISHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ({320: 5, 640: 5, 1280: 6}, 859.5),
     "stabilityai/stable-diffusion-xl-base-1.0": ({640: 10, 1280: 60}, 2567.5),
     "PixArt-alpha/PixArt-XL-2-1024-MS": ({1152: 28}, 611.3),
+    "stabilityai/stable-diffusion-3-medium-diffusers": ({1536: 24}, 2028.3),
+    "stabilityai/stable-diffusion-3.5-medium": ({1536: 24}, 2243.2),
+    "stabilityai/stable-diffusion-3.5-large": ({2432: 38}, 8056.6),
 }
 """For each published model: its sites by width, and the denoiser's parameters in millions."""
 

@@ -1,0 +1,92 @@
+"""Stable Diffusion 3 and 3.5: transformers whose text and image rows attend to each other, trained by flow matching."""
+
+import inspect
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from a4a.backbones.attention import DOUBLE
+from a4a.backbones.base import Backbone, Text
+from a4a.backbones.published import CLIP_G, KL_VAE, T5_XXL, Component, PublishedModel
+
+CLIP_L_PROJECTED = 123_650_304
+"""Parameters of CLIP ViT-L/14's text side with its projection, whose pooled output SD3 reads; CLIP_G counts its own."""
+
+VAE: Component = (
+    KL_VAE[0],
+    {
+        **KL_VAE[1],
+        "latent_channels": 16,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+)
+
+MEDIUM = {"sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536}
+SIZES = {
+    "stabilityai/stable-diffusion-3-medium-diffusers": {**MEDIUM, "pos_embed_max_size": 192},
+    "stabilityai/stable-diffusion-3.5-medium": {
+        **MEDIUM,
+        "pos_embed_max_size": 384,
+        "qk_norm": "rms_norm",
+        "dual_attention_layers": tuple(range(13)),
+    },
+    "stabilityai/stable-diffusion-3.5-large": {
+        "sample_size": 128,
+        "num_layers": 38,
+        "num_attention_heads": 38,
+        "caption_projection_dim": 2432,
+        "pos_embed_max_size": 192,
+        "qk_norm": "rms_norm",
+    },
+}
+"""Denoisers of the published models, where they differ from the class's defaults."""
+
+
+class SD3(Backbone):
+    """The image's rows have projections of their own; 3.5-medium's self-attention `attn2` is not a site."""
+
+    denoisers = ("SD3Transformer2DModel",)
+    block = "JointTransformerBlock"
+    site_suffix = ".attn"
+    attention = DOUBLE
+    published: ClassVar[dict[str, PublishedModel]] = {
+        name: PublishedModel(
+            "StableDiffusion3Pipeline",
+            {
+                "transformer": ("SD3Transformer2DModel", size),
+                "vae": VAE,
+                "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+            },
+            {"text_encoder": CLIP_L_PROJECTED, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL},
+        )
+        for name, size in SIZES.items()
+    }
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """`states` [prompts, CLIP's and T5's tokens, width] and `pooled` [prompts, width] of both CLIPs."""
+        states, _, pooled, _ = self.pipe.encode_prompt(
+            list(prompts), None, None, device=self.device, do_classifier_free_guidance=False
+        )
+        return {"states": states.cpu(), "pooled": pooled.cpu()}
+
+    def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        t5_tokens = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        config, tokens = self.denoiser.config, self.pipe.tokenizer_max_length + t5_tokens
+        return {
+            "states": ((tokens, config.joint_attention_dim), None),
+            "pooled": ((config.pooled_projection_dim,), None),
+        }
+
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        return self.denoiser(
+            noisy,
+            encoder_hidden_states=text["states"].to(noisy),
+            pooled_projections=text["pooled"].to(noisy),
+            timestep=timesteps,
+        ).sample
