@@ -1,4 +1,4 @@
-"""`python -m a4a`, which launchers of several processes want."""
+"""`python -m a4a`: for launchers of several processes, such as torchrun."""
 
 from a4a.cli.main import run
 
