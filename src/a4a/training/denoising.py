@@ -1,4 +1,4 @@
-"""Eq. 14: the upgraded model's own loss, with what an adapter adds to it."""
+"""Eq. 14: the upgraded model's own training loss, with the adapter's features injected."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,15 +31,20 @@ class LearningRates:
 
 @dataclass
 class ConditionDropout:
-    """How often a condition is left out in training, so that guidance has something to guide away from."""
+    """Probabilities of dropping a sample's conditions in training, which classifier-free guidance needs."""
 
     image: float = 0.05
+    """Of dropping the image alone."""
     text: float = 0.05
+    """Of dropping the text alone."""
     both: float = 0.05
+    """Of dropping both."""
 
 
 @dataclass
 class ObjectiveConfig:
+    """Loss and learning rates."""
+
     rates: LearningRates = field(default_factory=LearningRates)
     dropping: ConditionDropout = field(default_factory=ConditionDropout)
     train_source: bool = False
@@ -58,6 +63,7 @@ class ObjectiveConfig:
     mode_scale: float = 1.29
     """Of mode: above zero favours the middle, -1 the ends."""
     gradient_checkpointing: bool = False
+    """Recompute the denoiser's blocks in the backward pass: less memory, slower steps."""
     compile: bool = False
     """torch.compile the denoiser's repeated blocks: a minute at the start, faster steps after it."""
 
@@ -67,7 +73,17 @@ class ObjectiveConfig:
 
 
 class Denoising(Objective):
-    """The denoising loss of a backbone, of which an adapter is trained, or the denoiser itself where there is none."""
+    """The denoising loss (eq. 14) of a frozen denoiser with an adapter that is trained.
+
+    Without an adapter, the denoiser itself is trained.
+
+    Args:
+        backbone: the denoiser and its pipeline.
+        adapter: makes the features that are injected.
+        config: loss and learning rates.
+        no_text: text states of the empty prompt, one row; encoded by the pipeline where None.
+        no_image: the image encoder's tokens of a zero image, one row; only for adapters that take tokens.
+    """
 
     def __init__(
         self,
@@ -84,9 +100,7 @@ class Denoising(Objective):
         self._backbone = backbone
         self.prediction = backbone.prediction
         self.prediction.check_weighting(config.weighting)
-        self._no_text = (
-            backbone.no_text() if no_text is None else no_text
-        )  # given where the text encoders are not there
+        self._no_text = backbone.no_text() if no_text is None else no_text
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
         if adapter is not None:
             adapter.train().requires_grad_(True)
@@ -98,55 +112,64 @@ class Denoising(Objective):
             self.denoiser.compile_repeated_blocks()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = self.adapter.parameter_groups() if self.adapter is not None else {}
         if self.adapter is None:
-            return [{"name": "denoiser", "params": list(self.denoiser.parameters()), "lr": self.config.rates.denoiser}]
-        trained = {
-            name: [p for p in group if p.requires_grad] for name, group in self.adapter.parameter_groups().items()
-        }
-        return [
-            {"name": name, "params": group, "lr": getattr(self.config.rates, name)}
-            for name, group in trained.items()
-            if group
-        ]
+            groups = {"denoiser": list(self.denoiser.parameters())}
+        trained = {name: [p for p in group if p.requires_grad] for name, group in groups.items()}
+        rates = self.config.rates
+        return [{"name": name, "params": group, "lr": getattr(rates, name)} for name, group in trained.items() if group]
 
     def forward(self, batch: Batch) -> Tensor:
-        """`latents` [batch, channels, height, width], `text.*` as the backbone encodes it, `embeds` [batch, *embed_shape]."""
+        """The mean loss of a batch.
+
+        Args:
+            batch: `latents` [batch, channels, height, width]; `text.NAME` as the backbone encodes text; with an
+                adapter, `embeds` [batch, *embed_shape].
+        """
         latents = batch["latents"].float()
-        count, device = len(latents), latents.device
-        draw = torch.rand(count, device=device)
-        drop = self.config.dropping
-        without_image = draw < drop.image + drop.both
-        without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
-
+        without_image, without_text = self._draw_dropout(latents)
         noise = torch.randn_like(latents)
-        timesteps = self.prediction.sample_timesteps(count, device, self.config.density)
+        timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.config.density)
         noisy = self.prediction.add_noise(latents, noise, timesteps)
-        target = self.prediction.target(latents, noise, timesteps)
-
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()
-            self.set_condition(
-                self.injection,
-                self.adapter,
-                torch.where(_rows(without_image, embeds), self.adapter.unconditional(embeds, self._no_image), embeds),
+            embeds = torch.where(
+                _as_mask(without_image, embeds), self.adapter.unconditional(embeds, self._no_image), embeds
             )
-        kind = self.denoiser.dtype
-        # a frozen model in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms
-        plain = kind != torch.float32 and torch.amp.is_autocast_available(device.type)
-        with torch.autocast(device.type, enabled=False) if plain else nullcontext():
-            prediction = self._backbone.predict(noisy.to(kind), timesteps, self._text(batch, without_text))
-        losses = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+            self.set_condition(self.injection, self.adapter, embeds)
+        predicted = self._predict(noisy, timesteps, self._text(batch, without_text))
+        target = self.prediction.target(latents, noise, timesteps)
+        losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
         return self.prediction.weigh(losses, timesteps, self.config.weighting, self.config.gamma).mean()
 
     def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
-        """What a batch sees of its references."""
+        """Injects the features of a batch's references."""
         injection.set(adapter(embeds))
 
+    def _draw_dropout(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Which samples lose their image, and which their text: boolean, [batch]."""
+        draw = torch.rand(len(latents), device=latents.device)
+        drop = self.config.dropping
+        without_image = draw < drop.image + drop.both
+        without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
+        return without_image, without_text
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """The denoiser's prediction, in its own precision.
+
+        A frozen denoiser in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms.
+        """
+        dtype, device = self.denoiser.dtype, noisy.device
+        disable = dtype != torch.float32 and torch.amp.is_autocast_available(device.type)
+        with torch.autocast(device.type, enabled=False) if disable else nullcontext():
+            return self._backbone.predict(noisy.to(dtype), timesteps, text)
+
     def _text(self, batch: Batch, without: Tensor) -> Text:
+        """The batch's text states, replaced by those of the empty prompt where `without`."""
         text = {name.removeprefix("text."): t for name, t in batch.items() if name.startswith("text.")}
         for name, t in text.items():
             empty = self._no_text[name].to(t.device, t.dtype)
-            text[name] = torch.where(_rows(without, t), empty, t)
+            text[name] = torch.where(_as_mask(without, t), empty, t)
         return text
 
     def detach(self) -> None:
@@ -166,6 +189,6 @@ class Denoising(Objective):
                 self.adapter.train()
 
 
-def _rows(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [batch] in the shape that selects rows of `like`."""
-    return mask.view(-1, *[1] * (like.ndim - 1))
+def _as_mask(rows: Tensor, like: Tensor) -> Tensor:
+    """[batch] as [batch, 1, ...], with as many dimensions as `like`."""
+    return rows.view(-1, *[1] * (like.ndim - 1))

@@ -98,14 +98,14 @@ def gather_rows(accelerator: Accelerator, row: Tensor) -> Tensor:
 
 
 def exclude_frozen_from_ddp(model: nn.Module) -> None:
-    """Keeps DDP from broadcasting frozen weights: all processes have the same, and sharded or 8-bit ones cannot be sent."""
+    """Keeps DDP from broadcasting frozen weights: all processes have them, and sharded or 8-bit ones cannot be sent."""
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     buffers = [name for name, _ in model.named_buffers()]
     object.__setattr__(model, "_ddp_params_and_buffers_to_ignore", frozen + buffers)
 
 
 def shard(model: nn.Module, block: str) -> None:
-    """Shards every block (by class name) of a frozen model over the processes; a block is gathered as it runs (FSDP 2)."""
+    """Shards the blocks (by class name) of a frozen model over the processes; they are gathered as they run (FSDP 2)."""
     processes = state().num_processes
     if processes == 1:
         raise InputError(

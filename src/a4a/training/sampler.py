@@ -1,4 +1,4 @@
-"""Stateless samplers: the indices of a batch depend on seed and batch number alone, so every process can compute them."""
+"""Stateless samplers: a batch depends on seed and batch number alone, so every process can compute all of them."""
 
 import torch
 from torch import Tensor

@@ -149,7 +149,7 @@ class _Run:
         return loss, received
 
     def _pass(self, number: int, batch: Batch, stop_signal: Callable[[], int]) -> tuple[list[float], list[float]]:
-        """Forward and backward, and the update after the last pass of a step. Returns each process's loss and signal."""
+        """Forward, backward, and the update after a step's last pass. Returns each process's loss and signal."""
         accelerator, optimizer = self.accelerator, self.state.optimizer
         torch.manual_seed(mix_seed(self.config.seed, number, accelerator.process_index))
         with accelerator.accumulate(self.model):

@@ -58,7 +58,7 @@ def step_bytes(loss: nn.Module, batch: dict[str, Tensor]) -> int:
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """Attention keeps what fused kernels keep; the meta device would choose a kernel that keeps the attention matrix."""
+    """Attention keeps what fused kernels keep; the meta device would choose one that keeps the attention matrix."""
     original = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _FusedAttention.apply(query, key, value)
     try:
