@@ -46,8 +46,8 @@ def test_a_forward_replaced_by_hand_hides_the_own_one_and_hooks_do_not():
     assert not own_forward_is_hidden(module)
     HookRegistry.check_if_exists_or_initialize(module).register_hook(Negated(), "negated")
     assert not own_forward_is_hidden(module)
-    module.forward = lambda x: x
-    assert not own_forward_is_hidden(module)  # the hook still keeps it
+    module.forward = lambda x: x  # although the hook still keeps the own one
+    assert own_forward_is_hidden(module)
     module = Doubler()
     module.forward = lambda x: x
     assert own_forward_is_hidden(module)

@@ -5,15 +5,23 @@ references of its `HookRegistry`, accelerate as `_old_forward`. Whoever exchange
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import MethodType
 from typing import Any
 
 from torch import nn
 
+_HOOK_MODULES = ("diffusers.hooks.hooks", "accelerate.hooks")
+"""Where the functions are defined that call a module's forward for its hooks."""
+
 
 def own_forward_is_hidden(module: nn.Module) -> bool:
     """Whether something other than these hooks stands in front of the class's forward, so that it is out of reach."""
-    return "forward" in module.__dict__ and not _places(module, type(module).forward)
+    found, own = module.__dict__.get("forward"), type(module).forward
+    if found is None or _is_method(found, module, own):
+        return False
+    of_a_hook = isinstance(found, partial) and found.func.__module__ in _HOOK_MODULES
+    return not of_a_hook or not _places(module, own)
 
 
 def exchange_own_forward(module: nn.Module, old: Callable, new: Callable) -> None:
