@@ -56,7 +56,7 @@ def test_a_published_file_is_written_recognised_and_read_again(family, adapter, 
     assert description.family == family
     assert description.options["tokens"] == adapter.tokens
     again = formats.read(tmp_path / "a.safetensors")
-    assert again.image_proj.config == adapter.image_proj.config
+    assert adapter.image_proj.config.items() <= again.image_proj.config.items()
     assert same(again(embeds), adapter(embeds))
 
 
