@@ -12,6 +12,7 @@ from a4a.encoders import CLIPImageEncoder
 
 PROJECTIONS = {
     "base": {},
+    "plus": {"width": 16, "heads": 1},
 }
 """Arguments of the projection besides widths and tokens, as small as diffusers can still load it."""
 PATCHES, HIDDEN = 17, 32
