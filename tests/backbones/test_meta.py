@@ -10,6 +10,7 @@ from a4a.adapters.a4a import A4A
 from a4a.adapters.base import adapter_to_config, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.published import SOURCES
+from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.meta import load_meta_model, published_models
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -56,6 +57,47 @@ def test_a_published_model_predicts_on_shapes_alone(backbones, model):
     assert backbone.predict(noisy, torch.ones(1, device="meta"), text).shape == noisy.shape
 
 
+def test_a_saved_pipeline_is_read_by_its_configuration_alone(pipe, tmp_path):
+    pipe.save_config(tmp_path)
+    for name, part in pipe.components.items():
+        if hasattr(part, "save_config"):
+            part.save_config(tmp_path / name)
+        elif name.startswith("text_encoder"):
+            part.config.save_pretrained(tmp_path / name)
+    read, real = load_meta_model(tmp_path), backbone_for(pipe)
+    found = read.backbone
+    assert found.denoiser.device.type == found.device.type == "meta"
+    assert (
+        found.sites,
+        found.vae_scale_factor,
+        found.latent_channels,
+        found.latent_size(),
+        type(found.prediction),
+    ) == (
+        real.sites,
+        real.vae_scale_factor,
+        real.latent_channels,
+        real.latent_size(),
+        type(real.prediction),
+    )
+    assert read.encoders == {name: count([part]) for name, part in real.encoders.items()}
+
+
+@pytest.mark.parametrize("parts", ["encoders", "denoiser"])
+def test_a_part_of_a_pipeline_is_loaded_for_encoding_or_for_training(pipe, tmp_path, parts):
+    pipe.save_pretrained(tmp_path)
+    found, real = backbone_for(load_pipeline(tmp_path, parts=parts)), backbone_for(pipe)
+    assert found.sites == real.sites
+    if parts == "encoders":
+        assert next(found.denoiser.parameters()).device.type == "meta"
+        encoded = found.encode_text(["a cat"])
+        assert all(torch.equal(t, encoded[name]) for name, t in real.encode_text(["a cat"]).items())
+    else:
+        assert not found.encoders
+        noisy, timesteps, text = tiny_models.inputs(real)
+        assert torch.equal(found.predict(noisy, timesteps, text), real.predict(noisy, timesteps, text))
+
+
 def test_the_published_ip_adapter_has_22_million_parameters(source):
     assert count([source]) == 22_319_616
 
@@ -88,7 +130,7 @@ def parts(adapter):
     ],
 )
 def test_projection_and_alignment_have_the_papers_sizes(backbones, source, model, sharing, projection, alignment):
-    """The paper says that both are of similar size: 2.9M and 2.5M for one chain (keys, or values) with a layer per width.
+    """The paper says that both are of similar size: 2.9M and 2.5M in one chain (keys, or values), a layer per width.
 
     A layer per site would be 16M and 106M. Keys and values together have twice as many.
     """

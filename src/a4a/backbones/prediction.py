@@ -1,7 +1,7 @@
 """What a denoiser predicts, and how it is trained: time steps, noising, target and loss weights.
 
-Noisy latents are `x = alpha x0 + sigma eps`, with clean latents x0 and Gaussian noise eps. Every kind of prediction is a
-mixture `a x0 + b eps` of the same two:
+Noisy latents are `x = alpha x0 + sigma eps`, with clean latents x0 and Gaussian noise eps. Every kind of prediction is
+a mixture `a x0 + b eps` of the same two:
 
     noise     eps
     velocity  alpha eps - sigma x0
@@ -229,7 +229,8 @@ class FlowPrediction(Prediction):
     """Flow matching: x = (1 - sigma) x0 + sigma eps, prediction eps - x0, time step sigma * num_train_timesteps.
 
     Time steps are real numbers. The shares of noise that a density gives are shifted as the scheduler shifts its own,
-    sigma = shift s / (1 + (shift - 1) s); a shift that depends on the image's size (`use_dynamic_shifting`) is left out.
+    sigma = shift s / (1 + (shift - 1) s). A shift that depends on the image's size (`use_dynamic_shifting`) is not
+    applied.
     """
 
     weightings = ("none", "sigma_sqrt", "cosmap")

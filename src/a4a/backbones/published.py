@@ -20,7 +20,8 @@ class PublishedModel:
 
 
 CLIP_L, CLIP_G, T5_XXL = 123_060_480, 694_659_840, 4_762_310_656
-"""Parameters of text encoders that many models share: CLIP ViT-L/14, OpenCLIP ViT-bigG/14 and T5-XXL, text side each."""
+"""Parameters of text encoders that many models share: text sides of CLIP ViT-L/14 and OpenCLIP
+ViT-bigG/14, encoder of T5-XXL."""
 
 KL_VAE: Component = (
     "AutoencoderKL",

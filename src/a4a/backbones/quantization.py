@@ -1,7 +1,7 @@
-"""Frozen linear layers in 8 bits: weights are rounded a row at a time, and multiplied out as they are used.
+"""Frozen linear layers in 8 bits: each row of weights is rounded to int8, and dequantised when the layer runs.
 
-Unlike what quantises for inference, the backward pass multiplies them out again instead of keeping what the forward pass
-made: otherwise a training step would hold every layer in 16 bits after all.
+The backward pass dequantises again. Libraries for inference keep the forward pass's 16-bit weights for autograd,
+so that a training step would hold every layer in 16 bits after all.
 """
 
 from typing import Any
@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 
 def to_int8(model: nn.Module, block: str) -> None:
-    """Exchanges the linear layers inside all modules of the class named `block`."""
-    for part in [m for m in model.modules() if type(m).__name__ == block]:
-        for parent in list(part.modules()):
+    """Replaces the linear layers inside all modules whose class is named `block`."""
+    for repeated in [m for m in model.modules() if type(m).__name__ == block]:
+        for parent in list(repeated.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:
                     setattr(parent, name, Int8Linear(child))
 
 
 class Int8Linear(nn.Module):
-    """x -> x (q s)^T + b, with q in int8 [out, in] and s [out, 1] in the type of the layer that it was made from."""
+    """x -> x (q s)^T + b, with q [out, in] in int8, and s [out, 1] in the dtype of the layer that it replaces."""
+
+    quantized: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -34,19 +38,20 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return self.quantized * self.scale  # pyright: ignore[reportReturnType, reportOperatorIssue]
+        """The dequantised weights [out, in]."""
+        return self.quantized * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Product.apply(x, self.quantized, self.scale, self.bias)  # pyright: ignore[reportReturnType]
+        return _Int8LinearFunction.apply(x, self.quantized, self.scale, self.bias)  # pyright: ignore[reportReturnType]
 
 
-class _Product(torch.autograd.Function):
+class _Int8LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, quantized: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(quantized, scale)
         return F.linear(x, (quantized * scale).to(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        quantized, scale = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,), (quantized, scale) = grads, ctx.saved_tensors
         return grad @ (quantized * scale).to(grad.dtype), None, None, None
