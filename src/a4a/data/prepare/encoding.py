@@ -18,7 +18,7 @@ from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.fingerprint import model_fingerprint
 from a4a.utils.images import to_tensor
-from a4a.utils.modules import default_device
+from a4a.utils.modules import DENOISER_PARTS, default_device
 
 ARCFACE = "arcface"
 """Name of ArcFace's embeddings among those of the image encoders."""
@@ -121,7 +121,7 @@ def _encoder_modules(backbone: Backbone) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in backbone.pipe.components.items()
-        if isinstance(part, nn.Module) and name not in ("unet", "transformer")
+        if isinstance(part, nn.Module) and name not in DENOISER_PARTS
     }
 
 
