@@ -37,6 +37,12 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
     assert facts["encoders, bytes"] > 0  # the recipe has an evaluation
 
 
+def test_hours_that_were_not_measured_are_estimated_from_the_operations_of_a_step(recipe):
+    facts, _ = describe(recipe, 80.0, 1, None)
+    seconds = facts["samples"] * facts["TFLOP per sample"] / 125
+    assert facts["GPU hours (estimated, A100)"] == pytest.approx(seconds / 3600)
+
+
 def test_the_table_of_a_plan_has_sizes_in_gb_and_counts_with_separators(recipe, capsys):
     plan(recipe)
     table = capsys.readouterr().out

@@ -71,7 +71,7 @@ COMMANDS = {
             "--config RECIPE": "YAML file of a4a transfer, or of a4a experiment (what its variants share)",
             "--gpu GB": "memory of one GPU (80)",
             "--processes N": "GPUs, one process each (1)",
-            "--samples_per_second X": "as measured, of all processes together; gives the hours",
+            "--samples_per_second X": "as measured, of all processes together; without it hours are estimated for an A100",
             "--json": "print JSON with plain numbers instead of a table",
         },
         example="a4a plan --config recipes/sd15-to-pixart.yaml --gpu 24",

@@ -18,14 +18,13 @@
 Not counted: the CUDA context and the workspaces of libraries, for which `RESERVED` bytes are kept free (a guess).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
 from a4a.adapters.meta import encoder_size
 from a4a.backbones import Backbone
 from a4a.errors import InputError
-from a4a.training.denoising import Denoising
 from a4a.training.optimizers import STATE_BYTES
 from a4a.transfer.config import TransferSettings
 from a4a.transfer.memory_tracker import step_bytes
@@ -139,14 +138,8 @@ def check_fit(estimate: MemoryEstimate, batch_size: int, device_bytes: float) ->
 
 def _step_bytes(built: MetaTransfer, pixels: int | None, batches: tuple[int, ...]) -> list[int]:
     """Of a step of each of these batch sizes."""
-    objective = replace(built.settings.objective, compile=False)
-    loss = Denoising(
-        built.model.backbone, built.adapter, objective, built.random_text(1, "meta"), built.no_image("meta")
-    )
-    try:
+    with built.objective() as loss:
         return [step_bytes(loss, built.random_batch(rows, pixels, "meta")) for rows in batches]
-    finally:
-        loss.detach()
 
 
 def _denoiser_bytes(backbone: Backbone, shards: int) -> int:

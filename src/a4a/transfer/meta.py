@@ -1,5 +1,7 @@
 """A transfer's models and batches by their shapes alone: on the meta device, or with random numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.meta import embed_shape, load_meta_adapter
 from a4a.backbones.meta import MetaModel, load_meta_model
+from a4a.training.denoising import Denoising
 from a4a.transfer.config import TransferSettings
 
 
@@ -30,6 +33,18 @@ class MetaTransfer:
             "embeds": torch.randn(rows, *self.embed_shape, dtype=torch.float16, device=device),
             **{f"text.{name}": t for name, t in self.random_text(rows, device).items()},
         }
+
+    @contextmanager
+    def objective(self) -> Iterator[Denoising]:
+        """The training loss on the meta device, attached to the denoiser for as long as the context lasts."""
+        settings = replace(self.settings.objective, compile=False)
+        loss = Denoising(
+            self.model.backbone, self.adapter, settings, self.random_text(1, "meta"), self.no_image("meta")
+        )
+        try:
+            yield loss
+        finally:
+            loss.detach()
 
     def no_image(self, device: torch.device | str) -> Tensor:
         """In the shape of what stands for "no image": [1, *embed_shape]."""

@@ -11,6 +11,7 @@ import torch
 from a4a.data.base import TrainingData
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
+from a4a.transfer.compute import flops_per_sample, gpu_hours
 from a4a.transfer.config import TransferSettings
 from a4a.transfer.memory import RESERVED, MemoryEstimate, check_fit, estimate_memory
 from a4a.transfer.meta import MetaTransfer, load_meta_transfer
@@ -30,7 +31,8 @@ def plan(
         recipe: YAML file of a4a transfer, or of a4a experiment, of which what all variants share is planned.
         gpu: Memory of one GPU in GB (10^9 bytes).
         processes: GPUs, one process each.
-        samples_per_second: As measured (log.csv, or a dry run), of all processes together; gives the hours.
+        samples_per_second: As measured (log.csv, or a dry run), of all processes together; gives the hours. Without it
+            they are estimated: the operations of a step, at 40 % of the peak of an A100.
         json: Print JSON, with sizes in bytes, instead of a table.
     """
     facts, misfit = describe(recipe, gpu, processes, samples_per_second)
@@ -54,7 +56,7 @@ def describe(
         **_parameter_facts(built, estimate),
         **_memory_facts(estimate, settings.training.batch_size, gpu),
         "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, pixels),
-        **_time_facts(settings, processes, samples_per_second),
+        **_time_facts(built, processes, pixels, samples_per_second),
     }
     try:
         check_fit(estimate, settings.training.batch_size, gpu * 1e9)
@@ -87,16 +89,22 @@ def _memory_facts(estimate: MemoryEstimate, batch: int, gpu: float) -> Facts:
     }
 
 
-def _time_facts(settings: TransferSettings, processes: int, samples_per_second: float | None) -> Facts:
-    training = settings.training
-    samples_per_step = training.batch_size * processes * training.gradient_accumulation
+def _time_facts(built: MetaTransfer, processes: int, pixels: int | None, samples_per_second: float | None) -> Facts:
+    """Steps and hours: measured where the rate is known, else by the operations of a step and what an A100 sustains."""
+    training = built.settings.training
+    flops = flops_per_sample(built, pixels)
     facts: Facts = {
         "samples": training.samples,
-        "optimizer steps": math.ceil(training.samples / samples_per_step),
+        "optimizer steps": math.ceil(
+            training.samples / (training.batch_size * processes * training.gradient_accumulation)
+        ),
+        "TFLOP per sample": flops / 1e12,
     }
     if samples_per_second:
         facts["hours"] = training.samples / samples_per_second / 3600
         facts["GPU hours"] = processes * facts["hours"]
+    else:
+        facts["GPU hours (estimated, A100)"] = gpu_hours(flops, training.samples)
     return facts
 
 
