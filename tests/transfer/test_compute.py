@@ -1,6 +1,7 @@
 """Operations of a training step, counted on the meta device, against the same count on a real step."""
 
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from a4a.backbones import backbone_for, load_pipeline
@@ -25,11 +26,10 @@ def test_a_step_without_weights_has_as_many_operations_as_a_real_one():
     backbone = backbone_for(load_pipeline("zoo:sd15-mini"))
     adapter = built.settings.method.build(backbone, None, built.embed_shape[-1])
     loss = Denoising(backbone, adapter, ObjectiveConfig(), built.random_text(1, "cpu"), built.no_image("cpu"))
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # torch counts no CPU kernel of it
         loss(built.random_batch(1, None, "cpu")).backward()
     loss.detach()
-    # the real step may compute the norms' share in other kernels, never the matrix products
-    assert flops_per_sample(built) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert flops_per_sample(built) == counter.get_total_flops()
 
 
 def test_gradient_checkpointing_costs_the_operations_of_another_forward_pass():
