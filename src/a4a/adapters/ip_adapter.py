@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter, Linears, sites_from_config, sites_to_config
 from a4a.adapters.projections import ImageProjection, make_projection
+from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 
 
@@ -31,6 +32,8 @@ class IPAdapter(ImagePromptAdapter):
     @register_to_config
     def __init__(self, sites: list[list[Any]], projection: dict[str, Any], image_encoder: str = ""):
         super().__init__()
+        if not isinstance(image_encoder, str):
+            raise InputError(f"The configuration's image_encoder is {image_encoder!r}; expected a name or an empty text.")
         self.sites, self.image_encoder = sites_from_config(sites), image_encoder
         self.image_proj = make_projection(projection)
         self.tokens, self.text_width = self.image_proj.tokens, self.image_proj.text_width
