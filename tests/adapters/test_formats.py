@@ -16,7 +16,7 @@ import tiny_models
 from a4a.adapters import formats
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.projections import projection_families
+from a4a.adapters.projections.base import UNSUPPORTED, projection_families
 from a4a.backbones.unet import SD15, SDXL, UNet
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
@@ -306,14 +306,19 @@ VARIANTS = {
     | linear("proj.2", 8, 8)
     | linear("norm", 8),
     "FaceID": linear("proj.0", 8, 8) | linear("proj.2", 64, 8) | linear("norm", 16),
-    "plus": {"latents": torch.zeros(1, 16, 8)}
-    | linear("proj_in", 8, 8)
+    "FaceID-portrait-unnorm": {"latents": torch.zeros(1, 16, 8)}
+    | linear("proj_in", 8, 512)
     | linear("proj_out", 8, 8)
     | linear("norm_out", 8),
 }
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - projection_families().keys()))
+def test_every_family_without_a_file_has_an_example():
+    assert set(VARIANTS) == set(UNSUPPORTED)
+    assert not UNSUPPORTED.keys() & projection_families().keys()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_other_families_are_recognised_and_refused_by_name(adapter, tmp_path, variant):
     torch.save({"image_proj": VARIANTS[variant], "ip_adapter": halves(adapter)[1]}, tmp_path / "a.bin")
     refused(tmp_path / "a.bin", f"the {variant} family")
@@ -334,7 +339,7 @@ FULL = """
 import resource, signal, sys, torch
 from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.projections import projection_families
+from a4a.adapters.projections.base import UNSUPPORTED, projection_families
 from a4a.errors import InputError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -379,7 +384,7 @@ READ_ONLY = """
 import os, sys
 from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.projections import projection_families
+from a4a.adapters.projections.base import UNSUPPORTED, projection_families
 from a4a.errors import InputError
 
 if os.getuid() == 0:

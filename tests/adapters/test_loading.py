@@ -8,6 +8,7 @@ import torch
 import tiny_models
 from a4a.adapters import formats
 from a4a.adapters.a4a import A4A
+from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.loading import load_adapter
 from a4a.cli.inspect import describe
 from a4a.errors import InputError
@@ -77,6 +78,26 @@ def test_what_is_nowhere_is_one_sentence(door, name, said):
     with pytest.raises(InputError, match=said) as caught:
         door(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["runs/mine/adapter", "runs/mine", "runs/mine/a.safetensors", "/nowhere/adapter"])
+def test_a_local_path_that_does_not_exist_is_said_without_asking_the_hub(tmp_path, monkeypatch, name):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^There is no adapter.* {name}; give") as caught:
+        load_adapter(name)
+    assert "here, and the hub" not in str(caught.value)
+
+
+def test_every_way_to_load_an_adapter_agrees(tmp_path, sd15):
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "a.safetensors")
+    for kind, name in ((A4A, "zoo:a4a-pixart-mini"), (IPAdapter, str(tmp_path / "a.safetensors"))):
+        assert same(kind.from_pretrained(name), load_adapter(name))
+        half = kind.from_pretrained(name, torch_dtype=torch.float16)
+        assert half.dtype == load_adapter(name, torch_dtype=torch.float16).dtype == torch.float16
+    assert load_adapter("zoo:a4a-pixart-mini").dtype == torch.float32
+    with pytest.raises(InputError, match="is an adapter of the class A4A, not IPAdapter"):
+        IPAdapter.from_pretrained("zoo:a4a-pixart-mini")
 
 
 def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):

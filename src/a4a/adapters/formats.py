@@ -24,7 +24,7 @@ from a4a.encoders.published import encoder_name
 from a4a.errors import InputError, first_line
 from a4a.features import Site
 from a4a.utils.files import atomic_write, save_torch
-from a4a.utils.hub import resolve_zoo
+from a4a.utils.hub import is_local, resolve_zoo
 
 Tensors = dict[str, Tensor]
 
@@ -206,7 +206,7 @@ def find(path: str | Path) -> Path:
         return local
     owner, _, rest = name.partition("/")
     repo, _, inside = rest.partition("/")
-    if not inside or name.startswith((".", "/", "~")):
+    if not inside or is_local(name):
         raise InputError(
             f"There is no adapter file {path}; give a .safetensors or .bin file, a folder with one, "
             f"or a hub name such as h94/IP-Adapter/models/ip-adapter_sd15.safetensors."

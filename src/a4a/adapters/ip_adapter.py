@@ -33,7 +33,9 @@ class IPAdapter(ImagePromptAdapter):
     def __init__(self, sites: list[list[Any]], projection: dict[str, Any], image_encoder: str = ""):
         super().__init__()
         if not isinstance(image_encoder, str):
-            raise InputError(f"The configuration's image_encoder is {image_encoder!r}; expected a name or an empty text.")
+            raise InputError(
+                f"The configuration's image_encoder is {image_encoder!r}; expected a name or an empty text."
+            )
         self.sites, self.image_encoder = sites_from_config(sites), image_encoder
         self.image_proj = make_projection(projection)
         self.tokens, self.text_width = self.image_proj.tokens, self.image_proj.text_width

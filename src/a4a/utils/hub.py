@@ -20,6 +20,11 @@ def resolve_zoo(name: str | Path) -> str:
     return str(path)
 
 
+def is_local(path: str) -> bool:
+    """Whether a path that does not exist was meant to be here, so that the hub need not be asked for it."""
+    return path.startswith((".", "/", "~")) or ("/" in path and Path(path.partition("/")[0]).is_dir())
+
+
 def resolve_model(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
     """The arguments of `from_pretrained` for a model: its name, and its subfolder where it has one.
 
@@ -34,6 +39,6 @@ def resolve_model(name: str | Path, what: str) -> tuple[str, dict[str, Any]]:
         return str(Path(path).expanduser()), {}
     owner, _, rest = path.partition("/")
     repo, _, folder = rest.partition("/")
-    if not owner or not repo or path.startswith((".", "~")):
+    if not owner or not repo or is_local(path):
         raise InputError(f"There is no {what} folder {name}; give one, or owner/repo or owner/repo/folder on the hub.")
     return f"{owner}/{repo}", {"subfolder": folder} if folder else {}

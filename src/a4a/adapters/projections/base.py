@@ -73,7 +73,7 @@ UNSUPPORTED: dict[str, frozenset[str]] = {
     "full-face": frozenset({"proj.0.weight", "proj.2.weight", "proj.3.weight"}),
     "FaceID-plus": frozenset({"perceiver_resampler.proj_in.weight"}),
     "FaceID": frozenset({"proj.0.weight", "proj.2.weight", "norm.weight"}),
-    "plus": frozenset({"latents", "proj_in.weight", "proj_out.weight"}),
+    "FaceID-portrait-unnorm": frozenset({"latents", "proj_in.weight", "proj_out.weight"}),
 }
 """Signatures of published families without a module here, to name them; a signature can be part of an earlier one."""
 
