@@ -1,4 +1,4 @@
-"""Saved adapters whose config.json was damaged: each loads or is refused in one sentence, and takes no absurd memory."""
+"""Saved adapters with a damaged config.json: each loads or is refused in a sentence, without absurd memory."""
 
 import copy
 import json

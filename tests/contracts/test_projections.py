@@ -1,4 +1,4 @@
-"""What every source family promises, from the published file to images; the families are those of `tiny_projections`."""
+"""What every source family promises, from the published file to images; families are in `tiny_projections`."""
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ from a4a.errors import InputError
 from a4a.utils.fingerprint import model_fingerprint
 
 Output = Literal["pooled", "tokens"]
-"""What an encoder gives of an image: one embedding [image_embed_dim], or its patches' tokens [tokens, image_embed_dim]."""
+"""What an encoder gives of an image: one embedding [image_embed_dim], or tokens [tokens, image_embed_dim]."""
 
 Images = Sequence[Image.Image] | Tensor
 """PIL images, or pixels [batch, 3, height, width] in [0, 1]."""
@@ -129,7 +129,7 @@ class TorchImageEncoder(ImageEncoder):
 
 
 def check_width(given: int, image_embed_dim: int, what: str) -> None:
-    """Raise InputError where embeddings of width `given` reach an adapter, called `what`, that takes `image_embed_dim`."""
+    """Raise InputError where an adapter, called `what`, takes another width than the embeddings have."""
     if image_embed_dim != given:
         raise InputError(
             f"{what} takes image embeddings of width {image_embed_dim} but this image encoder gives {given}; "

@@ -92,7 +92,7 @@ class CLIPImageEncoder(TorchImageEncoder):
 
     @torch.no_grad()
     def unconditional(self) -> Tensor:
-        """Zeros [1, image_embed_dim]; of tokens, those of an image that is zero after preprocessing, as diffusers does."""
+        """Zeros; of tokens, those of an image that is zero after preprocessing, as diffusers does."""
         if self.output == "pooled":
             return super().unconditional()
         side = self.module.config.image_size

@@ -71,7 +71,7 @@ class Resampler(ImageProjection):
 
     @classmethod
     def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Not the portrait model with the same keys, which takes ArcFace's embedding instead of 1280 or more wide tokens."""
+        """Not the portrait model with the same keys, which takes ArcFace's embedding (512) instead of tokens."""
         return super().matches(tensors) and tensors["proj_in.weight"].shape[-1:] != (512,)
 
     @classmethod
