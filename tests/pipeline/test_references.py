@@ -114,7 +114,7 @@ def test_every_form_draws_the_same_picture(sd15):
         (7, "image_prompt is of type int; expected a PIL image, a path, a URL"),
         ([7], "image_prompt is of type int"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_reference_is_refused_in_a_sentence(reference, sentence):
     with pytest.raises(InputError, match=sentence):
