@@ -5,7 +5,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 import tiny_models
 from a4a.backbones import backbone_for, families, load_pipeline
 from a4a.backbones.prediction import split_variance
-from a4a.baselines.base import call_of
+from a4a.baselines.base import latents_and_timestep
 from a4a.errors import InputError
 
 PROMPTS = ["a cat on a beach", "a red dog"]
@@ -27,7 +27,7 @@ def recorded(pipe, **kwargs):
     tiny_models.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
     record.hook.remove()
     (args, kwargs, out), *_ = record.calls
-    noisy, timestep = call_of(backbone_for(pipe).denoiser, args, kwargs)
+    noisy, timestep = latents_and_timestep(backbone_for(pipe).denoiser, args, kwargs)
     return noisy, timestep.expand(len(noisy)), split_variance(out, noisy.shape[1])[0]
 
 

@@ -85,7 +85,7 @@ def test_a_model_upgraded_to_itself_is_the_base_model_with_the_image_prompt(prom
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
 def test_a_velocity_model_takes_the_difference_of_a_noise_model(prompted, scheduler):
-    """The same U-Net told in velocities, `v = (eps - sigma x) / alpha`: the picture is that of the base model with the image prompt."""
+    """The same U-Net told in velocities, `v = (eps - sigma x) / alpha`: the image is the base model's with the image prompt."""
     pipe = tiny_models.with_own_denoiser(prompted.pipe)
     alphas = prompted.backbone.pipe.scheduler.alphas_cumprod
 
@@ -218,6 +218,23 @@ def test_another_kind_of_prediction_is_refused(prompted, sdxl):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="score")
     with pytest.raises(InputError, match="predicts 'score'; expected one of epsilon"):
         DeltaSamplingPipeline(prompted, pipe)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("ip_adapter_image", "image_prompt"),
+        ("num_inference_step", "num_inference_steps"),
+        ("image_promt", "image_prompt"),
+        ("delta_scal", "delta_scale"),
+    ],
+)
+@pytest.mark.parametrize("references", [True, False])
+def test_an_unknown_argument_is_refused_with_the_right_name(ours, wrong, right, references):
+    name = type(ours.pipe).__name__
+    options = {} if references else {"image_prompt_embeds": None}
+    with pytest.raises(InputError, match=rf"^{name} takes no argument {wrong}; did you mean {right}\?$"):
+        call(ours, **{wrong: 1, **options})
 
 
 def test_a_missing_prompt_and_too_many_references(ours):

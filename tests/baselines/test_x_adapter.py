@@ -13,7 +13,7 @@ import tiny_models
 from a4a.backbones import backbone_for
 from a4a.backbones.unet import SD15, SDXL
 from a4a.baselines import XAdapter, XAdapterMapping, XAdapterPipeline, train_x_adapter
-from a4a.baselines.x_adapter import image_to_image
+from a4a.baselines.x_adapter_pipeline import image_to_image
 from a4a.baselines.x_adapter_training import Joined, Resized
 from a4a.data.image_folder import ImageFolderDataset
 from a4a.errors import InputError
@@ -76,14 +76,14 @@ def test_a_new_mapper_is_plain_image_to_image(prompted, upgraded, start):
     found = call(XAdapterPipeline(prompted, upgraded, mapper_for(prompted, upgraded)), start=start)
     options = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "generator": generators(0)}
     prompt = {"prompt": PROMPTS[0], "image_prompt_embeds": tiny_models.embeds()}
-    pictures = prompted(**prompt, **options, output_type="pt").images
+    images = prompted(**prompt, **options, output_type="pt").images
     second = {**options, "strength": start, "output_type": "latent"}
     ImagePromptPipeline(image_to_image(prompted.pipe), prompted.adapter)(
-        **prompt, image=pictures, **second
+        **prompt, image=images, **second
     )  # takes its noise
     large = upgraded.unet.config.sample_size * 2
-    pictures = torch.nn.functional.interpolate(pictures, (large, large), mode="bilinear", antialias=True)
-    assert torch.equal(found, image_to_image(upgraded)(prompt=PROMPTS[0], image=pictures, **second).images)
+    images = torch.nn.functional.interpolate(images, (large, large), mode="bilinear", antialias=True)
+    assert torch.equal(found, image_to_image(upgraded)(prompt=PROMPTS[0], image=images, **second).images)
 
 
 def test_a_trained_mapper_carries_the_image_prompt(prompted, upgraded):
@@ -103,7 +103,7 @@ def test_a_batch_is_its_rows(prompted, upgraded):
     assert differ(together[1:2], call(ours, PROMPTS[1], (2,), image_prompt_embeds=references[:1]))
 
 
-def test_one_reference_and_several_pictures_of_each_prompt(prompted, sdxl):
+def test_one_reference_and_several_images_of_each_prompt(prompted, sdxl):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl, 0.1))
     together = call(ours, PROMPTS[:2], (1, 2, 3, 4), num_images_per_prompt=2, negative_prompt=["blue"] * 2)
     for i in range(4):
@@ -118,7 +118,7 @@ def test_without_guidance(prompted, sdxl):
 
 
 @pytest.mark.parametrize("start", [0.25, 0.6, 1.0])
-def test_the_base_model_runs_as_often_as_is_said(prompted, sdxl, start):
+def test_the_base_model_runs_as_often_as_base_calls_says(prompted, sdxl, start):
     ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl))
     times = {"base": [], "upgraded": []}
     kept = [
@@ -243,6 +243,38 @@ def test_no_step_at_all_is_refused(prompted, sdxl, start):
         call(XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl)), start=start)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("ip_adapter_image", "image_prompt"),
+        ("negative_promt", "negative_prompt"),
+        ("num_inference_step", "num_inference_steps"),
+        ("mapper_scal", "mapper_scale"),
+        ("heigth", "height"),
+    ],
+)
+def test_an_unknown_argument_is_refused_before_any_model_runs(prompted, sdxl, wrong, right):
+    ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl))
+    calls = []
+    handle = prompted.backbone.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(InputError, match=rf"Img2ImgPipeline takes no argument {wrong}; did you mean {right}\?$"):
+        call(ours, **{wrong: 1})
+    handle.remove()
+    assert not calls
+
+
+@pytest.mark.parametrize(("name", "instead"), [("image", "image_prompt="), ("strength", "start=")])
+def test_arguments_that_the_second_stage_sets_are_refused(prompted, sdxl, name, instead):
+    ours = XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl))
+    with pytest.raises(InputError, match=rf"X-Adapter takes no argument {name}: .*; give {instead}\.$"):
+        call(ours, **{name: 0.5})
+
+
+def test_a_missing_prompt_is_refused(prompted, sdxl):
+    with pytest.raises(InputError, match="prompt is missing"):
+        call(XAdapterPipeline(prompted, sdxl, mapper_for(prompted, sdxl)), None)
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 
@@ -338,15 +370,15 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
         Image.new("RGB", (32, 32), (80 * i, 100, 200)).save(tmp_path / "data" / f"{i}.png")
     lines = [f'{{"file_name": "{i}.png", "text": "picture {i}"}}' for i in range(3)]
     (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines))
-    config, pictures = (
+    config, images = (
         TrainingConfig(samples=4, batch_size=2, tensorboard=False),
         ImageFolderDataset(tmp_path / "data", size=32),
     )
-    mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", pictures, tmp_path / "run", training=config)
+    mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", images, tmp_path / "run", training=config)
     assert equal(weights(XAdapter.from_pretrained(tmp_path / "run" / "x_adapter")), weights(mapper))
 
 
-def test_smaller_pictures_have_a_key_of_their_own(tmp_path):
+def test_resized_images_have_a_key_of_their_own(tmp_path):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}')
     whole = ImageFolderDataset(tmp_path, size=32)
@@ -355,7 +387,7 @@ def test_smaller_pictures_have_a_key_of_their_own(tmp_path):
     assert half.key != whole.key and half.captions == whole.captions and len(half) == 1
 
 
-def test_joined_tables_keep_their_rows_together(prompted, sdxl):
+def test_joined_datasets_keep_their_rows_together(prompted, sdxl):
     one = Rows(prompted.backbone, backbone_for(sdxl))
     both = Joined({"a": one, "b": one}).batch(torch.tensor([2, 0]))
     assert torch.equal(both["a.base.latents"], both["b.base.latents"])

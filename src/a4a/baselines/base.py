@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +21,14 @@ from a4a.pipeline.guidance import check_guidance
 
 
 class TwoModelPipeline(ABC):
-    """Called as an `ImagePromptPipeline`, with whatever else the upgraded model's pipeline takes.
+    """Called as an `ImagePromptPipeline`, with all other arguments of the upgraded model's pipeline.
 
     Args:
         base: the base model's pipeline with the adapter that was made for it.
-        pipe: of the upgraded model.
+        pipe: the upgraded model's pipeline.
 
-    Raises InputError where `pipe` guides in another way than by negatives.
+    Raises InputError where `pipe` uses another guidance than classifier-free guidance, and where the two models have
+    different numbers of training time steps.
     """
 
     def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline):
@@ -37,7 +38,8 @@ class TwoModelPipeline(ABC):
                 f"{type(pipe).__name__} perturbs the attention of the upgraded model alone; "
                 "give that model's plain pipeline."
             )
-        self.base, self.pipe, self.backbone = base, pipe, backbone_for(pipe)
+        self.base, self.backbone = base, backbone_for(pipe)
+        self.pipe: Any = pipe  # DiffusionPipeline itself declares no __call__
         check_pair(base.backbone, self.backbone)
 
     def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
@@ -55,13 +57,13 @@ class TwoModelPipeline(ABC):
 
     def _added_parameters(self, *modules: Any) -> int:
         """Parameters of modules, without those that the upgraded pipeline has too."""
-        held = {id(p) for m in self.pipe.components.values() if isinstance(m, nn.Module) for p in m.parameters()}
-        found = {id(p): p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
-        return sum(count for name, count in found.items() if name not in held)
+        shared = {id(p) for m in self.pipe.components.values() if isinstance(m, nn.Module) for p in m.parameters()}
+        sizes = {id(p): p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
+        return sum(size for parameter, size in sizes.items() if parameter not in shared)
 
 
 def check_pair(base: Backbone, upgraded: Backbone) -> None:
-    """InputError where one model's time step means nothing to the other."""
+    """InputError where a time step of one model has no counterpart in the other."""
     if base.denoiser is upgraded.denoiser:
         raise InputError(
             f"The base and the upgraded model are the same {type(base.denoiser).__name__}; load two models."
@@ -76,7 +78,7 @@ def check_pair(base: Backbone, upgraded: Backbone) -> None:
 
 @contextmanager
 def removing(*handles: RemovableHandle) -> Iterator[None]:
-    """Remove hooks at the end, whatever happens before."""
+    """Remove forward hooks at the end of the context, also after an error."""
     try:
         yield
     finally:
@@ -84,7 +86,16 @@ def removing(*handles: RemovableHandle) -> Iterator[None]:
             handle.remove()
 
 
-def call_of(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def given_prompts(prompt: str | Sequence[str] | None) -> list[str]:
+    """The prompts of a call as a list; InputError where there is none."""
+    if prompt is None:
+        raise InputError(
+            "A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way."
+        )
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
+def latents_and_timestep(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Noisy latents and time step(s) of a denoiser's call; some pipelines pass them by name, some by position."""
     call = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
     return next(iter(call.values())), call["timestep"]
@@ -92,7 +103,7 @@ def call_of(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[T
 
 @dataclass
 class TwoModelMethod(Method):
-    """A method that runs the base model with its own adapter beside the upgraded model.
+    """A method that runs the base model, with its own adapter, for every image of the upgraded model.
 
     Args:
         base: the base model: a diffusers pipeline folder, hub name or zoo:NAME.
@@ -113,7 +124,9 @@ class TwoModelMethod(Method):
     sampling: Sampling = field(default_factory=Sampling)
 
     def with_adapter(self) -> ImagePromptPipeline:
+        """The base model's pipeline with its adapter."""
         return ImagePromptMethod(self.base, self.adapter, self.image_encoder).pipe
 
     def steps(self, pipe: DiffusionPipeline) -> int:
+        """Denoising steps for one image: as configured, or the pipeline's default."""
         return self.sampling.steps or inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default

@@ -1,35 +1,26 @@
-"""X-Adapter (CVPR 2024): the base model's decoder, seen by the upgraded model's through a trained mapper.
+"""X-Adapter (CVPR 2024): a trained mapper from the base model's decoder to the upgraded model's.
 
-Built from the paper's description. Ours: any two U-Nets, any batch, any scheduler; the base model's second pass goes
-first as a whole, since nothing in it depends on the upgraded model, so that both are diffusers' own image-to-image
-pipelines, at the same time steps. Until the image is done, three feature maps of each step are kept: for SD1.5 in half
-precision, 21 MB a step and image with guidance.
+Built from the paper's description; for any two U-Nets (ours). Here is the mapper, and how its residuals enter the
+upgraded U-Net; `x_adapter_pipeline` has the two stages of generation, `x_adapter_training` the mapper's training.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from math import log2
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoPipelineForImage2Image, ConfigMixin, DiffusionPipeline, ModelMixin, UNet2DConditionModel
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
-from PIL import Image
 from safetensors import SafetensorError
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from a4a.backbones import denoiser_of
-from a4a.baselines.base import TwoModelMethod, TwoModelPipeline, call_of, removing
+from a4a.baselines.base import latents_and_timestep, removing
 from a4a.errors import InputError, first_line
-from a4a.evaluation.generation import generate_images
-from a4a.evaluation.methods import Cost, load_for_inference
-from a4a.evaluation.tasks.base import Task
-from a4a.injection import Scale
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline
 from a4a.utils.hub import resolve_zoo
 
 Size = Sequence[int]
@@ -40,9 +31,9 @@ class XAdapter(ModelMixin, ConfigMixin):
     """The mapper: from the base model's last three up blocks to the upgraded model's middle and first two up blocks.
 
     Args:
-        inputs: channels of the base model's three maps.
-        outputs: channels of the upgraded model's three maps.
-        doublings: how often each map's side doubles on the way; negative where it halves.
+        inputs: channels of the base model's three feature maps.
+        outputs: channels of the upgraded model's three feature maps.
+        doublings: how many times each map's side is doubled; negative where it is halved.
     """
 
     @register_to_config
@@ -52,7 +43,7 @@ class XAdapter(ModelMixin, ConfigMixin):
 
     @classmethod
     def between(cls, base: nn.Module, upgraded: nn.Module) -> "XAdapter":
-        """An untrained mapper for two U-Nets at the sizes that they are configured for. It begins by adding nothing."""
+        """An untrained mapper for two U-Nets at the sizes that they are configured for. At first it adds nothing."""
         return cls(**_fit(base, upgraded))
 
     def check(self, base: nn.Module, upgraded: nn.Module) -> None:
@@ -65,7 +56,10 @@ class XAdapter(ModelMixin, ConfigMixin):
                 )
 
     def forward(self, features: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
-        """What is added to the three maps of the upgraded model, which have these sizes."""
+        """The residuals that are added to the upgraded model's three feature maps, which have these sizes.
+
+        `features` are [batch, inputs[i], h, w]; the residuals are [batch, outputs[i], *sizes[i]].
+        """
         return [branch(feature, size) for branch, feature, size in zip(self.branches, features, sizes, strict=True)]
 
 
@@ -83,19 +77,16 @@ class Branch(nn.Module):
             ResNetBlock(inputs, outputs), ResNetBlock(outputs, outputs), ResNetBlock(outputs, outputs)
         )
         self.out = nn.Conv2d(outputs, outputs, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # pyright: ignore[reportArgumentType]
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, feature: Float[Tensor, "batch inputs h w"], size: Size
     ) -> Float[Tensor, "batch outputs height width"]:
         hidden = feature.to(self.out.weight)
-        for left, layer in zip(reversed(range(len(self.resize))), self.resize, strict=True):
-            if isinstance(layer, nn.ConvTranspose2d):  # to a side of 2 n or 2 n - 1, whichever comes nearer
-                hidden = layer(
-                    hidden,
-                    [min(max(s // 2**left, 2 * n - 1), 2 * n) for s, n in zip(size, hidden.shape[-2:], strict=True)],
-                )
+        for doublings_left, layer in zip(reversed(range(len(self.resize))), self.resize, strict=True):
+            if isinstance(layer, nn.ConvTranspose2d):
+                hidden = layer(hidden, _doubled(hidden.shape[-2:], [side // 2**doublings_left for side in size]))
             else:
                 hidden = layer(hidden)
         if hidden.shape[-2:] != torch.Size(size):
@@ -121,7 +112,7 @@ class ResNetBlock(nn.Module):
 
 
 @dataclass(frozen=True)
-class Step:
+class BaseStep:
     """One call of the base model's denoiser."""
 
     timestep: Tensor
@@ -129,37 +120,47 @@ class Step:
     """Outputs of its last three up blocks."""
 
 
+class _Recorder:
+    """Forward hooks of the base model's U-Net that keep the outputs of its blocks, call by call."""
+
+    def __init__(self) -> None:
+        self.steps: list[BaseStep] = []
+        self._features: list[Tensor] = []
+
+    def keep_output(self, _block: nn.Module, _args: tuple, output: Tensor) -> None:
+        self._features.append(output)
+
+    def end_step(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any], _output: Any) -> None:
+        _, timestep = latents_and_timestep(unet, args, kwargs)
+        self.steps.append(BaseStep(torch.as_tensor(timestep), tuple(self._features)))
+        self._features.clear()
+
+
 @contextmanager
-def recorded(base: Any) -> Iterator[list[Step]]:
-    """Every call of the base model's U-Net in this context."""
-    steps: list[Step] = []
-    now: list[Tensor] = []
-
-    def close(unet: nn.Module, args: tuple, kwargs: dict[str, Any], _: Any) -> None:
-        steps.append(Step(torch.as_tensor(call_of(unet, args, kwargs)[1]), tuple(now)))
-        now.clear()
-
-    blocks = [block.register_forward_hook(lambda *call: now.append(call[-1])) for block in base.up_blocks[-3:]]
-    with removing(*blocks, base.register_forward_hook(close, with_kwargs=True)):
-        yield steps
+def record_features(base: Any) -> Iterator[list[BaseStep]]:
+    """Record every call of the base model's U-Net in this context."""
+    recorder = _Recorder()
+    hooks = [block.register_forward_hook(recorder.keep_output) for block in base.up_blocks[-3:]]
+    with removing(*hooks, base.register_forward_hook(recorder.end_step, with_kwargs=True)):
+        yield recorder.steps
 
 
-@contextmanager
-def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float = 1.0) -> Iterator[None]:
-    """Add the mapped features to the upgraded model's calls in this context, one call a step.
+class _ResidualAdder:
+    """Forward hooks of the upgraded model's U-Net that add mapped features to the outputs of its blocks."""
 
-    `sample += scale * residual` after the middle block and the first two up blocks.
-    """
-    coming = iter(steps)
-    now: list[Step] = []
+    def __init__(self, mapper: XAdapter, steps: Sequence[BaseStep], scale: float):
+        self._mapper, self._scale = mapper, scale
+        self._steps = iter(steps)
+        self._features: tuple[Tensor, ...] = ()
 
-    def begin(unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        latents, timestep = call_of(unet, args, kwargs)
-        step = next(coming, None)
-        theirs = None if step is None else step.timestep.tolist()
-        if step is None or theirs != torch.as_tensor(timestep).tolist():
+    def begin_step(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Take the base model's next step; InputError where it does not fit this call of the upgraded model."""
+        latents, timestep = latents_and_timestep(unet, args, kwargs)
+        step = next(self._steps, None)
+        base_timestep = None if step is None else step.timestep.tolist()
+        if step is None or base_timestep != torch.as_tensor(timestep).tolist():
             raise InputError(
-                f"The upgraded model is at time step {timestep} and the base model at {theirs}; "
+                f"The upgraded model is at time step {timestep} and the base model at {base_timestep}; "
                 "use a scheduler whose steps do not depend on the model."
             )
         if len(latents) != (rows := len(step.features[0])):
@@ -167,141 +168,37 @@ def added(upgraded: Any, mapper: XAdapter, steps: Sequence[Step], scale: float =
                 f"The upgraded model runs on {len(latents)} rows and the base model on {rows}; "
                 "give both the same guidance."
             )
-        now[:] = [step]
+        self._features = step.features
 
-    def adding(number: int) -> Any:
-        branch = mapper.branches[number]
-        return lambda _, __, output: output + scale * branch(now[0].features[number], output.shape[-2:]).to(output)
+    def add(self, number: int, _block: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        """`output + scale * residual`, for the upgraded model's block of this number."""
+        residual = self._mapper.branches[number](self._features[number], output.shape[-2:])
+        return output + self._scale * residual.to(output)
 
+
+@contextmanager
+def add_residuals(upgraded: Any, mapper: XAdapter, steps: Sequence[BaseStep], scale: float = 1.0) -> Iterator[None]:
+    """Add the mapped features to the upgraded U-Net's calls in this context: one recorded step for each call.
+
+    They are added after the middle block and the first two up blocks. Raises InputError, in the call, where the two
+    models are not at the same time step or have different batches.
+    """
+    adder = _ResidualAdder(mapper, steps, scale)
     blocks = (upgraded.mid_block, upgraded.up_blocks[0], upgraded.up_blocks[1])
-    hooks = [block.register_forward_hook(adding(i)) for i, block in enumerate(blocks)]
-    with removing(*hooks, upgraded.register_forward_pre_hook(begin, with_kwargs=True)):
+    hooks = [block.register_forward_hook(partial(adder.add, i)) for i, block in enumerate(blocks)]
+    with removing(*hooks, upgraded.register_forward_pre_hook(adder.begin_step, with_kwargs=True)):
         yield
 
 
-SHARED = ("negative_prompt", "guidance_scale", "num_images_per_prompt", "generator", "eta")
-"""Options of a call that both models take."""
-
-
-class XAdapterPipeline(TwoModelPipeline):
-    """In two stages: the base model generates an image, and the upgraded model generates it again from that image.
-
-    In the second stage the base model's features are added to the upgraded model's.
-
-    Raises InputError where the mapper is for two other models.
-    """
-
-    def __init__(self, base: ImagePromptPipeline, pipe: DiffusionPipeline, mapper: XAdapter):
-        mapper.check(base.backbone.denoiser, denoiser_of(pipe))
-        super().__init__(base, pipe)
-        self.mapper = mapper.eval().to(self.backbone.device)  # pyright: ignore[reportArgumentType]
-
-    def base_calls(self, steps: int, start: float = 0.8) -> int:
-        return steps + int(steps * start)
-
-    @property
-    def parameters(self) -> int:
-        return self._added_parameters(*self.base.pipe.components.values(), self.base.adapter, self.mapper)
-
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        image_prompt: ImagePrompt | None = None,
-        image_prompt_embeds: Tensor | None = None,
-        image_prompt_scale: Scale = 1.0,
-        start: float = 0.8,
-        mapper_scale: float = 1.0,
-        num_inference_steps: int = 50,
-        height: int | None = None,
-        width: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """With one reference for all prompts, or one a prompt; all else as in the upgraded image-to-image pipeline.
-
-        `start` is the share of the denoising steps that the second stage does, in (0, 1]: at 1 it begins from noise.
-        """
-        if prompt is None:
-            raise InputError(
-                "A prompt is missing; give prompt=, in words, since each of the two models encodes it in its own way."
-            )
-        if not 0 < start <= 1 or int(num_inference_steps * start) < 1:
-            raise InputError(
-                f"start is {start:g} of {num_inference_steps} steps; "
-                "expected at least one step, and at most all: start in (0, 1]."
-            )
-        prompt = prompt if isinstance(prompt, str) else list(prompt)
-        height, width = height or side(self.pipe), width or side(self.pipe)
-        steps: dict[str, Any] = {"num_inference_steps": num_inference_steps}
-        call = steps | {name: kwargs[name] for name in SHARED if name in kwargs}
-        call |= {
-            "image_prompt_embeds": self.base.reference_embeds(image_prompt, image_prompt_embeds),
-            "image_prompt_scale": image_prompt_scale,
-        }
-
-        pictures = self.base(prompt, **call, **self._base_size(height, width), output_type="pt").images
-        again = ImagePromptPipeline(
-            image_to_image(self.base.pipe, self._base_scheduler()), self.base.adapter, self.base.image_encoder
-        )
-        with recorded(again.backbone.denoiser) as features:
-            again(prompt, **call, image=pictures, strength=start, output_type="latent")
-        with added(self.backbone.denoiser, self.mapper, features, mapper_scale):
-            return image_to_image(self.pipe)(
-                prompt=prompt, image=resized(pictures, height, width), strength=start, **steps, **kwargs
-            )
-
-    def _base_size(self, height: int, width: int) -> dict[str, Any]:
-        """The same share of the base model's own size, in pixels that its VAE can take."""
-        pipe: Any = self.base.pipe
-        ratio, factor = side(pipe) / side(self.pipe), pipe.vae_scale_factor
-        return {"height": round(height * ratio / factor) * factor, "width": round(width * ratio / factor) * factor}
-
-    def _base_scheduler(self) -> Any:
-        """The upgraded model's kind of scheduler, with the noise schedule that the base model was trained with."""
-        pipes: tuple[Any, Any] = self.pipe, self.base.pipe
-        mine, theirs = (pipe.scheduler for pipe in pipes)
-        noise = (
-            "beta_start",
-            "beta_end",
-            "beta_schedule",
-            "trained_betas",
-            "prediction_type",
-            "rescale_betas_zero_snr",
-        )
-        return type(mine).from_config(
-            {**mine.config, **{n: theirs.config[n] for n in noise if n in theirs.config and n in mine.config}}
-        )
-
-
-def image_to_image(pipe: Any, scheduler: Any = None) -> Any:
-    """diffusers' image-to-image pipeline from the parts of a text-to-image pipeline."""
-    other = AutoPipelineForImage2Image.from_pipe(
-        pipe, scheduler=scheduler or pipe.scheduler, add_watermarker=getattr(pipe, "watermark", None) is not None
-    )
-    other.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
-    return other
-
-
-def side(pipe: Any) -> int:
-    """Height and width in pixels that a model is configured for."""
-    return int(denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor)
-
-
-def resized(pictures: Float[Tensor, "batch 3 h w"], height: int, width: int) -> Float[Tensor, "batch 3 height width"]:
-    if pictures.shape[-2:] == (height, width):
-        return pictures
-    return F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
-
-
 def _fit(base: nn.Module, upgraded: nn.Module) -> dict[str, list[int]]:
-    """What a mapper between two U-Nets is: widths and sides of the maps that it joins, from their configurations."""
-    (_, *decoder), (middle, *others) = _maps(base, "base", 3), _maps(upgraded, "upgraded", 2)
-    pairs = list(zip(decoder[-3:], [middle, *others[:2]], strict=True))
-    doublings = [log2(other / one) for (_, one), (_, other) in pairs]
+    """The arguments of a mapper between two U-Nets: widths and sides of feature maps, from their configurations."""
+    (_, *base_maps), upgraded_maps = _maps(base, "base", 3), _maps(upgraded, "upgraded", 2)
+    pairs = list(zip(base_maps[-3:], upgraded_maps[:3], strict=True))
+    doublings = [log2(upgraded_side / base_side) for (_, base_side), (_, upgraded_side) in pairs]
     if any(d % 1 for d in doublings):
         raise InputError(
             f"X-Adapter doubles or halves feature maps but the base model's last three have sides "
-            f"{[s for _, s in decoder[-3:]]} and the upgraded model's {[s for _, (_, s) in pairs]}; "
+            f"{[s for _, s in base_maps[-3:]]} and the upgraded model's {[s for _, (_, s) in pairs]}; "
             "choose two models whose sample_size differs by a power of two."
         )
     return {
@@ -312,24 +209,30 @@ def _fit(base: nn.Module, upgraded: nn.Module) -> dict[str, list[int]]:
 
 
 def _maps(unet: nn.Module, which: str, least: int) -> list[tuple[int, float]]:
-    """Width and side of what the middle block and each up block give."""
+    """Width and side of the outputs of the middle block and of each up block.
+
+    Raises InputError for a denoiser that is no U-Net, or one with fewer than `least` up blocks.
+    """
     if not isinstance(unet, UNet2DConditionModel):
         raise InputError(
             f"X-Adapter is for U-Nets only but the denoiser of the {which} model is {type(unet).__name__}; "
             "choose a U-Net, or a4a transfer."
         )
     config: Any = unet.config
-    widths, last = list(config.block_out_channels), len(config.block_out_channels) - 1
-    if last + 1 < least:
+    widths = list(config.block_out_channels)
+    levels = len(widths)
+    if levels < least:
         raise InputError(
-            f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {last + 1}; "
-            "choose another model."
+            f"X-Adapter needs {least} up blocks in the {which} model but its U-Net has {levels}; choose another model."
         )
-    halvings = [last, *(max(last - 1 - i, 0) for i in range(last + 1))]
-    return [
-        (width, config.sample_size / 2**halved)
-        for width, halved in zip([widths[-1], *widths[::-1]], halvings, strict=True)
-    ]
+    halvings = [levels - 1, *(max(levels - 2 - i, 0) for i in range(levels))]
+    sides = [config.sample_size / 2**count for count in halvings]
+    return list(zip([widths[-1], *widths[::-1]], sides, strict=True))
+
+
+def _doubled(size: Size, target: Size) -> list[int]:
+    """Twice a feature map's size: each side n becomes 2 n or 2 n - 1, whichever is nearer to the target."""
+    return [min(max(goal, 2 * n - 1), 2 * n) for n, goal in zip(size, target, strict=True)]
 
 
 def _sides(size: Size) -> str:
@@ -337,31 +240,11 @@ def _sides(size: Size) -> str:
 
 
 def load_mapper(folder: str) -> XAdapter:
+    """A trained mapper from its folder or zoo:NAME; InputError where there is none."""
     try:
-        return XAdapter.from_pretrained(resolve_zoo(folder), low_cpu_mem_usage=False)  # pyright: ignore[reportReturnType]
+        mapper: Any = XAdapter.from_pretrained(resolve_zoo(folder), low_cpu_mem_usage=False)
+        return mapper
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(
             f"{folder!r} is no trained X-Adapter ({first_line(error)}); make one with a4a x-adapter."
         ) from error
-
-
-@dataclass
-class XAdapterMethod(TwoModelMethod):
-    """X-Adapter: the base model's decoder steers the upgraded U-Net through a trained mapper."""
-
-    trained = ("adapter", "mapper")
-
-    mapper: str = ""
-    """Folder of the trained mapper."""
-    start: float = 0.8
-    """Share of the steps that the second stage does."""
-
-    @cached_property
-    def pipe(self) -> XAdapterPipeline:
-        return XAdapterPipeline(self.with_adapter(), load_for_inference(self.model), load_mapper(self.mapper))
-
-    def generate(self, task: Task, indices: Sequence[int], noise: Sequence[Generator]) -> list[Image.Image]:
-        return generate_images(self.pipe, task, indices, noise, self.sampling, self.scale, start=self.start)
-
-    def cost(self) -> Cost:
-        return Cost(self.pipe.parameters, self.pipe.base_calls(self.steps(self.pipe.pipe), self.start))

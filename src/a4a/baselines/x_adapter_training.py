@@ -1,4 +1,4 @@
-"""`a4a x-adapter`: the training of X-Adapter's mapper. No image prompt takes part in it."""
+"""`a4a x-adapter`: the training of X-Adapter's mapper. It uses no image prompt."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,18 @@ from torch import Tensor
 from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
 from a4a.backbones.prediction import TimestepDensity
 from a4a.baselines.base import check_pair
-from a4a.baselines.x_adapter import XAdapter, added, recorded, resized, side
+from a4a.baselines.x_adapter import XAdapter, add_residuals, record_features
+from a4a.baselines.x_adapter_pipeline import resized, side
 from a4a.data.base import TrainingImages
 from a4a.training.base import Batch, Dataset, Objective
 from a4a.training.config import TrainingConfig
 from a4a.training.trainer import train
 from a4a.utils.files import atomic_write
+from a4a.utils.modules import default_device
 
 
 class Joined:
-    """Several encodings of the same samples as one dataset, whose keys are `NAME.KEY`."""
+    """Several encodings of the same samples as one dataset: key KEY of the dataset NAME becomes `NAME.KEY`."""
 
     def __init__(self, datasets: Mapping[str, Dataset]):
         self.datasets = datasets
@@ -36,25 +38,25 @@ class Joined:
 
 
 class Resized(TrainingImages):
-    """The same images, `factor` times as high and wide."""
+    """The same images, resized to `factor` times their height and width."""
 
-    def __init__(self, pictures: TrainingImages, factor: float):
-        self._pictures, self._factor = pictures, factor
-        self.captions, self.pairs, self.key = pictures.captions, pictures.pairs, f"{pictures.key} x {factor}"
+    def __init__(self, images: TrainingImages, factor: float):
+        self._images, self._factor = images, factor
+        self.captions, self.pairs, self.key = images.captions, images.pairs, f"{images.key} x {factor}"
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        pixels = self._pictures.pixels(indices)
+        pixels = self._images.pixels(indices)
         height, width = (round(s * self._factor) for s in pixels.shape[-2:])
         return resized(pixels, height, width)
 
 
 class XAdapterMapping(Objective):
-    """The upgraded model's own loss, without any text, while the base model denoises the same picture with its caption.
+    """The upgraded model's own loss, with empty prompts, while the base model denoises the same image with its caption.
 
-    Both are at the same time step, each with noise of its own. Only the mapper learns.
+    Both models are at the same time step, each with its own noise. Only the mapper is trained.
     """
 
     def __init__(self, base: Backbone, upgraded: Backbone, mapper: XAdapter, learning_rate: float = 1e-5):
@@ -75,21 +77,21 @@ class XAdapterMapping(Objective):
 
         `base.text.*` are the text states of their captions.
         """
-        theirs, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
+        base_latents, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
         base, upgraded = self._base, self._upgraded
-        below, above = self._predictions
-        timesteps = below.sample_timesteps(len(latents), latents.device, TimestepDensity())
+        base_prediction, upgraded_prediction = self._predictions
+        timesteps = base_prediction.sample_timesteps(len(latents), latents.device, TimestepDensity())
         text: Text = {name.removeprefix("base.text."): t for name, t in batch.items() if name.startswith("base.text.")}
         no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}
 
-        noisy = below.add_noise(theirs, torch.randn_like(theirs), timesteps)
-        with torch.no_grad(), recorded(base.denoiser) as steps:
+        noisy = base_prediction.add_noise(base_latents, torch.randn_like(base_latents), timesteps)
+        with torch.no_grad(), record_features(base.denoiser) as steps:
             base.predict(noisy.to(base.dtype), timesteps, text)
         noise = torch.randn_like(latents)
-        noisy = above.add_noise(latents, noise, timesteps)
-        with added(upgraded.denoiser, self.mapper, steps):
+        noisy = upgraded_prediction.add_noise(latents, noise, timesteps)
+        with add_residuals(upgraded.denoiser, self.mapper, steps):
             prediction = upgraded.predict(noisy.to(upgraded.dtype), timesteps, no_text)
-        return (prediction.float() - above.target(latents, noise, timesteps)).square().mean()
+        return (prediction.float() - upgraded_prediction.target(latents, noise, timesteps)).square().mean()
 
 
 def train_x_adapter(
@@ -102,33 +104,35 @@ def train_x_adapter(
     cache: Path | None = None,
     resume: bool = False,
 ) -> XAdapter:
-    """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's: a baseline of the paper.
+    """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's; X-Adapter is a baseline of the paper.
 
     Args:
         base: The base model: a diffusers pipeline folder or hub name.
         model: The upgraded model: a diffusers pipeline folder or hub name.
         data: Training images at the upgraded model's size, for example class_path ImageFolderDataset with path, size.
         output: Folder for the mapper (output/x_adapter), log.csv and checkpoints.
-        learning_rate: Of the mapper.
+        learning_rate: Learning rate of the mapper.
         training: Samples, batch, schedule, checkpoints.
         cache: Folder for encodings of the data; output/cache by default.
-        resume: Go on with the run that output holds.
+        resume: Continue the run in output.
     """
     output = Path(output)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    below, above = (load_pipeline(path).to(device) for path in (base, model))
-    backbones = backbone_for(below), backbone_for(above)
+    device: Any = default_device()
+    base_backbone, upgraded_backbone = (backbone_for(load_pipeline(path).to(device)) for path in (base, model))
     torch.manual_seed(training.seed)
-    mapper = XAdapter.between(*(b.denoiser for b in backbones)).to(device)  # pyright: ignore[reportArgumentType]
-    loss = XAdapterMapping(*backbones, mapper, learning_rate)
-    factor, folder = side(below) / side(above), Path(cache) if cache else output / "cache"
-    smaller = data if factor == 1 else Resized(data, factor)
-    dataset = Joined(
-        {"base": smaller.encode(backbones[0], None, folder), "upgraded": data.encode(backbones[1], None, folder)}
-    )
+    mapper = XAdapter.between(base_backbone.denoiser, upgraded_backbone.denoiser).to(device)
+    objective = XAdapterMapping(base_backbone, upgraded_backbone, mapper, learning_rate)
+    dataset = _encoded(data, base_backbone, upgraded_backbone, Path(cache) if cache else output / "cache")
 
-    train(loss, dataset, training, output, resume=resume, description=output.name)
+    train(objective, dataset, training, output, resume=resume, description=output.name)
     mapper.eval()
-    with atomic_write(output / "x_adapter") as beside:
-        mapper.save_pretrained(beside)
+    with atomic_write(output / "x_adapter") as temporary:
+        mapper.save_pretrained(temporary)
     return mapper
+
+
+def _encoded(data: TrainingImages, base: Backbone, upgraded: Backbone, cache: Path) -> Joined:
+    """The images for both models, each at its own size."""
+    factor = side(base.pipe) / side(upgraded.pipe)
+    base_images = data if factor == 1 else Resized(data, factor)
+    return Joined({"base": base_images.encode(base, None, cache), "upgraded": data.encode(upgraded, None, cache)})

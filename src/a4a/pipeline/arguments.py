@@ -22,11 +22,16 @@ NATIVE = {
 """Arguments of diffusers' own IP-Adapters, and ours that mean the same."""
 
 
-def bind(pipe: DiffusionPipeline, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """The arguments of a call by their names; InputError for a keyword that the pipeline's signature does not have."""
+def bind(
+    pipe: DiffusionPipeline, args: Sequence[Any], kwargs: Mapping[str, Any], own: Iterable[str] = ()
+) -> inspect.BoundArguments:
+    """The arguments of a call by their names; InputError for a keyword that the pipeline's signature does not have.
+
+    `own` are further arguments that the caller takes itself; hints in errors name them, too.
+    """
     signature = inspect.signature(pipe.__call__)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     named = {name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
-    check_names(type(pipe).__name__, kwargs, named)
+    check_names(type(pipe).__name__, kwargs, named.union(own))
     return signature.bind(*args, **kwargs)
 
 

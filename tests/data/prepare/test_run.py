@@ -462,6 +462,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     from a4a.evaluation.generation import Sampling
     from a4a.evaluation.methods import HeldOutPhoto, ImagePromptMethod
     from a4a.evaluation.metrics import CLIPImageScore
+    from a4a.evaluation.tasks.dreambench import DreamBenchTask
     from a4a.evaluation.tasks.folder import FolderTask
     from a4a.training.config import TrainingConfig
     from a4a.transfer.config import IPAdapterConfig
@@ -496,6 +497,8 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     assert {"ours", "a second photo"} <= set(json.dumps(scores).replace('"', ",").split(","))
     with pytest.raises(InputError, match="subject of the test split"):
         FolderTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared)
+    with pytest.raises(InputError, match="subject of the validation split"):
+        DreamBenchTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared, split="validation")
 
 
 # --- captions -----------------------------------------------------------------------------------------------------------

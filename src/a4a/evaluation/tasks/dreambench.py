@@ -18,20 +18,12 @@ class DreamBenchTask(FolderTask):
         path: the folder `dataset`, with a folder for each subject.
         prompts: the file prompts_and_classes.txt: a table of subjects and their classes, then the prompts for objects
             and those for live subjects, in which the subject's class takes the place of its name.
-        generations: images of each subject, which take its prompts in turn; the paper has 4 for each of 25 prompts.
-        subjects: use the first so many subjects; all by default.
-        prepared: a folder that `a4a prepare` made of these photos; then only subjects of its test split are used.
+        generations: images of each subject, which take its prompts in turn; 100 by default, as in the paper: 4 for
+            each of 25 prompts.
+        subjects, prepared, split: as of `FolderTask`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        prompts: Path,
-        generations: int = 100,
-        subjects: int | None = None,
-        prepared: Path | None = None,
-    ):
-        super().__init__(path, prompts, generations, subjects, prepared)
+    default_generations = 100
 
     def read_prompts(self, file: Path, subjects: Sequence[str]) -> dict[str, list[str]]:
         text = read_prompt_file(file)
@@ -41,7 +33,7 @@ class DreamBenchTask(FolderTask):
         if not classes or not object_prompts or not live_prompts:
             raise InputError(
                 f"{file} is not DreamBench's prompts_and_classes.txt: expected a table of subjects and classes and two "
-                "lists of prompts; for a file with a prompt a line use FolderTask."
+                "lists of prompts; for a file with one prompt on each line use FolderTask."
             )
         if unknown := [subject for subject in subjects if subject not in classes]:
             raise InputError(f"{file} has no class of the subject {unknown[0]}; give DreamBench's own folders.")

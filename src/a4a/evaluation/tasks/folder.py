@@ -1,7 +1,8 @@
-"""A benchmark of one's own: a folder of photos for each subject, and a text file of prompts."""
+"""A benchmark of one's own: a folder of photos for each subject and a text file of prompts."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -12,27 +13,31 @@ from a4a.utils.images import IMAGE_SUFFIXES, open_image
 
 
 class FolderTask(Task):
-    """Photos in one folder a subject; the first by name is the reference, the others are held out.
+    """Photos in one folder for each subject; the first by name is the reference, the others are held out.
 
     Args:
         path: folder with a folder for each subject.
-        prompts: text file with a prompt a line, in which `{subject}` stands for the folder's name. Images take the
+        prompts: text file with one prompt on each line, in which `{subject}` stands for the folder's name. Images take the
             prompts in turn.
-        generations: images of each subject.
+        generations: images of each subject; 4 by default.
         subjects: use the first so many subjects; all by default.
         prepared: a folder that `a4a prepare` made of these photos; then only subjects of `split` are used.
         split: of `prepared`: test, validation (to score while training) or train.
     """
 
+    default_generations: ClassVar[int] = 4
+
     def __init__(
         self,
         path: Path,
         prompts: Path,
-        generations: int = 4,
+        generations: int | None = None,
         subjects: int | None = None,
         prepared: Path | None = None,
         split: SplitName = "test",
     ):
+        if generations is None:
+            generations = self.default_generations
         _check_counts(generations, subjects)
         folders = _subject_folders(Path(path), prepared, split)[:subjects]
         names = [folder.name for folder in folders]
@@ -51,7 +56,7 @@ class FolderTask(Task):
         """
         lines = [line.strip() for line in read_prompt_file(file).splitlines() if line.strip()]
         if not lines:
-            raise InputError(f"The prompts file {file} is empty; give at least one prompt, a line each.")
+            raise InputError(f"The prompts file {file} is empty; give at least one prompt, each on its own line.")
         return {subject: [line.replace("{subject}", subject) for line in lines] for subject in subjects}
 
     def held_out_photo(self, index: int) -> Image.Image:
@@ -67,14 +72,14 @@ class FolderTask(Task):
 
 def read_prompt_file(file: Path) -> str:
     if not file.is_file():
-        raise InputError(f"There is no prompts file {file}; give a text file with a prompt a line.")
+        raise InputError(f"There is no prompts file {file}; give a text file with one prompt on each line.")
     return file.read_text()
 
 
 def _check_counts(generations: int, subjects: int | None) -> None:
     if generations < 1 or (subjects is not None and subjects < 1):
-        wanted = "all" if subjects is None else subjects
-        raise InputError(f"The task has generations {generations} and subjects {wanted}; give at least 1 of each.")
+        count = "all" if subjects is None else subjects
+        raise InputError(f"The task has generations {generations} and subjects {count}; give at least 1 of each.")
 
 
 def _subject_folders(root: Path, prepared: Path | None, split: SplitName) -> list[Path]:
