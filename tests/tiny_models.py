@@ -322,6 +322,7 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
         "output_type": "latent",
         "guidance_scale": 3.0,
     }
-    noise = torch.Generator().manual_seed
-    generator = noise(seed) if isinstance(seed, int) else [noise(s) for s in seed]
+    seeds = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    generator = generators[0] if isinstance(seed, int) else generators
     return pipe(prompt, generator=generator, **{**off, **defaults, **kwargs}).images
