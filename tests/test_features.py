@@ -100,10 +100,8 @@ def test_features_fit_their_own_sites(widths):
 def test_the_first_differing_site_is_named(widths, data):
     i = data.draw(st.integers(0, len(widths) - 1))
     other = [w + 1 if j >= i else w for j, w in enumerate(widths)]
-    with pytest.raises(
-        InputError,
-        match=rf"do not fit Model: site {i} is site\.{i} of width {other[i]} where site\.{i} of width {widths[i]} is expected",
-    ):
+    found, expected = (rf"site\.{i} of width {width[i]}" for width in (other, widths))
+    with pytest.raises(InputError, match=rf"do not fit Model: site {i} is {found} where {expected} is expected"):
         make(other).check(sites(widths), "Model")
 
 

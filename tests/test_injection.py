@@ -1,5 +1,6 @@
 import copy
 import gc
+import math
 import weakref
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
-from a4a.injection import Injection, attach, is_attached
+from a4a.injection import Injection, attach, is_attached, site_scales
 
 CROSS_ATTENTION = ["sd15", "sdxl", "pixart"]
 """Pipelines whose sites are cross-attention; the other kinds have their own tests (backbones/test_attention.py)."""
@@ -236,8 +237,37 @@ def test_features_for_other_sites_are_an_input_error_that_names_the_first(backbo
 
 
 def test_as_many_scales_as_sites_are_needed(backbone):
-    with pytest.raises(InputError, match=f"2 scales for the {len(backbone.sites)} sites"):
+    with pytest.raises(
+        InputError,
+        match=f"scale has 2 numbers; expected one number, or one for each of the {len(backbone.sites)} sites",
+    ):
         injected(backbone, features(backbone), [1.0, 1.0])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, torch.tensor(0.5), [0.5, 0.25, 0], torch.tensor([0.5, 0.25, 0.0])])
+def test_a_scale_is_one_number_or_one_for_each_site(scale):
+    assert site_scales(scale, 3) in ([0.5] * 3, [1.0] * 3, [0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("scale", "found"),
+    [
+        (math.nan, "has nan in it"),
+        (math.inf, "has inf in it"),
+        (torch.tensor(math.nan), "has nan in it"),
+        ([0.5, -math.inf, 0.5], "has -inf in it"),
+        ("0.5", "is '0.5'"),
+        (None, "is None"),
+        ({"down": 1.0}, r"is \{'down': 1.0\}"),
+        ([0.5, "0.5", 0.5], "has '0.5' in it"),
+        (torch.ones(3, 1), r"has \[1.0\] in it"),
+        ([], "has 0 numbers"),
+        ([0.5, 0.5], "has 2 numbers"),
+    ],
+)
+def test_any_other_scale_is_refused_in_a_sentence(scale, found):
+    with pytest.raises(InputError, match=rf"^the_scale {found}; expected one number, or one for each of the 3 sites"):
+        site_scales(scale, 3, "the_scale")
 
 
 def test_attaching_twice_is_an_error_and_leaves_the_first(backbone):
@@ -413,7 +443,7 @@ def test_detaching_gives_the_checkpoint_function_back(training):
 
 
 def test_a_recomputation_that_cannot_know_its_features_is_an_input_error(training):
-    """Checkpointing enabled after the features of the forward pass were set, and others set before the backward pass."""
+    """Checkpointing is enabled after the forward pass's features were set; others are set before the backward pass."""
     with attach(training.denoiser, training.sites, features(training, seed=1)) as injection:
         training.denoiser.enable_gradient_checkpointing()
         noisy, timesteps, text = tiny_models.inputs(training)

@@ -1,4 +1,4 @@
-"""Small models that see (faces in ONNX, CLIP, DINO: random, of the real classes) and pictures for them."""
+"""Tiny random image encoders (CLIP, DINO, ArcFace in ONNX; real classes), and images for them."""
 
 import numpy as np
 import onnx
@@ -73,7 +73,7 @@ def image_encoder(width=tiny_models.EMBED):
 
 
 def generated(subjects=6, generations=2, of=None, seed=0, face=True):
-    """For each reference what `of(subject, generation)` gives; the reference itself where there is no `of`."""
+    """A GeneratedSet whose images are `of(subject, generation)`; by default the references themselves."""
     references = [picture(seed + s) for s in range(subjects)]
     pictures = [[references[s] if of is None else of(s, g) for g in range(generations)] for s in range(subjects)]
     return GeneratedSet(
@@ -117,7 +117,7 @@ def dino(folder, kind="dinov2"):
 
 
 def faces(folder, detector=True, recogniser=True, landmarks=True):
-    """What stands in for antelopev2: SCRFD's outputs for strides 8, 16 and 32, and a 112 x 112 embedding."""
+    """A tiny antelopev2: a detector with SCRFD's outputs for strides 8, 16, 32, and an encoder of 112 x 112 faces."""
     folder.mkdir(parents=True, exist_ok=True)
     if detector:
         _save(_detector(landmarks), folder / "scrfd.onnx")
@@ -127,7 +127,7 @@ def faces(folder, detector=True, recogniser=True, landmarks=True):
 
 
 def _detector(landmarks):
-    """A face is where it is green and not red, more than 24 pixels wide where it is blue too; found at stride 8 alone."""
+    """Finds faces at stride 8 alone, where the image is green and not red; blue makes a face wider than 24 pixels."""
     constants = {
         "green": np.array([-10, 10, 0], np.float32).reshape(1, 3, 1, 1),
         "blue": np.array([0, 0, 1], np.float32).reshape(1, 3, 1, 1),

@@ -39,6 +39,9 @@ _MODULES = {
     "read_ip_adapter": "adapters.formats",
     "write_ip_adapter": "adapters.formats",
 }
+"""Module of each public name."""
+_NAMES_THERE = {"read_ip_adapter": "read", "write_ip_adapter": "write"}
+"""Public names that their module calls differently."""
 
 __all__ = [
     "A4A",
@@ -66,7 +69,7 @@ def __getattr__(name: str):
         return version("a4a")
     if name not in _MODULES:
         raise AttributeError(f"module 'a4a' has no attribute {name!r}")
-    return getattr(import_module(f"a4a.{_MODULES[name]}"), name.removesuffix("_ip_adapter"))
+    return getattr(import_module(f"a4a.{_MODULES[name]}"), _NAMES_THERE.get(name, name))
 
 
 def __dir__() -> list[str]:

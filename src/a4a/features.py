@@ -21,7 +21,7 @@ class Site:
     depth: float
     """Position in the order of execution, 0 for the first site and 1 for the last."""
     attention: str = field(default="cross", compare=False)
-    """Contract of the attention module (`backbones/attention.py`); a fact of the denoiser, not saved with adapters."""
+    """Contract of the attention module (`backbones/attention.py`); known from the denoiser, not saved with adapters."""
 
 
 def differing_site(expected: Sequence[Site], found: Sequence[Site], *, names: bool = True) -> str | None:

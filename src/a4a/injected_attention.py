@@ -1,7 +1,7 @@
 """An attention module while features are attached, eq. 13: `Z = Attention(q, k, v) + scale Attention(q, k^, v^)`.
 
-The module runs its own forward with a proxy of itself. The proxy takes note of the query q as it leaves its projection,
-and adds `scale Attention(q, k^, v^)` to `Attention(q, k, v)` as that enters the output projection.
+The module runs its own forward with a proxy of itself. The proxy remembers the query q as it leaves its projection, and
+adds `scale Attention(q, k^, v^)` to `Attention(q, k, v)` as that enters the output projection.
 
 The proxy comes in through the class: `module.__class__` becomes a subclass with another `forward`. Compiled blocks then
 share one graph, which a function on every instance would prevent. Hooks that replaced `module.forward` before keep the
@@ -25,7 +25,7 @@ SITE = "_injection"
 
 
 class SiteState:
-    """What one site adds. `rows` counts the features without their negatives, which come first where there are any."""
+    """Image keys, values and scale of one site. `rows` counts features without negatives, which come first if given."""
 
     __slots__ = ("image_rows", "key", "rows", "scale", "value")
 
@@ -33,7 +33,7 @@ class SiteState:
         self.key, self.value, self.scale, self.rows, self.image_rows = key, value, scale, rows, image_rows
 
     def for_batch(self, batch: int, name: str) -> tuple[Tensor, Tensor]:
-        """Keys and values for a batch of that many rows."""
+        """Image keys and values for a batch of that many rows; InputError where neither count of rows fits."""
         if batch == self.key.shape[0]:
             return self.key, self.value
         if batch == self.rows:  # no guidance at this step: the conditional rows alone
@@ -46,7 +46,14 @@ class SiteState:
 
 
 class SiteContext:
-    """What a module knows of the injection. Sites differ in tensors alone, so that compiled blocks share one graph."""
+    """What a module knows of the injection. Sites differ in tensors alone, so that compiled blocks share one graph.
+
+    Attributes:
+        state: the features to add; None adds none.
+        used: features were set once.
+        exchanged: features were set again after that, so a recomputed forward pass may have had others.
+        restored: gradient checkpointing has put back the features of the forward pass that it recomputes.
+    """
 
     __slots__ = ("contract", "exchanged", "name", "restored", "state", "used")
 
@@ -76,12 +83,12 @@ class _AttentionProxy:
         return getattr(self._attention, name)
 
     def project(self, name: str, projected: Tensor) -> Tensor:
-        """Takes note of the query in what the projection of that name gives."""
+        """Remembers the query, which is a part of the output of the projection `name`."""
         self._query = self._context.contract.query_columns(self._attention, name, projected)
         return projected
 
     def add_image(self, attended: Tensor) -> Tensor:
-        """From `attended` = Attention(q, k, v) to Z = Attention(q, k, v) + scale Attention(q, k^, v^)."""
+        """Eq. 13: `attended`, which is Attention(q, k, v) with heads joined, plus scale Attention(q, k^, v^)."""
         attention, contract, state = self._attention, self._context.contract, self._state
         query, self._query = self._query, None
         if query is None:
@@ -100,7 +107,7 @@ class _AttentionProxy:
         return attended + state.scale * _padded(image, attended, rows)
 
     def finished(self, result: Any) -> Any:
-        """The module's result; its heads get the image's here where it has no output projection."""
+        """The module's result. A module without an output projection gets the image's part here."""
         if getattr(self._attention, self._context.contract.output, None) is None:
             return self.add_image(result)
         if not self._added:
@@ -131,8 +138,8 @@ def _query_tap(name: str) -> property:
 
 
 def _output_taps(proxy: _AttentionProxy) -> Any:
-    # made when asked for: if the proxy kept them, this would be a cycle, which holds the query until Python's garbage
-    # collector comes by
+    # made on each access: if the proxy kept them, a reference cycle would keep the query in memory until Python's
+    # garbage collector runs
     output = getattr(proxy._attention, proxy._context.contract.output)
     if isinstance(output, nn.ModuleList):
         return (_OutputTap(output[0], proxy), *output[1:])
@@ -140,7 +147,7 @@ def _output_taps(proxy: _AttentionProxy) -> Any:
 
 
 class _Tap:
-    """A layer of an attention module, but for what a call of it does."""
+    """Stands in for a layer of an attention module: the same attributes, another call."""
 
     def __init__(self, layer: nn.Module, proxy: _AttentionProxy, name: str = ""):
         self._layer, self._proxy, self._name = layer, proxy, name
@@ -193,6 +200,7 @@ def _injected(stock: type[nn.Module], contract: AttentionContract) -> type[nn.Mo
 
 
 def check_free(site: Site, module: nn.Module) -> None:
+    """InputError where a site has features already, or where features cannot be attached to its module."""
     if SITE in module.__dict__:
         raise InputError(f"Features are already attached at {site.name}; detach them before attaching others.")
     if own_forward_is_hidden(module):

@@ -6,7 +6,7 @@ them before or after works as on the plain model.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
@@ -50,6 +50,7 @@ def attach(
 
 
 def is_attached(model: nn.Module) -> bool:
+    """Whether any attention module of the model takes features now, to check that nothing was left attached."""
     return any(SITE in m.__dict__ for m in model.modules())
 
 
@@ -77,9 +78,8 @@ class Injection:
         image_rows: int | None = None,
     ) -> None:
         """Replaces the features; arguments as of `attach`. A site of scale 0 does no work at all."""
-        model = type(self.model).__name__
-        features.check(self.sites, model)
-        scales = _scales(scale, len(self.sites), model)
+        features.check(self.sites, type(self.model).__name__)
+        scales = site_scales(scale, len(self.sites))
         if negative is not None and negative.batch != features.batch:
             raise InputError(
                 f"There are {negative.batch} rows of negative features for {features.batch} rows of features; "
@@ -90,7 +90,7 @@ class Injection:
         rows = features.batch
         if negative is not None:
             features = SiteFeatures.stack([negative, features])
-        self._exchange(
+        self._set_states(
             [
                 SiteState(k, v, s, rows, image_rows) if s else None
                 for k, v, s in zip(features.keys, features.values, scales, strict=True)
@@ -99,7 +99,7 @@ class Injection:
 
     def clear(self) -> None:
         """Removes the features and leaves the sites in place: the model computes what the plain one does."""
-        self._exchange([None] * len(self.sites))
+        self._set_states([None] * len(self.sites))
 
     def detach(self) -> None:
         """Gives every module its own class and forward back."""
@@ -118,9 +118,9 @@ class Injection:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def _exchange(self, states: Sequence[SiteState | None]) -> None:
+    def _set_states(self, states: Sequence[SiteState | None]) -> None:
         self._wrap_checkpointing()
-        reset_stateful_hooks(self._all)  # what they keep was computed with other features
+        reset_stateful_hooks(self._all)  # caches hold results of other features
         for context, state in zip(self._contexts, states, strict=True):
             context.exchanged = context.exchanged or context.used
             context.used, context.state = True, state
@@ -135,7 +135,7 @@ class Injection:
 
     @contextmanager
     def using_states(self, states: Sequence[SiteState | None]) -> Iterator[None]:
-        """Runs a block with the features of an earlier moment."""
+        """Runs a `with` block with the features of an earlier forward pass."""
         before = [(context.state, context.restored) for context in self._contexts]
         for context, state in zip(self._contexts, states, strict=True):
             context.state, context.restored = state, True
@@ -164,16 +164,16 @@ class _Checkpoint:
             return block(*args, **kwargs)
 
 
-def _scales(scale: Scale, count: int, model: str) -> list[float]:
-    """One finite scale for each site."""
-    given: Any = scale
-    single = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
-    try:
-        scales = [float(s) for s in ([given] * count if single else given)]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The scale is {scale!r}; expected a number, or one for each site of {model}.") from error
-    if len(scales) != count:
-        raise InputError(f"There are {len(scales)} scales for the {count} sites of {model}; give one or one per site.")
-    if not all(map(math.isfinite, scales)):
-        raise InputError(f"The scale is {scale!r}; expected finite numbers.")
-    return scales
+def site_scales(scale: Scale, sites: int, name: str = "scale") -> list[float]:
+    """One number per site; InputError, which calls the argument `name`, where it is neither that nor one for all."""
+    expected = f"expected one number, or one for each of the {sites} sites"
+    given: Any = scale.tolist() if isinstance(scale, Tensor) else scale
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Real | Iterable):
+        raise InputError(f"{name} is {given!r}; {expected}.")
+    scales = [given] * sites if isinstance(given, Real) else list(given)
+    if len(scales) != sites:
+        raise InputError(f"{name} has {len(scales)} numbers; {expected}.")
+    for number in scales:
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise InputError(f"{name} has {number!r} in it; {expected}, all finite.")
+    return [float(number) for number in scales]

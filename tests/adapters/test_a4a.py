@@ -217,10 +217,8 @@ def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixa
     other = backbone_for(pixart).sites
     with pytest.raises(InputError) as caught:
         ImagePromptPipeline(pixart, adapter)
-    assert (
-        f"site 0 is {sites[0].name} of width {sites[0].width} where {other[0].name} of width {other[0].width} is expected"
-        in str(caught.value)
-    )
+    found, expected = (f"{site.name} of width {site.width}" for site in (sites[0], other[0]))
+    assert f"site 0 is {found} where {expected} is expected" in str(caught.value)
     assert "PixArtTransformer2DModel of PixArtAlphaPipeline" in str(caught.value)
 
 
@@ -263,12 +261,12 @@ def test_only_the_chosen_base_sites_are_used(pixart, sd15):
         A4A.from_source(source, backbone_for(pixart).sites, base_sites=2, rounds=1, heads=2), 0.1
     )
     before = adapter(tiny_models.embeds(2)).keys[0]
-    unused = next(i for i in range(len(source.sites)) if i not in adapter.used)
+    unused = next(i for i in range(len(source.sites)) if i not in adapter.base_site_indices)
     with torch.no_grad():
         adapter.source.to_k[unused].weight.add_(1.0)
         assert torch.equal(before, adapter(tiny_models.embeds(2)).keys[0])
-        adapter.source.to_k[adapter.used[0]].weight.add_(1.0)
-    assert len(adapter.used) == 2 and not torch.equal(before, adapter(tiny_models.embeds(2)).keys[0])
+        adapter.source.to_k[adapter.base_site_indices[0]].weight.add_(1.0)
+    assert len(adapter.base_site_indices) == 2 and not torch.equal(before, adapter(tiny_models.embeds(2)).keys[0])
     with pytest.raises(InputError, match="base_sites is 99"):
         A4A.from_source(source, backbone_for(pixart).sites, base_sites=99)
 

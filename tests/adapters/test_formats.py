@@ -30,7 +30,7 @@ def same(a, b):
 
 
 def diffusers_embeds(positive):
-    """[references, 1, image_embed_dim] for guidance: zeros, as diffusers' own encoder gives them for the base family, then the reference."""
+    """[2, 1, image_embed_dim] for guidance: zeros for "no image", as diffusers' own encoder gives, then the reference."""
     return [torch.cat([torch.zeros_like(positive), positive])[:, None]]
 
 

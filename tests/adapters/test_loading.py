@@ -107,7 +107,7 @@ def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):
         describe(str(tmp_path))
 
 
-# --- model cards -------------------------------------------------------------------------------------------------------
+# --- model cards ---------------------------------------------------------------------------------------------------
 
 
 def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
@@ -115,7 +115,7 @@ def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
     adapter.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "library_name: a4a" in card and "transferred from an IP-Adapter by A4A" in card
-    assert f"| for | {len(adapter.sites)} cross-attention layers" in card
+    assert f"| for | {len(adapter.sites)} attention layers" in card
     assert 'CLIPImageEncoder.from_pretrained("h94/IP-Adapter/models/image_encoder")' in card
     assert "base_model" not in card and "training samples" not in card and "None" not in card
 

@@ -10,7 +10,6 @@ from diffusers import StableDiffusionImg2ImgPipeline
 import tiny_models
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
-from a4a.pipeline.arguments import site_scales
 from tiny_encoders import photo
 
 
@@ -73,34 +72,6 @@ def test_embeddings_that_are_no_tensor_are_refused(prompted):
 
 
 # --- image_prompt_scale ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.5, 1, torch.tensor(0.5), [0.5, 0.25, 0], torch.tensor([0.5, 0.25, 0.0])])
-def test_a_scale_is_one_number_or_one_for_each_site(scale):
-    assert site_scales(scale, 3) in ([0.5] * 3, [1.0] * 3, [0.5, 0.25, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("scale", "found"),
-    [
-        (math.nan, "has nan in it"),
-        (math.inf, "has inf in it"),
-        (torch.tensor(math.nan), "has nan in it"),
-        ([0.5, -math.inf, 0.5], "has -inf in it"),
-        ("0.5", "is '0.5'"),
-        (None, "is None"),
-        ({"down": 1.0}, r"is \{'down': 1.0\}"),
-        ([0.5, "0.5", 0.5], "has '0.5' in it"),
-        (torch.ones(3, 1), r"has \[1.0\] in it"),
-        ([], "has 0 numbers"),
-        ([0.5, 0.5], "has 2 numbers"),
-    ],
-)
-def test_any_other_scale_is_refused_in_a_sentence(scale, found):
-    with pytest.raises(
-        InputError, match=rf"^image_prompt_scale {found}; expected one number, or one for each of the 3 sites"
-    ):
-        site_scales(scale, 3)
 
 
 def test_a_wrong_scale_is_refused_before_anything_is_drawn(prompted):

@@ -63,8 +63,8 @@ class A4A(ImagePromptAdapter):
         self.sites = sites_from_config(sites)
         self.tokens, self.image_encoder = self.source.tokens, self.source.image_encoder
         self.encoder_output, self.image_embed_dim = self.source.encoder_output, self.source.image_embed_dim
-        self.coupling, self.used = coupling, _evenly(self.source.sites, base_sites)
-        mapped = [self.source.sites[i] for i in self.used]
+        self.coupling, self.base_site_indices = coupling, _evenly(self.source.sites, base_sites)
+        mapped = [self.source.sites[i] for i in self.base_site_indices]
         if not coupling:
             mapped = [Site("condition", self.source.image_projection().text_width, 0.5)]
         self.mapping = AllForAll(
@@ -125,7 +125,7 @@ class A4A(ImagePromptAdapter):
         rotation = nn.init.orthogonal_(torch.empty(self.mapping.d_scm, len(variance)), generator=generator)
         space = rotation.to(embeds.device) @ whitening.T
         for projection, layers in zip(self.mapping.projections, self.source.key_value_layers(), strict=True):
-            projection.init_from_source([layers[i] for i in self.used], space, condition.mean(0))
+            projection.init_from_source([layers[i] for i in self.base_site_indices], space, condition.mean(0))
 
     def forward(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
         with without_autocast(embeds.device):  # the projection is a pseudo-inverse of the source's layers
@@ -138,7 +138,8 @@ class A4A(ImagePromptAdapter):
             condition = self.source.image_projection()(embeds)
             return SiteFeatures((condition,), (condition,))
         features = self.source(embeds)
-        return SiteFeatures(tuple(features.keys[i] for i in self.used), tuple(features.values[i] for i in self.used))
+        keys, values = ([half[i] for i in self.base_site_indices] for half in (features.keys, features.values))
+        return SiteFeatures(tuple(keys), tuple(values))
 
     def set_image_encoder(self, name: str) -> None:
         self.source.set_image_encoder(name)
@@ -151,7 +152,7 @@ class A4A(ImagePromptAdapter):
             parameter.requires_grad_(mode)
 
     def _source_parameters(self) -> list[nn.Parameter]:
-        return self.source.parameters_behind(self.used if self.coupling else None)
+        return self.source.parameters_behind(self.base_site_indices if self.coupling else None)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         mapping = {id(p) for m in self.mapping.mappings for p in m.parameters()}

@@ -33,14 +33,14 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is, by its keys and shapes alone.
+    """What kind of adapter a checkpoint holds, by its keys and shapes alone.
 
     Attributes:
         family: as IP-Adapter publishes it.
         projection: the condition encoder's class; None where the family is not supported.
         options: arguments of that class.
         text_width: of the base model's text states.
-        sites: with the number of the layer in the file as their name.
+        sites: named by the layers' numbers in the file.
     """
 
     family: str
@@ -62,7 +62,7 @@ def read(path: str | Path) -> IPAdapter:
 
     Raises InputError where there is no such file, where it cannot be read, and where its family is not supported.
     """
-    image_proj, layers = load(path)
+    image_proj, layers = load_halves(path)
     description = describe(image_proj, layers, path)
     if description.projection is None or description.image_encoder is None:
         raise InputError(
@@ -154,9 +154,9 @@ def execution_depths(widths: Sequence[int]) -> list[float]:
     return [place[i] / max(count - 1, 1) for i in range(count)]
 
 
-def load(path: str | Path) -> tuple[Tensors, Tensors]:
+def load_halves(path: str | Path) -> tuple[Tensors, Tensors]:
     """The two halves of a checkpoint, `image_proj` and `ip_adapter`, with their prefixes removed."""
-    file = find(path)
+    file = find_checkpoint(path)
     flat = _load_flat(file)
     halves: tuple[Tensors, Tensors] = ({}, {})
     for name, tensor in flat.items():
@@ -192,7 +192,7 @@ def _load_flat(file: Path) -> Tensors:
     return nested | {str(name): t for name, t in loaded.items() if isinstance(t, Tensor)}
 
 
-def find(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint file that a path, a folder, zoo:NAME or a hub name stands for; InputError where there is none."""
     name = resolve_zoo(path)
     local = Path(name).expanduser()

@@ -1,7 +1,7 @@
 """IP-Adapter (Ye et al. 2023): a projection to condition tokens, and one pair of linear layers per site.
 
-Read from a published checkpoint it is the PTA; fresh on the sites of any denoiser it is IP-Adapter*; trained on the
-upgraded model it is PTA-UM.
+In the paper's words: read from a published checkpoint it is the PTA (pre-trained adapter); trained from scratch on the
+upgraded model with as many samples as A4A it is IP-Adapter*; trained there to the end it is PTA-UM.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -32,13 +32,15 @@ def load_adapter(path: str | Path, torch_dtype: torch.dtype | None = None) -> Im
 
     Raises InputError, one sentence, for anything that is no adapter.
     """
-    config = described(path, "config.json")
+    config = find_config(path, "config.json")
     adapter = formats.read(path) if config is None else _load_saved(path, config)
     return adapter.to(dtype=torch_dtype) if torch_dtype is not None else adapter
 
 
-def described(name: str | Path, *files: str) -> Path | None:
-    """The first of `files` in a folder, in zoo:NAME, or in `owner/repo` or `owner/repo/folder` on the hub.
+def find_config(name: str | Path, *files: str) -> Path | None:
+    """The first of the configuration `files` that a model has.
+
+    `name` is a folder, zoo:NAME, or `owner/repo` or `owner/repo/folder` on the hub.
 
     None where something is here without such a file, and for the name of a checkpoint; InputError where there is
     nothing here and the hub has no such file.
@@ -61,7 +63,7 @@ def described(name: str | Path, *files: str) -> Path | None:
 
 
 def _load_saved(path: str | Path, config_file: Path) -> ImagePromptAdapter:
-    """A folder that a4a saved. Its configuration is held against the weights' shapes before memory is taken."""
+    """An adapter from a folder that a4a saved; its configuration is checked against the weights' shapes first."""
     config = read_config(config_file)
     folder = _whole_folder(path, config_file)
     shapes = _weight_shapes(folder)
@@ -96,16 +98,16 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _whole_folder(path: str | Path, config_file: Path) -> Path:
-    """The folder with the weights too, which are fetched where it is on the hub."""
+    """The folder with configuration and weights; a folder on the hub is downloaded."""
     repo, folder = resolve_model(path, "adapter")
     if Path(repo).is_dir():
         return config_file.parent
     inside = f"{folder['subfolder']}/" if folder else ""
     try:
-        kept = snapshot_download(repo, allow_patterns=[f"{inside}config.json", f"{inside}{WEIGHTS}"])
+        downloaded = snapshot_download(repo, allow_patterns=[f"{inside}config.json", f"{inside}{WEIGHTS}"])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"The hub did not give the weights of {path} ({first_line(error)}); try again.") from error
-    return Path(kept) / inside
+    return Path(downloaded) / inside
 
 
 def _weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -137,7 +139,7 @@ def _check_sizes(config: Any, shapes: dict[str, tuple[int, ...]], file: Path) ->
             values += value.values() if isinstance(value, dict) else value
         elif isinstance(value, int | float) and not abs(value) <= limit:
             raise InputError(
-                f"{file} has the size {value}, but all weights beside it are {limit:,} numbers; restore it."
+                f"{file} has the size {value}, but all weights of its folder are {limit:,} numbers; restore it."
             )
 
 

@@ -1,4 +1,4 @@
-"""Saved adapter folders: weights, configuration and a model card that says what the adapter is for."""
+"""The model card of a saved adapter: what it is, which model it is for, how to use it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from a4a.utils.modules import parameter_count
 
 
 def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
-    """What the adapter says of itself, and those `facts` that are known."""
+    """The model card of an adapter, with those `facts` that are known: `model`, `source`, `samples`."""
     class_name = type(adapter).__name__
     model, source = (str(facts[name]) if facts.get(name) else None for name in ("model", "source"))
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if model else {}
@@ -29,7 +29,7 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 | | |
 |---|---|
 | kind | {class_name}, {parameter_count(adapter) / 1e6:.2f}M parameters |
-| for | {len(adapter.sites)} cross-attention layers, widths {_runs([s.width for s in adapter.sites])} |
+| for | {len(adapter.sites)} attention layers, widths {_runs([s.width for s in adapter.sites])} |
 | image tokens | {adapter.tokens} |
 | image encoder | {encoder}, {adapter.encoder_output} embeddings of width {adapter.image_embed_dim} |{samples}
 
@@ -45,4 +45,5 @@ pipe("a prompt", image_prompt=image).images
 
 
 def _runs(widths: list[int]) -> str:
+    """How many sites have each width, such as `5 x 320, 5 x 640`."""
     return ", ".join(f"{widths.count(w)} x {w}" for w in dict.fromkeys(widths))

@@ -1,4 +1,4 @@
-"""What the code must know of one family of denoisers. To add a family, write one file here with one `Backbone`."""
+"""The contract of denoiser families. To add a family, write one file in this folder with a subclass of `Backbone`."""
 
 import importlib
 import pkgutil
@@ -18,15 +18,15 @@ from a4a.features import Site
 from a4a.utils.modules import DENOISER_PARTS
 
 Text = dict[str, Tensor]
-"""What a denoiser takes of its prompts, one row a prompt, by names that the backbone chooses."""
+"""The encoded prompts that a denoiser takes: tensors with one row per prompt, by names that the backbone chooses."""
 
 
 class Backbone(ABC):
     """A diffusers pipeline, seen as a denoiser with sites where image features enter.
 
-    A family must say: `denoisers`, `encode_text`, `text_shapes` and `run_denoiser`. Everything else has a default that
-    fits latent diffusion with cross-attention in blocks of `BasicTransformerBlock`. A subclass in a file of this folder
-    registers itself; `tests/tiny_models.py` wants one tiny pipeline of it, and every contract test then runs on it.
+    A family must define `denoisers`, `encode_text`, `text_shapes` and `run_denoiser`. Everything else has a default
+    that fits latent diffusion with cross-attention in blocks of `BasicTransformerBlock`. A subclass in a file of this
+    folder registers itself. Add a tiny pipeline of it to `tests/tiny_models.py`; every contract test then runs on it.
     """
 
     denoisers: ClassVar[tuple[str, ...]]
@@ -34,7 +34,7 @@ class Backbone(ABC):
     block: ClassVar[str] = "BasicTransformerBlock"
     """Class name of the repeated blocks, which hold most of the weights: these are compiled, quantised and sharded."""
     site_suffix: ClassVar[str] = ".attn2"
-    """How the names of the attention modules end that are sites."""
+    """Ending of the names of the attention modules that are sites."""
     attention: ClassVar[AttentionContract] = CROSS
     """How those modules take image features."""
     published: ClassVar[dict[str, PublishedModel]] = {}
@@ -68,7 +68,7 @@ class Backbone(ABC):
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels to one latent, along each side."""
+        """Pixels per latent, along each side."""
         return self.pipe.vae_scale_factor
 
     @property

@@ -1,5 +1,6 @@
 """Load a diffusers pipeline, whole or in part."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +12,12 @@ from diffusers import DiffusionPipeline
 
 from a4a.backbones.base import denoiser_part
 from a4a.errors import InputError, first_line
-from a4a.utils.hub import resolve_zoo
+from a4a.utils.hub import is_local, resolve_zoo
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What model_index.json says."""
+    """The contents of a pipeline's model_index.json."""
 
     pipeline: str
     """Class of the pipeline in diffusers."""
@@ -37,8 +38,8 @@ def load_pipeline(
 
     Raises InputError where there is no pipeline that can be read.
     """
-    path = resolve_zoo(path)
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+    path = os.path.expanduser(resolve_zoo(path))
+    if not Path(path).exists() and (is_local(path) or path.count("/") != 1):
         raise InputError(
             f"There is no model folder {path}; give a diffusers pipeline folder or a hub name such as "
             f"PixArt-alpha/PixArt-XL-2-1024-MS."

@@ -44,9 +44,9 @@ def load_meta_model(name: str | Path) -> MetaModel:
     """
     if (known := published_models().get(str(name))) is not None:
         return _meta_model(known)
-    place, _ = resolve_model(name, "model")
+    path, _ = resolve_model(name, "model")
     try:
-        return _meta_model(read_published(place))
+        return _meta_model(read_published(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name} has no configuration that can be read ({first_line(error)}); "
@@ -59,22 +59,22 @@ def published_models() -> dict[str, PublishedModel]:
     return {name: model for family in set(families().values()) for name, model in family.published.items()}
 
 
-def read_published(place: str) -> PublishedModel:
-    """What a family states of its published models, from a pipeline's configuration files."""
-    config = pipeline_config(place)
+def read_published(path: str) -> PublishedModel:
+    """The same description for any other pipeline, read from its configuration files."""
+    config = pipeline_config(path)
     denoiser = denoiser_part(config.components)
     if config.components[denoiser] not in families():
         raise InputError(
-            f"{place} has the denoiser {config.components[denoiser]}, which is not supported; "
+            f"{path} has the denoiser {config.components[denoiser]}, which is not supported; "
             f"expected one of {', '.join(sorted(families()))}."
         )
     components = {
-        name: (kind, getattr(diffusers, kind).load_config(place, subfolder=name))
+        name: (kind, getattr(diffusers, kind).load_config(path, subfolder=name))
         for name, kind in config.components.items()
         if name in (denoiser, "vae", "scheduler")
     }
     text_encoders = {
-        name: _count_text_encoder(kind, place, name)
+        name: _count_text_encoder(kind, path, name)
         for name, kind in config.components.items()
         if name.startswith("text_encoder")
     }
@@ -91,7 +91,7 @@ def meta_pipeline(pipeline: str, components: Mapping[str, Component]) -> Any:
     if "requires_safety_checker" in parameters:
         parts["requires_safety_checker"] = False  # or it warns that there is none
     for name, (model, config) in components.items():
-        with torch.device("meta" if name != "scheduler" else "cpu"):  # the noise schedule is read
+        with torch.device("meta" if name != "scheduler" else "cpu"):  # the scheduler's values are needed
             parts[name] = getattr(diffusers, model).from_config(dict(config))
     return kind(**parts)
 
@@ -105,6 +105,6 @@ def _meta_model(model: PublishedModel) -> MetaModel:
     return MetaModel(backbone_for(pipe), model.text_encoders | encoders)
 
 
-def _count_text_encoder(kind: str, place: str, name: str) -> int:
+def _count_text_encoder(kind: str, path: str, name: str) -> int:
     model = getattr(transformers, kind)
-    return meta_parameter_count(model, model.config_class.from_pretrained(place, subfolder=name))
+    return meta_parameter_count(model, model.config_class.from_pretrained(path, subfolder=name))

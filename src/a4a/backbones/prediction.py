@@ -8,7 +8,7 @@ a mixture `a x0 + b eps` of the same two:
     sample    x0                     (all three: diffusion, alpha^2 + sigma^2 = 1)
     flow      eps - x0               (alpha + sigma = 1)
 
-`prediction_for` chooses by the configuration of a pipeline's scheduler, once; nothing else asks for the kind.
+`prediction_for` chooses the kind by the configuration of a pipeline's scheduler; no other code asks for the kind.
 """
 
 import math
@@ -129,7 +129,7 @@ class Prediction(ABC):
 
 
 class DiffusionPrediction(Prediction):
-    """Variance-preserving diffusion with whole-numbered time steps: what DDPMScheduler noises."""
+    """Variance-preserving diffusion with whole-numbered time steps, noised as by DDPMScheduler."""
 
     weightings = ("none", "min_snr")
 
@@ -156,7 +156,7 @@ class DiffusionPrediction(Prediction):
     @staticmethod
     @abstractmethod
     def loss_per_sample_loss(snr: Tensor) -> Tensor:
-        """How many times the error of the sample this prediction's squared error is."""
+        """Squared error of this prediction, divided by the squared error of the sample x0 that follows from it."""
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         signal = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]

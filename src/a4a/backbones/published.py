@@ -1,4 +1,4 @@
-"""How a family states the published models that can be planned and tried without a download."""
+"""Published models by their configuration, so that `a4a plan` and tests need no download."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +33,10 @@ KL_VAE: Component = (
         "latent_channels": 4,
     },
 )
-"""The VAE of Stable Diffusion, SDXL and PixArt: eight pixels a latent."""
+"""The VAE of Stable Diffusion, SDXL and PixArt: eight pixels per latent."""
 
 STABLE_DIFFUSION_NOISE: Component = (
     "DDIMScheduler",
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1},
 )
+"""The noise schedule of Stable Diffusion and SDXL."""

@@ -21,9 +21,9 @@ from a4a.evaluation.generation import generate_images
 from a4a.evaluation.methods import Cost, load_for_inference
 from a4a.evaluation.tasks.base import Task
 from a4a.features import SiteFeatures
-from a4a.injection import Scale, attach
+from a4a.injection import Scale, attach, site_scales
 from a4a.pipeline import ImagePrompt, ImagePromptPipeline
-from a4a.pipeline.arguments import bind, site_scales
+from a4a.pipeline.arguments import bind
 
 
 class DeltaSamplingPipeline(TwoModelPipeline):
@@ -94,7 +94,9 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         repeats = options.get("num_images_per_prompt") or 1
         positive, negative = self.base.features_for_batch(embeds, len(prompts), repeats)
         text = self._text(prompts, options.get("negative_prompt"), repeats)
-        return _BaseCondition(text, positive, negative, site_scales(scale, len(self.base.backbone.sites)))
+        return _BaseCondition(
+            text, positive, negative, site_scales(scale, len(self.base.backbone.sites), "image_prompt_scale")
+        )
 
     def _add_delta(
         self,

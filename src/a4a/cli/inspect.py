@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from a4a.adapters import formats
-from a4a.adapters.loading import described, load_adapter
+from a4a.adapters.loading import find_config, load_adapter
 from a4a.adapters.projections import projection_families
 from a4a.backbones import families
 from a4a.errors import InputError
@@ -29,7 +29,7 @@ def inspect(path: str, json: bool = False) -> None:
 
 def describe(path: str) -> dict[str, Any]:
     """The facts, counts as numbers and `layers` as [name, width] of each site; InputError for any other path."""
-    index = described(path, "model_index.json", "config.json")
+    index = find_config(path, "model_index.json", "config.json")
     if index is None:
         return {"path": path, **_published(path)}
     return {"path": path, **(_saved(path) if index.name == "config.json" else _model(path, index))}
@@ -37,8 +37,8 @@ def describe(path: str) -> dict[str, Any]:
 
 def _published(path: str) -> dict[str, Any]:
     """A checkpoint of an IP-Adapter, as others publish it."""
-    file = formats.find(path)
-    image_proj, layers = formats.load(file)
+    file = formats.find_checkpoint(path)
+    image_proj, layers = formats.load_halves(file)
     found = formats.describe(image_proj, layers, file)
     return {
         "kind": f"IP-Adapter, {found.family} family",
@@ -77,7 +77,7 @@ def _model(path: str, file: Path) -> dict[str, Any]:
             f"{path} has no denoiser that is supported (found {', '.join(map(str, parts.values()))}); "
             f"expected one of {', '.join(sorted(known))}."
         )
-    config = described(f"{path}/{found}", "config.json")
+    config = find_config(f"{path}/{found}", "config.json")
     if config is None:
         raise InputError(
             f"{path} is no whole pipeline: its {found} has no config.json; restore the folder from where it came."

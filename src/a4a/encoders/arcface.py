@@ -20,6 +20,7 @@ from a4a.utils.images import to_pil
 
 @cache
 def _load(folder: Path, det_size: int | None, det_threshold: float):
+    """Detector and recognition model of InsightFace, loaded once for each setting."""
     from insightface.app import FaceAnalysis
 
     try:
@@ -53,7 +54,7 @@ def _load(folder: Path, det_size: int | None, det_threshold: float):
 class ArcFace(ImageEncoder):
     """Identity of the largest face of an image, of length one; a row of NaN where no face is found.
 
-    The detector sees the image scaled to fit into a square, black beside or below it.
+    The detector sees the image scaled to fit into a square, padded with black.
 
     Args:
         folder: InsightFace's antelopev2, unpacked: its ONNX files, or a folder with them. Non-commercial research only.
@@ -100,10 +101,12 @@ class ArcFace(ImageEncoder):
         from insightface.app.common import Face
 
         detector, recogniser = _load(self.folder, self.det_size, self.det_threshold)
-        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # blue first, as OpenCV has it
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # BGR, as OpenCV orders channels
         boxes, landmarks = detector.detect(pixels)
         if not len(boxes):
             return np.full(recogniser.output_shape[-1], np.nan)
         largest = int(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1).argmax())
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # InsightFace calls scikit-image so
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # of scikit-image, which InsightFace calls in a deprecated way
             return recogniser.get(pixels, Face(bbox=boxes[largest, :4], kps=landmarks[largest]))

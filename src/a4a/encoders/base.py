@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from a4a.errors import InputError
 from a4a.utils.fingerprint import model_fingerprint
+from a4a.utils.modules import default_device
 
 Output = Literal["pooled", "tokens"]
 """What an encoder gives of an image: one embedding [image_embed_dim], or tokens [tokens, image_embed_dim]."""
@@ -50,7 +51,7 @@ class ImageEncoder(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the weights, by which encoded data know whether they fit."""
+        """A hash of the weights; encoded data record it, and refuse to be used with another encoder."""
 
     def unconditional(self) -> Tensor:
         """The embedding that stands for "no image" in classifier-free guidance, with a batch of one.
@@ -79,20 +80,17 @@ class ImageEncoder(ABC):
 class TorchImageEncoder(ImageEncoder):
     """An encoder that is a torch module with an image processor.
 
-    Made by name it loads nothing until it is first used, and shares its weights with every other encoder of that name
-    on the device. Made by `from_pretrained` or `from_modules` it has weights of its own.
+    An encoder made by name loads its weights when it is first used, and shares them with every other encoder of that
+    name on the device. One made by `from_pretrained` or `from_modules` has weights of its own.
 
     Args:
         model: hub name, folder or zoo:NAME.
         device: where it runs; the GPU if there is one.
     """
 
-    what: str
-    """Kind of model, for error messages."""
-
     def __init__(self, model: str, device: str | None = None):
         self.model = self.path = model
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device) if device else default_device()
         self._dtype = torch.float32
         self._own: tuple[nn.Module, Any] | None = None
 
@@ -111,6 +109,7 @@ class TorchImageEncoder(ImageEncoder):
         return self._own[1] if self._own is not None else self._load()[1]
 
     def _adopt(self, module: nn.Module, processor: Any) -> Self:
+        """Use this module and image processor from now on, frozen."""
         self._own = (module.eval().requires_grad_(False), processor)
         return self
 

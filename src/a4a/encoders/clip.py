@@ -22,6 +22,7 @@ from a4a.encoders.base import Images, Output, TorchImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_model
 from a4a.utils.images import to_pil
+from a4a.utils.modules import default_device
 
 LARGE = "openai/clip-vit-large-patch14"
 
@@ -37,8 +38,6 @@ class CLIPImageEncoder(TorchImageEncoder):
         output: `pooled` or `tokens`.
         device: where it runs; the GPU if there is one.
     """
-
-    what = "CLIP vision model"
 
     def __init__(self, model: str = LARGE, output: Output = "pooled", device: str | None = None):
         resolve_model(model, "CLIP model")
@@ -121,7 +120,7 @@ class CLIPTextEncoder:
     def __init__(self, model: str = LARGE, device: str | None = None):
         resolve_model(model, "CLIP model")
         self.model = model
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device) if device else default_device()
 
     @torch.no_grad()
     def unit_vectors(self, texts: Sequence[str]) -> Tensor:
@@ -160,14 +159,14 @@ def _load_shared(model: str, device: torch.device, dtype: torch.dtype) -> tuple[
 
 
 def _tower(config: CLIPConfig, name: str) -> Any:
-    """The configuration of a whole model's tower; in some published ones (laion's) it does not know its projection."""
+    """The configuration of one tower of a whole model; some published ones (laion's) lack their projection's width."""
     tower = getattr(config, name)
     tower.projection_dim = config.projection_dim
     return tower
 
 
 def clip_processor(name: str, folder: dict[str, Any], side: int) -> CLIPImageProcessorPil:
-    """The preprocessing that lies beside a model; published adapters ship none: then CLIP's own at the model's size."""
+    """The preprocessing saved with a model, or CLIP's own at the model's size: IP-Adapter's encoders ship none."""
     try:
         return CLIPImageProcessorPil.from_pretrained(name, **folder)
     except OSError:
@@ -205,7 +204,7 @@ def _tokenizer(model: str, vocabulary: int) -> Any:
         found = len(tokenizer)
     except (OSError, ValueError):
         found = 0
-    if found != vocabulary:  # where there are no files, transformers makes a tokenizer of two words and says nothing
+    if found != vocabulary:  # without files, transformers silently makes a tokenizer of two words
         raise InputError(
             f"The tokenizer of {model} has {found} words where its text tower has {vocabulary}; "
             f"add CLIP's tokenizer to the folder."

@@ -25,10 +25,8 @@ class DINO(TorchImageEncoder):
         device: where it runs; the GPU if there is one.
     """
 
-    what = "DINO model"
-
     def __init__(self, model: str = BASE, device: str | None = None):
-        resolve_model(model, self.what)
+        resolve_model(model, "DINO model")
         super().__init__(model, device)
         self.key = f"DINO {model}"
 
@@ -47,7 +45,7 @@ class DINO(TorchImageEncoder):
 
 @cache
 def _load_shared(model: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    name, folder = resolve_model(model, DINO.what)
+    name, folder = resolve_model(model, "DINO model")
     try:
         config = AutoConfig.from_pretrained(name, **folder)
         if config.model_type not in KINDS:

@@ -32,8 +32,8 @@ class Alignment(nn.Module):
     def init_from_text(self, projections: Sequence[nn.Linear], vocabulary: Float[Tensor, "text d_scm"]) -> None:
         """The shared layer becomes `vocabulary`, each site's layer the site's own text projection.
 
-        To the model, an untrained image token then looks like a text token, and like the same one at every site; which
-        token it becomes, all sites teach the shared layer together. Needs `text_width` and a layer per site. Ours, and
+        To the model, an untrained image token then looks like a text token, the same one at every site. In training all
+        sites move the shared layer together. Needs `text_width` and a layer per site. Ours, and
         an ablation: a random start learns faster (`recipes/miniature/ablation-start.yaml`).
         """
         if not isinstance(self.text, nn.Linear):

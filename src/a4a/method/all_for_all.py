@@ -1,8 +1,8 @@
-"""Figure 1: features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
+"""Figure 1: from features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
 
 Exactly as in the paper: `residual=False, warm_start=False, sharing="width"`, started at random (`A4A.from_source`
-without `text`, no `A4A.init_projection`). What the defaults do otherwise, and why, is said at each argument; the README
-has figures.
+without `text`, no `A4A.init_projection`). Where a default differs, its argument says how and why; the README has the
+figures.
 """
 
 import math

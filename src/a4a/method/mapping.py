@@ -14,7 +14,7 @@ Connectivity = Literal["all_to_all", "layer_by_layer"]
 """What an upgraded site sees: all base sites (the paper), or the one nearest in depth (the paper's counter-example)."""
 
 MAX_ROUNDS = 100
-"""The paper has 2; a damaged configuration shall not build millions of layers."""
+"""The paper has 2; a damaged configuration must not build millions of layers."""
 
 
 class UpgradedSpaceMapping(nn.Module):
@@ -123,7 +123,7 @@ class _Round(nn.Module):
 
 
 def interpolation(base_depths: Sequence[float], upgraded_depths: Sequence[float]) -> Float[Tensor, "upgraded base"]:
-    """Weights with which each upgraded site takes the two base sites before and behind it in depth."""
+    """Weights of linear interpolation: each upgraded site takes the base sites just before and after it in depth."""
     order = sorted(range(len(base_depths)), key=lambda i: base_depths[i])
     depths = [base_depths[i] for i in order]
     weights = torch.zeros(len(upgraded_depths), len(base_depths))

@@ -1,17 +1,13 @@
 """Check the arguments of a call: diffusers' pipelines take any keyword and ignore what they do not know."""
 
 import inspect
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from a4a.errors import InputError
-from a4a.injection import Scale
 
 OURS = ("image_prompt", "image_prompt_embeds", "image_prompt_scale")
 NATIVE = {
@@ -55,19 +51,3 @@ def prompt_count(options: Mapping[str, Any]) -> int:
     if given is None:
         raise InputError("A prompt is missing; give prompt= or prompt_embeds=.")
     return len(given)
-
-
-def site_scales(scale: Scale, sites: int) -> list[float]:
-    """`image_prompt_scale` as one number per site; InputError where it is neither that nor one number for all."""
-    expected = f"expected one number, or one for each of the {sites} sites"
-    if isinstance(scale, Tensor):
-        scale = scale.tolist()
-    if isinstance(scale, str | bytes | Mapping) or not isinstance(scale, Real | Iterable):
-        raise InputError(f"image_prompt_scale is {scale!r}; {expected}.")
-    scales = [scale] * sites if isinstance(scale, Real) else list(scale)
-    if len(scales) != sites:
-        raise InputError(f"image_prompt_scale has {len(scales)} numbers; {expected}.")
-    for number in scales:
-        if not isinstance(number, Real) or not math.isfinite(number):
-            raise InputError(f"image_prompt_scale has {number!r} in it; {expected}, all finite.")
-    return [float(number) for number in scales]

@@ -16,8 +16,8 @@ from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.encoders import CLIPImageEncoder, ImageEncoder
 from a4a.errors import InputError
 from a4a.features import SiteFeatures, differing_site
-from a4a.injection import Scale, attach
-from a4a.pipeline.arguments import bind, prompt_count, site_scales
+from a4a.injection import Scale, attach, site_scales
+from a4a.pipeline.arguments import bind, prompt_count
 from a4a.pipeline.guidance import check_guidance, is_perturbed
 from a4a.pipeline.references import ImagePrompt, load_references
 
@@ -35,8 +35,8 @@ class ImagePromptPipeline:
         images = pipe("a cat on a beach", image_prompt="cat.png", image_prompt_scale=0.8).images
 
     Every other argument, attribute and method is the wrapped pipeline's: `pipe.scheduler = ...`, `pipe.to("cuda")`,
-    `pipe.enable_model_cpu_offload()`, `pipe.load_lora_weights(...)`. Without an image prompt, or at scale 0, it draws
-    what the wrapped pipeline draws. Calls from several threads wait for each other.
+    `pipe.enable_model_cpu_offload()`, `pipe.load_lora_weights(...)`. Without an image prompt, or at scale 0, it
+    generates what the wrapped pipeline generates. Calls from several threads wait for each other.
 
     Args:
         pipe: pipeline of a denoiser that a backbone serves.
@@ -108,7 +108,7 @@ class ImagePromptPipeline:
         self.pipe.save_pretrained(save_directory, **options)
         self.adapter.save_pretrained(Path(save_directory) / ADAPTER_FOLDER)
 
-    # --- a pipeline to others ----------------------------------------------------------------------------------------
+    # --- what the wrapped pipeline has -------------------------------------------------------------------------------
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, the adapter and the image encoder; the arguments of `DiffusionPipeline.to`."""
@@ -121,7 +121,7 @@ class ImagePromptPipeline:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._OWN or name.startswith("__"):  # not there yet, as while the object is copied
+        if name in self._OWN or name.startswith("__"):  # not set yet, for instance while the object is copied
             raise AttributeError(name)
         return getattr(self.pipe, name)
 
@@ -215,7 +215,7 @@ class ImagePromptPipeline:
         image_prompt_scale: Scale = 1.0,
         **kwargs: Any,
     ) -> Any:
-        """Draw, as the wrapped pipeline does, with one reference for all prompts or one for each.
+        """Generate images as the wrapped pipeline does, with one reference for all prompts or one for each.
 
         Args:
             args: of the wrapped pipeline, whose output this returns.
@@ -231,7 +231,7 @@ class ImagePromptPipeline:
         call = bind(self.pipe, args, kwargs)
         call.arguments = self.backbone.call_options() | call.arguments
         call.apply_defaults()
-        scales = site_scales(image_prompt_scale, len(self.backbone.sites))
+        scales = site_scales(image_prompt_scale, len(self.backbone.sites), "image_prompt_scale")
         with _LOCKS.setdefault(self.backbone.denoiser, RLock()):
             _check_no_native_adapter(self.pipe, self.backbone.denoiser)
             embeds = self.reference_embeds(image_prompt, image_prompt_embeds)

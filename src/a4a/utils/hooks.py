@@ -1,7 +1,7 @@
 """Hooks of diffusers and accelerate: a module's own forward beneath them, and what they remember.
 
 Both libraries replace `module.forward` on the instance and keep the method that was there: diffusers in the function
-references of its `HookRegistry`, accelerate as `_old_forward`. Whoever exchanges a module's forward must do it there.
+references of its `HookRegistry`, accelerate as `_old_forward`. A new forward must be put in the place of that method.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ _HOOK_MODULES = ("diffusers.hooks.hooks", "accelerate.hooks")
 
 
 def own_forward_is_hidden(module: nn.Module) -> bool:
-    """Whether something other than these hooks stands in front of the class's forward, so that it is out of reach."""
+    """Whether something other than these hooks replaced the forward, so that the class's own cannot be exchanged."""
     found, own = module.__dict__.get("forward"), type(module).forward
     if found is None or _is_method(found, module, own):
         return False
@@ -37,7 +37,7 @@ def drop_needless_forward(module: nn.Module) -> None:
 
 
 def reset_stateful_hooks(modules: Iterable[nn.Module]) -> None:
-    """Makes caches of earlier results forget them, such as pyramid attention broadcast's."""
+    """Empties the caches of hooks that keep earlier results, such as pyramid attention broadcast."""
     for module in modules:
         if (registry := module.__dict__.get("_diffusers_hook")) is not None:
             registry.reset_stateful_hooks(recurse=False)

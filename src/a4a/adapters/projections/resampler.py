@@ -18,7 +18,7 @@ from a4a.errors import InputError
 HEAD_WIDTH = 64
 """Width of an attention head in every published checkpoint; a file tells only the width of all heads together."""
 MAX_DEPTH = 100
-"""Published ones have 4 layers; a damaged configuration shall not build millions."""
+"""Published ones have 4 layers; a damaged configuration must not build millions."""
 
 
 class Resampler(ImageProjection):
