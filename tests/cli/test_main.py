@@ -162,9 +162,9 @@ def test_data_are_named_by_the_folder_that_prepare_made(tmp_path, capsys):
     assert "There is no runs/gone/manifest.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["zoo", "list"], ["inspect", "zoo:a4a-pixart-mini"]])
-def test_a_command_prints_no_warnings_of_other_libraries(words):
-    done = subprocess.run([sys.executable, "-m", "a4a", *words], capture_output=True, text=True, check=True)
+def test_a_command_prints_no_warnings_of_other_libraries():
+    words = [sys.executable, "-m", "a4a", "inspect", "zoo:a4a-pixart-mini"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr == "" and "zoo:" in done.stdout
 
 

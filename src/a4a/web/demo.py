@@ -121,7 +121,6 @@ def demo(
     print(
         f"A4A live: identity {live_scores['identity']}, found {live_scores['retrieval'].mean:.0%} of {subjects} subjects."
     )
-    print(f"The page: {output / 'index.html'}. The adapter: {output / 'run' / 'adapter'}, for zoo:pixart-mini.")
 
 
 def transfer_live(
