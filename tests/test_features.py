@@ -28,7 +28,7 @@ def same(a, b):
 
 
 @given(widths, counts, counts)
-def test_shapes_are_told(widths, batch, tokens):
+def test_batch_tokens_and_widths_are_those_of_the_tensors(widths, batch, tokens):
     features = make(widths, batch, tokens)
     assert (features.batch, features.tokens, features.widths) == (batch, tokens, tuple(widths))
 
@@ -57,7 +57,7 @@ def test_no_site_at_all_is_refused():
 
 
 @given(widths, st.lists(counts, min_size=1, max_size=4))
-def test_stacked_parts_are_found_again(widths, batches):
+def test_stacking_keeps_every_part_in_order(widths, batches):
     parts = [make(widths, b, seed=i) for i, b in enumerate(batches)]
     whole, start = SiteFeatures.stack(parts), 0
     assert whole.batch == sum(batches)
@@ -67,7 +67,7 @@ def test_stacked_parts_are_found_again(widths, batches):
 
 
 @given(widths, counts, counts)
-def test_repeated_rows_lie_beside_each_other(widths, batch, times):
+def test_repeat_interleave_puts_copies_of_a_row_next_to_each_other(widths, batch, times):
     features = make(widths, batch)
     repeated = features.repeat_interleave(times)
     assert repeated.batch == batch * times
@@ -76,7 +76,7 @@ def test_repeated_rows_lie_beside_each_other(widths, batch, times):
 
 
 @given(widths, counts, st.data())
-def test_rows_by_index(widths, batch, data):
+def test_rows_can_be_selected_by_index(widths, batch, data):
     features = make(widths, batch)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, batch - 1), min_size=1, max_size=5)))
     assert same(
@@ -84,7 +84,7 @@ def test_rows_by_index(widths, batch, data):
     )
 
 
-def test_to_changes_dtype_alone():
+def test_to_changes_the_dtype_and_keeps_the_widths():
     half = make([3, 4]).to(torch.float16)
     assert {t.dtype for t in half.keys + half.values} == {torch.float16}
     assert half.widths == (3, 4)
@@ -118,7 +118,7 @@ def test_missing_and_additional_sites_are_told_apart():
     assert differing_site(three[:2], three) == "site 2, site.2 of width 3, is not expected"
 
 
-def test_names_count_unless_told_otherwise():
+def test_sites_are_compared_by_name_unless_names_is_false():
     mine, theirs = [Site("a", 1, 0.0)], [Site("1", 1, 0.0)]
     assert differing_site(mine, theirs) == "site 0 is 1 of width 1 where a of width 1 is expected"
     assert differing_site(mine, theirs, names=False) is None

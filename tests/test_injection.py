@@ -132,7 +132,7 @@ def test_one_site_of_cross_attention_is_equation_13(request, name, scale):
         torch.testing.assert_close(found[row].double(), exact.to_out[0](z), atol=1e-5, rtol=1e-5)
 
 
-def test_a_scale_per_site(backbone):
+def test_each_site_can_have_its_own_scale(backbone):
     given, scales = features(backbone), [0.0] * len(backbone.sites)
     assert torch.equal(injected(backbone, given, scales), run(backbone))
     scales[1] = 0.7
@@ -149,7 +149,7 @@ def test_any_number_is_a_scale(backbone, number):
     assert torch.equal(injected(backbone, features(backbone), number), injected(backbone, features(backbone), 0.5))
 
 
-def test_attached_features_can_be_exchanged(backbone):
+def test_attached_features_can_be_replaced(backbone):
     one, two = features(backbone, seed=1), features(backbone, seed=2)
     with attach(backbone.denoiser, backbone.sites, one) as injection:
         first = run(backbone)
@@ -283,7 +283,7 @@ def test_attaching_twice_is_an_error_and_leaves_the_first(backbone):
 
 @pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
 @pytest.mark.parametrize("name", CROSS_ATTENTION)
-def test_other_processors_set_before_or_after_attaching(request, name, processor):
+def test_another_processor_gives_the_same_result_set_before_or_after_attaching(request, name, processor):
     own = backbone_for(tiny_models.with_own_denoiser(request.getfixturevalue(name)))
     given = features(own)
     expected = injected(own, given)
@@ -314,7 +314,7 @@ def merged(denoiser):
     return denoiser
 
 
-def test_a_lora_added_while_attached(pipe, own):
+def test_a_lora_takes_effect_added_while_attached_or_before(pipe, own):
     given, plain = features(own), injected(own, features(own))
     with attach(own.denoiser, own.sites, given):
         add_lora(own.denoiser)
@@ -329,7 +329,7 @@ def test_a_lora_added_while_attached(pipe, own):
     torch.testing.assert_close(during, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_compiled_as_one_graph_that_new_features_do_not_recompile(own):
+def test_a_compiled_denoiser_is_one_graph_that_new_features_do_not_recompile(own):
     torch._dynamo.reset()
     inputs = tiny_models.inputs(own)
     given, other = features(own, seed=1), features(own, seed=2)
@@ -350,8 +350,8 @@ def test_compiled_as_one_graph_that_new_features_do_not_recompile(own):
     torch._dynamo.reset()
 
 
-def test_what_a_site_sees_is_gone_when_its_forward_is_over(backbone):
-    """A cycle would keep it until Python's collector comes by: the queries of all sites, on a GPU at any moment."""
+def test_no_query_is_kept_after_the_forward_pass(backbone):
+    """A reference cycle would keep the queries of all sites in memory until Python's garbage collector runs."""
     site, module = backbone.sites[0], backbone.denoiser.get_submodule(backbone.sites[0].name)
     seen = []
     hook = module.to_q.register_forward_hook(lambda _module, _inputs, query: seen.append(weakref.ref(query)))

@@ -337,14 +337,14 @@ def images(model: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return injected, plain
 
 
-def check(found, wanted, exact):
+def check(found, expected, exact):
     if exact:
-        assert torch.equal(found, wanted)
+        assert torch.equal(found, expected)
     else:
-        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-3)
 
 
-def test_applied_before_attaching(model, feature, expected):
+def test_a_technique_applied_before_attaching_keeps_injected_and_plain_result(model, feature, expected):
     injected, plain = expected
     tiny = fresh(model)
     feature.apply(tiny)
@@ -361,7 +361,7 @@ def test_applied_before_attaching(model, feature, expected):
         assert torch.equal(run(tiny), run(fresh(model)))
 
 
-def test_applied_while_attached(model, feature, expected):
+def test_a_technique_applied_while_attached_keeps_injected_and_plain_result(model, feature, expected):
     injected, plain = expected
     tiny = fresh(model)
     with inject(tiny):
@@ -374,7 +374,7 @@ def test_applied_while_attached(model, feature, expected):
         assert torch.equal(run(tiny), plain)
 
 
-def test_applied_and_undone_while_attached(model, undoable):
+def test_a_technique_applied_and_undone_while_attached_leaves_no_trace(model, undoable):
     tiny = fresh(model)
     with inject(tiny):
         injected = run(tiny)
@@ -385,7 +385,7 @@ def test_applied_and_undone_while_attached(model, undoable):
     assert torch.equal(run(tiny), run(fresh(model)))
 
 
-def test_applied_after_detaching(model, feature, expected):
+def test_a_technique_applied_after_detaching_meets_the_plain_model(model, feature, expected):
     injected, plain = expected
     tiny = fresh(model)
     with inject(tiny):
@@ -397,7 +397,7 @@ def test_applied_after_detaching(model, feature, expected):
             check(run(tiny), injected, feature.exact)
 
 
-def test_applied_before_and_undone_while_attached(model, undoable):
+def test_a_technique_applied_before_and_undone_while_attached_leaves_no_trace(model, undoable):
     tiny = fresh(model)
     with inject(tiny):
         injected = run(tiny)

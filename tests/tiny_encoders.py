@@ -161,13 +161,13 @@ def _detector(landmarks):
         for part, width in ((0, 1), (1, 4), (2, 10))
         for name, width in ((o[part], width) for o in outputs)
     ]
-    shown = [
+    output_infos = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["candidates", width])
         for name, width in named[: 9 if landmarks else 6]
     ]
-    taken = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])
+    input_info = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])
     return helper.make_graph(
-        nodes, "detector", [taken], shown, [numpy_helper.from_array(v, k) for k, v in constants.items()]
+        nodes, "detector", [input_info], output_infos, [numpy_helper.from_array(v, k) for k, v in constants.items()]
     )
 
 
@@ -178,9 +178,11 @@ def _recogniser():
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["identity"]),
     ]
-    taken = helper.make_tensor_value_info("face", TensorProto.FLOAT, [1, 3, 112, 112])
-    given = helper.make_tensor_value_info("identity", TensorProto.FLOAT, [1, 32])
-    return helper.make_graph(nodes, "recogniser", [taken], [given], [numpy_helper.from_array(weights, "weights")])
+    input_info = helper.make_tensor_value_info("face", TensorProto.FLOAT, [1, 3, 112, 112])
+    output_info = helper.make_tensor_value_info("identity", TensorProto.FLOAT, [1, 32])
+    return helper.make_graph(
+        nodes, "recogniser", [input_info], [output_info], [numpy_helper.from_array(weights, "weights")]
+    )
 
 
 def _save(graph, path):

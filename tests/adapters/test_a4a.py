@@ -27,7 +27,7 @@ def same(a, b):
 # --- IP-Adapter ----------------------------------------------------------------------------------------------------
 
 
-def test_ip_adapter_is_equations_4_to_6(source):
+def test_ip_adapter_computes_equations_4_to_6(source):
     state, y = {k: t.double() for k, t in source.state_dict().items()}, tiny_models.embeds(2)
     for i in range(2):
         c = (state["image_proj.proj.weight"] @ y[i].double() + state["image_proj.proj.bias"]).reshape(source.tokens, -1)
@@ -41,7 +41,7 @@ def test_ip_adapter_is_equations_4_to_6(source):
             )
 
 
-def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
+def test_an_untrained_ip_adapter_starts_from_the_models_own_projections(pipe):
     backbone = backbone_for(pipe)
     keys, values = backbone.text_projections()
     adapter = IPAdapter.from_denoiser(
@@ -53,7 +53,7 @@ def test_a_fresh_ip_adapter_starts_from_the_models_own_projections(pipe):
     assert adapter(tiny_models.embeds(2)).tokens == 3
 
 
-def test_no_image_is_an_embedding_of_zeros(source):
+def test_the_unconditional_embedding_is_zero(source):
     assert torch.equal(source.unconditional(tiny_models.embeds(2)), torch.zeros(2, tiny_models.EMBED))
 
 
@@ -70,7 +70,7 @@ def test_a_transfer_maps_the_sources_features(source, pipe):
     assert torch.equal(adapter.unconditional(embeds), source.unconditional(embeds))
 
 
-def test_wrapping_copies_the_source(source, sdxl):
+def test_a_transfer_copies_its_source(source, sdxl):
     adapter = tiny_models.a4a(source, sdxl)
     assert {k: t.tolist() for k, t in adapter.source.state_dict().items()} == {
         k: t.tolist() for k, t in source.state_dict().items()
@@ -84,7 +84,7 @@ def test_wrapping_copies_the_source(source, sdxl):
     "options",
     [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}],
 )
-def test_saved_and_loaded_it_is_the_same(source, pipe, tmp_path, options):
+def test_a_saved_transfer_loads_with_the_same_features(source, pipe, tmp_path, options):
     adapter = tiny_models.shaken(tiny_models.a4a(source, pipe, **options))
     adapter.save_pretrained(tmp_path)
     again = A4A.from_pretrained(tmp_path)
@@ -103,14 +103,14 @@ def test_the_configuration_does_not_tell_where_the_source_came_from(source, sdxl
     assert "secret" not in (tmp_path / "a4a" / "config.json").read_text()
 
 
-def test_a_saved_ip_adapter_is_the_same(source, tmp_path):
+def test_a_saved_ip_adapter_loads_with_the_same_features(source, tmp_path):
     source.save_pretrained(tmp_path)
     again = IPAdapter.from_pretrained(tmp_path)
     assert same(again(tiny_models.embeds(2)), source(tiny_models.embeds(2)))
     assert again.sites == source.sites
 
 
-def test_with_text_every_sites_feature_is_its_text_projection_of_one_shared_token(source, pipe):
+def test_alignment_that_starts_from_text_gives_each_sites_projection_of_one_shared_token(source, pipe):
     text = backbone_for(pipe).text_projections()
     adapter = tiny_models.a4a(source, pipe, text=text)
     for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
@@ -121,16 +121,16 @@ def test_with_text_every_sites_feature_is_its_text_projection_of_one_shared_toke
             torch.testing.assert_close(feature, site(tokens[:, i]))
 
 
-def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
+def test_the_whitened_projection_recovers_the_same_condition_at_every_base_site(source, pipe):
     adapter = tiny_models.a4a(source, pipe, text=backbone_for(pipe).text_projections())
     references = torch.randn(300, tiny_models.EMBED)
     adapter.init_projection(references)
     features = source(references)
-    for projection, rows, makers in zip(
+    for projection, rows, layers in zip(
         adapter.mapping.projections, (features.keys, features.values), (source.to_k, source.to_v), strict=True
     ):
         coupled = projection(rows).detach()
-        whole = [i for i, maker in enumerate(makers) if maker.out_features >= source.text_width]
+        whole = [i for i, layer in enumerate(layers) if layer.out_features >= source.text_width]
         assert len(whole) > 1
         for i in whole:
             torch.testing.assert_close(coupled[:, i], coupled[:, whole[0]], atol=5e-3, rtol=1e-2)
@@ -139,7 +139,7 @@ def test_coupled_all_base_sites_say_the_condition_whitened(source, pipe):
         torch.testing.assert_close(variance[-kinds:], torch.ones(kinds), atol=0.05, rtol=0.05)
 
 
-def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe):
+def test_autocast_does_not_change_the_recovered_condition(source, pipe):
     adapter = tiny_models.a4a(source, pipe)
     adapter.init_projection(torch.randn(300, tiny_models.EMBED))
     coupled = []
@@ -156,15 +156,15 @@ def test_in_autocast_the_condition_is_recovered_as_well_as_without(source, pipe)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"sharing": "width", "text_init": True}, "text_init needs a layer per site"),
         ({"sharing": "width"}, "whiten_init needs a layer per site"),
         ({"coupling": False}, "whiten_init needs the source's features"),
     ],
 )
-def test_a_start_that_cannot_be_is_refused(source, pixart, options, said):
-    with pytest.raises(InputError, match=said):
+def test_an_initialisation_that_does_not_fit_the_other_options_is_refused(source, pixart, options, message):
+    with pytest.raises(InputError, match=message):
         A4AConfig(**options).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
@@ -173,7 +173,7 @@ def test_heads_that_do_not_divide_are_refused_before_anything_is_encoded(source,
         A4AConfig(heads=7).build(backbone_for(pixart), source, tiny_models.EMBED)
 
 
-def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixart):
+def test_the_sources_projection_can_be_kept_for_a_model_with_another_text_width(source, pixart):
     source_width = source.text_width
     adapter = IPAdapterConfig(keep_projection=True).build(backbone_for(pixart), source, tiny_models.EMBED)
     assert (
@@ -183,15 +183,15 @@ def test_the_sources_projection_serves_a_model_of_other_text_states(source, pixa
     assert [f.shape[-1] for f in adapter(tiny_models.embeds(1)).keys] == [s.width for s in backbone_for(pixart).sites]
 
 
-def test_from_scratch_begins_as_the_models_own_text_projections_or_at_random(pipe):
+def test_an_adapter_from_scratch_starts_from_the_text_projections_or_at_random(pipe):
     known = backbone_for(pipe)
-    own, chance = (IPAdapterConfig(random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True))
-    for mine, other, text in zip(own.to_k, chance.to_k, known.text_projections()[0], strict=True):
+    own, random = (IPAdapterConfig(random_init=r).build(known, None, tiny_models.EMBED) for r in (False, True))
+    for mine, other, text in zip(own.to_k, random.to_k, known.text_projections()[0], strict=True):
         assert torch.equal(mine.weight, text.weight) and not torch.equal(other.weight, text.weight)
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])
-def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
+def test_every_parameter_is_in_exactly_one_learning_rate_group(source, pipe, sharing):
     adapter = tiny_models.a4a(source, pipe, sharing=sharing)
     groups = adapter.parameter_groups()
     assert list(groups) == ["projection", "mapping", "adapter"]
@@ -205,14 +205,14 @@ def test_groups_part_all_parameters_by_their_rate(source, pipe, sharing):
     assert parts == {"projection": {"0", "2"}, "mapping": {"1"}, "adapter": {"source"}}
 
 
-def test_an_ip_adapter_is_one_group(source):
+def test_all_parameters_of_an_ip_adapter_are_in_one_learning_rate_group(source):
     assert [id(p) for p in source.parameter_groups()["adapter"]] == [id(p) for p in source.parameters()]
 
 
 # --- onto the wrong model ------------------------------------------------------------------------------------------
 
 
-def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixart):
+def test_an_adapter_for_another_model_is_refused_with_the_first_site_that_differs(source, sdxl, pixart):
     adapter, sites = tiny_models.a4a(source, sdxl), backbone_for(sdxl).sites
     other = backbone_for(pixart).sites
     with pytest.raises(InputError) as caught:
@@ -222,7 +222,7 @@ def test_another_model_is_refused_by_its_first_differing_site(source, sdxl, pixa
     assert "PixArtTransformer2DModel of PixArtAlphaPipeline" in str(caught.value)
 
 
-def test_a_model_with_one_site_more_is_refused(source, sd15):
+def test_an_adapter_that_lacks_a_site_is_refused(source, sd15):
     short = A4A.from_source(source, backbone_for(sd15).sites[:-1], rounds=0)
     with pytest.raises(InputError, match=r"site 15, mid_block.*attn2 of width 48, is missing"):
         ImagePromptPipeline(sd15, short)
@@ -238,7 +238,7 @@ def test_a_checkpoint_without_names_is_compared_by_widths(source, sd15, sdxl):
         ImagePromptPipeline(sdxl, unnamed)
 
 
-def test_features_of_another_width_do_not_load(source, tmp_path):
+def test_a_configuration_that_does_not_fit_the_weights_is_refused(source, tmp_path):
     source.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["projection"]["image_embed_dim"] = 7

@@ -30,7 +30,7 @@ def same(a, b):
 
 
 def diffusers_embeds(positive):
-    """[2, 1, image_embed_dim] for guidance: zeros for "no image", as diffusers' own encoder gives, then the reference."""
+    """[2, 1, image_embed_dim] for guidance: zeros for "no image", as diffusers gives, then the reference."""
     return [torch.cat([torch.zeros_like(positive), positive])[:, None]]
 
 
@@ -39,7 +39,7 @@ def diffusers_embeds(positive):
 
 @UNETS
 @FORMATS
-def test_diffusers_loads_what_we_write_and_makes_the_same_pictures(request, tmp_path, model, suffix):
+def test_diffusers_loads_what_we_write_and_generates_the_same_images(request, tmp_path, model, suffix):
     pipe = tiny_models.with_own_denoiser(request.getfixturevalue(model))
     adapter, reference = tiny_models.ip_adapter(pipe), tiny_models.embeds()
     formats.write(adapter, tmp_path / f"adapter{suffix}", torch.float32)
@@ -60,7 +60,7 @@ def test_diffusers_loads_what_we_write_and_makes_the_same_pictures(request, tmp_
 
 
 @UNETS
-def test_pictures_equal_those_of_diffusers_in_pixels_without_guidance(request, tmp_path, model):
+def test_decoded_images_equal_those_of_diffusers_without_guidance(request, tmp_path, model):
     pipe = tiny_models.with_own_denoiser(request.getfixturevalue(model))
     adapter, reference = tiny_models.ip_adapter(pipe, seed=3), tiny_models.embeds(seed=3)
     formats.write(adapter, tmp_path / "adapter.safetensors", torch.float32)
@@ -83,7 +83,7 @@ def test_layers_are_numbered_as_diffusers_lists_attention_processors(request, mo
 
 
 @FORMATS
-def test_what_is_written_is_read_again(sd15, tmp_path, suffix):
+def test_a_written_adapter_is_read_back_unchanged(sd15, tmp_path, suffix):
     adapter = tiny_models.ip_adapter(sd15)
     formats.write(adapter, tmp_path / f"a{suffix}", torch.float32)
     again = formats.read(tmp_path / f"a{suffix}")
@@ -95,7 +95,7 @@ def test_what_is_written_is_read_again(sd15, tmp_path, suffix):
     assert all(map(torch.equal, features.keys + features.values, expected.keys + expected.values))
 
 
-def test_half_precision_is_the_default(sd15, tmp_path):
+def test_files_are_written_in_half_precision_by_default(sd15, tmp_path):
     formats.write(tiny_models.ip_adapter(sd15), tmp_path / "a.safetensors")
     assert {t.dtype for t in load_file(tmp_path / "a.safetensors").values()} == {torch.float16}
 
@@ -180,59 +180,59 @@ def refused(path, *words):
     return message
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     refused(tmp_path / "none.safetensors", "no adapter file")
 
 
-def test_a_name_that_the_hub_does_not_give():
+def test_a_name_that_the_hub_does_not_have_is_refused():
     refused("nobody/nothing/none.safetensors", "no adapter file", "nobody/nothing")
 
 
-def test_a_folder_without_an_adapter(tmp_path):
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
     refused(tmp_path, "0 adapter files")
 
 
-def test_a_folder_with_two_adapters(adapter, tmp_path):
+def test_a_folder_with_two_adapters_is_refused_with_their_names(adapter, tmp_path):
     formats.write(adapter, tmp_path / "a.safetensors")
     formats.write(adapter, tmp_path / "b.bin")
     refused(tmp_path, "2 adapter files", "a.safetensors", "b.bin")
 
 
-def test_an_unknown_ending(tmp_path):
+def test_a_file_with_an_unknown_suffix_is_refused(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"x")
     refused(tmp_path / "a.onnx", ".onnx")
 
 
-def test_another_models_tensors(tmp_path):
+def test_tensors_of_another_model_are_refused(tmp_path):
     save_file({"down_blocks.0.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     refused(tmp_path / "a.safetensors", "no layout of a known IP-Adapter")
 
 
-def test_a_lora_with_image_projection_but_no_layers(adapter, tmp_path):
+def test_an_image_projection_without_attention_layers_is_refused(adapter, tmp_path):
     torch.save({"image_proj": halves(adapter)[0], "ip_adapter": {}}, tmp_path / "a.bin")
     refused(tmp_path / "a.bin", "expected image_proj.proj.weight and ip_adapter.1.to_k_ip.weight")
 
 
-def test_a_pickle_of_something_else(tmp_path):
+def test_a_pickle_that_holds_no_dict_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.bin")
     refused(tmp_path / "a.bin", "list")
 
 
-def test_a_layer_without_its_values(adapter, tmp_path):
+def test_keys_without_values_are_refused(adapter, tmp_path):
     image_proj, layers = halves(adapter)
     del layers["3.to_v_ip.weight"]
     torch.save({"image_proj": image_proj, "ip_adapter": layers}, tmp_path / "a.bin")
     refused(tmp_path / "a.bin", "3.to_v_ip.weight")
 
 
-def test_a_layer_of_another_shape(adapter, tmp_path):
+def test_a_layer_of_another_shape_is_refused(adapter, tmp_path):
     image_proj, layers = halves(adapter)
     layers["3.to_v_ip.weight"] = torch.zeros(8, 15)
     torch.save({"image_proj": image_proj, "ip_adapter": layers}, tmp_path / "a.bin")
     refused(tmp_path / "a.bin")
 
 
-def test_an_image_projection_without_its_bias(adapter, tmp_path):
+def test_an_image_projection_without_its_bias_is_refused(adapter, tmp_path):
     image_proj, layers = halves(adapter)
     del image_proj["proj.bias"]
     torch.save({"image_proj": image_proj, "ip_adapter": layers}, tmp_path / "a.bin")
@@ -241,7 +241,7 @@ def test_an_image_projection_without_its_bias(adapter, tmp_path):
 
 @FORMATS
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99])
-def test_a_truncated_file(adapter, tmp_path, suffix, share):
+def test_a_truncated_file_is_refused(adapter, tmp_path, suffix, share):
     path = tmp_path / f"a{suffix}"
     formats.write(adapter, path)
     whole = path.read_bytes()
@@ -266,7 +266,7 @@ def test_corrupted_bytes_are_refused_or_harmless(adapter, tmp_path, suffix, plac
         assert place > 0.9 or suffix == ".bin"
 
 
-def test_noise_is_refused(tmp_path):
+def test_a_file_of_random_bytes_is_refused(tmp_path):
     for suffix in (".bin", ".safetensors"):
         path = tmp_path / f"a{suffix}"
         path.write_bytes(random.Random(1).randbytes(2000))
@@ -313,13 +313,13 @@ VARIANTS = {
 }
 
 
-def test_every_family_without_a_file_has_an_example():
+def test_every_unsupported_family_has_an_example():
     assert set(VARIANTS) == set(UNSUPPORTED)
     assert not UNSUPPORTED.keys() & projection_families().keys()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_other_families_are_recognised_and_refused_by_name(adapter, tmp_path, variant):
+def test_unsupported_families_are_recognised_and_refused_by_name(adapter, tmp_path, variant):
     torch.save({"image_proj": VARIANTS[variant], "ip_adapter": halves(adapter)[1]}, tmp_path / "a.bin")
     refused(tmp_path / "a.bin", f"the {variant} family")
 
@@ -339,7 +339,6 @@ FULL = """
 import resource, signal, sys, torch
 from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.projections.base import UNSUPPORTED, projection_families
 from a4a.errors import InputError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -368,13 +367,13 @@ def test_a_write_that_fails_leaves_the_former_file(adapter, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_a_full_disk(adapter, tmp_path, full_disk, suffix):
+def test_a_full_disk_is_an_input_error_and_leaves_no_file(adapter, tmp_path, full_disk, suffix):
     with pytest.raises(InputError, match=r"Cannot write .* the disk is full"):
         formats.write(IPAdapter([["a", 640, 0.0]], tiny_models.base_projection(640, 640)), full_disk / f"a{suffix}")
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_path_through_a_file(adapter, tmp_path):
+def test_a_path_through_a_file_is_an_input_error(adapter, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"Cannot write .*not a folder"):
         formats.write(adapter, tmp_path / "file" / "a.safetensors")
@@ -384,7 +383,6 @@ READ_ONLY = """
 import os, sys
 from a4a.adapters import formats
 from a4a.adapters.ip_adapter import IPAdapter
-from a4a.adapters.projections.base import UNSUPPORTED, projection_families
 from a4a.errors import InputError
 
 if os.getuid() == 0:
@@ -396,7 +394,7 @@ except InputError as error:
 """
 
 
-def test_a_folder_that_may_not_be_written(tmp_path):
+def test_a_folder_without_write_permission_is_an_input_error(tmp_path):
     tmp_path.chmod(0o555)
     for parent in tmp_path.parents[:3]:
         parent.chmod(0o755)

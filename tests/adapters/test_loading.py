@@ -1,4 +1,4 @@
-"""Adapters and their descriptions by the names that people give."""
+"""Loading and inspecting adapters by path, hub name or zoo:NAME; model cards."""
 
 import shutil
 
@@ -47,7 +47,7 @@ def test_an_adapter_on_the_hub_is_loaded_and_inspected_by_its_name(adapter, publ
     assert describe(name)["kind"] == "A4A, a transferred adapter"
 
 
-def test_a_published_checkpoint_on_the_hub_is_still_one(sd15, publish, tmp_path):
+def test_a_published_checkpoint_on_the_hub_is_loaded_and_inspected_by_its_name(sd15, publish, tmp_path):
     formats.write(tiny_models.ip_adapter(sd15), tmp_path / "models" / "a.safetensors")
     publish(tmp_path / "models", "me/repo", "models")
     assert load_adapter("me/repo/models/a.safetensors").tokens == 4
@@ -63,9 +63,9 @@ def test_a_model_on_the_hub_is_inspected_by_its_name(pixart, publish, tmp_path):
     assert here["kind"] == "PixArtAlphaPipeline with PixArtTransformer2DModel" and here["sites"] == 3
 
 
-@pytest.mark.parametrize("door", [load_adapter, describe])
+@pytest.mark.parametrize("function", [load_adapter, describe])
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("me/none", "There is no me/none here, and the hub gave no .*config.json of that name"),
         ("me/none/folder", "There is no me/none/folder here, and the hub gave no .*config.json of that name"),
@@ -74,14 +74,14 @@ def test_a_model_on_the_hub_is_inspected_by_its_name(pixart, publish, tmp_path):
         ("none.safetensors", "There is no adapter file none.safetensors"),
     ],
 )
-def test_what_is_nowhere_is_one_sentence(door, name, said):
-    with pytest.raises(InputError, match=said) as caught:
-        door(name)
+def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused_in_one_sentence(function, name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        function(name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["runs/mine/adapter", "runs/mine", "runs/mine/a.safetensors", "/nowhere/adapter"])
-def test_a_local_path_that_does_not_exist_is_said_without_asking_the_hub(tmp_path, monkeypatch, name):
+def test_a_local_path_that_does_not_exist_is_refused_without_asking_the_hub(tmp_path, monkeypatch, name):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"^There is no adapter.* {name}; give") as caught:
@@ -100,7 +100,7 @@ def test_every_way_to_load_an_adapter_agrees(tmp_path, sd15):
         IPAdapter.from_pretrained("zoo:a4a-pixart-mini")
 
 
-def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):
+def test_inspect_names_the_part_that_a_pipeline_lacks(pixart, tmp_path):
     (tmp_path / "transformer").mkdir()
     pixart.save_config(tmp_path)
     with pytest.raises(InputError, match=r"no whole pipeline: its transformer has no config\.json"):
@@ -110,7 +110,7 @@ def test_a_pipeline_without_its_denoiser_is_named(pixart, tmp_path):
 # --- model cards ---------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
+def test_a_saved_adapter_has_a_model_card(adapter, tmp_path):
     adapter.set_image_encoder("h94/IP-Adapter/models/image_encoder")
     adapter.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -120,7 +120,7 @@ def test_a_saved_adapter_says_what_it_is(adapter, tmp_path):
     assert "base_model" not in card and "training samples" not in card and "None" not in card
 
 
-def test_an_adapter_that_knows_no_more_than_the_kind_of_its_encoder_names_no_place(sd15, tmp_path):
+def test_the_model_card_has_a_placeholder_where_only_the_kind_of_encoder_is_known(sd15, tmp_path):
     adapter = tiny_models.ip_adapter(sd15)
     adapter.set_image_encoder("CLIP ViT-H/14")
     adapter.save_pretrained(tmp_path)
@@ -131,7 +131,7 @@ def test_an_adapter_that_knows_no_more_than_the_kind_of_its_encoder_names_no_pla
     assert "It is an IP-Adapter." in card
 
 
-def test_a_card_that_somebody_wrote_stays(adapter, tmp_path):
+def test_saving_keeps_a_model_card_that_is_already_there(adapter, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     adapter.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"

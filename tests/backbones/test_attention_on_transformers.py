@@ -120,7 +120,7 @@ def test_the_plain_transformer_bit_for_bit_at_scale_zero_and_after_detach(named)
 
 
 def test_gradients_are_those_of_finite_differences(named):
-    """Also where a model rotates its queries in place, after they were taken note of."""
+    """Also where a model rotates its queries in place, after the proxy has remembered them."""
     _, tiny = named
     given = features(tiny)
     direction = features(tiny, seed=1)

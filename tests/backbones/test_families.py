@@ -64,7 +64,7 @@ def test_predict_is_what_the_pipeline_computes_with_guidance(model):
     torch.testing.assert_close(backbone.predict(noisy, timesteps, both), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_resolution_and_aspect_ratio_matter_to_the_model_that_is_told_them(pixart_1024):
+def test_resolution_and_aspect_ratio_change_the_prediction_of_models_that_take_them(pixart_1024):
     backbone = backbone_for(pixart_1024)
     assert backbone.denoiser.use_additional_conditions
     noisy, timesteps, text = tiny_models.inputs(backbone)
@@ -174,7 +174,7 @@ def test_a_pipeline_folder_is_loaded(pixart, tmp_path):
     assert torch.equal(tiny_models.call(again), tiny_models.call(pixart))
 
 
-def test_what_is_no_pipeline_is_an_input_error(tmp_path):
+def test_a_folder_that_is_no_pipeline_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="There is no model folder"):
         load_pipeline(tmp_path / "none")
     with pytest.raises(InputError, match=r"could not be loaded as a diffusers pipeline .*model_index.json"):

@@ -39,7 +39,7 @@ def transfer(source, sites, **options):
 
 
 @pytest.mark.parametrize("model", sorted(published_models()))
-def test_published_denoisers_have_these_sites(backbones, model):
+def test_published_denoisers_have_the_expected_sites_and_sizes(backbones, model):
     widths, millions = tiny_models.PUBLISHED[model]
     assert dict(Counter(site.width for site in backbones[model].sites)) == widths
     assert count([backbones[model].denoiser]) / 1e6 == pytest.approx(millions, abs=0.1)
@@ -104,7 +104,7 @@ def test_the_published_ip_adapter_has_22_million_parameters(source):
 
 @pytest.mark.parametrize("sharing", ["width", "site"])
 @pytest.mark.parametrize("model", [SDXL, PIXART])
-def test_features_of_every_upgraded_site(backbones, source, model, sharing):
+def test_a_transfer_makes_features_for_every_site_of_a_published_model(backbones, source, model, sharing):
     sites = backbones[model].sites
     adapter = transfer(source, sites, sharing=sharing)
     features = adapter(torch.empty(2, 1024, device="meta"))
@@ -139,7 +139,7 @@ def test_projection_and_alignment_have_the_papers_sizes(backbones, source, model
 
 
 @pytest.mark.parametrize("model", sorted(published_models()))
-def test_fresh_ip_adapters_of_the_published_models(backbones, model):
+def test_untrained_ip_adapters_fit_the_published_models(backbones, model):
     sites, (keys, values) = backbones[model].sites, backbones[model].text_projections()
     with torch.device("meta"):
         adapter = IPAdapter.from_denoiser(sites, (keys, values), {"image_embed_dim": 1024})

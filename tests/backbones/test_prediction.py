@@ -110,7 +110,7 @@ def test_flow_draws_time_steps_as_its_scheduler_spaces_them(shift):
     assert drawn.max() <= 1000
 
 
-def test_densities_favour_what_they_say():
+def test_each_density_favours_its_own_time_steps():
     for kind in ("noise", "flow"):
         prediction = prediction_for(FlowMatchEulerDiscreteScheduler()) if kind == "flow" else KINDS[kind]
 
@@ -125,7 +125,7 @@ def test_densities_favour_what_they_say():
 
 
 @given(kind=kinds, share=shares, seed=seeds)
-def test_noise_and_sample_are_found_in_an_exact_prediction(kind, share, seed):
+def test_noise_and_sample_are_recovered_from_an_exact_prediction(kind, share, seed):
     prediction, (x0, noise), t = KINDS[kind], latents_and_noise(seed), timesteps_at(kind, share)
     exact, noisy = prediction.target(x0, noise, t), prediction.add_noise(x0, noise, t)
     torch.testing.assert_close(prediction.to_noise(exact, noisy, t), noise, atol=1e-3, rtol=1e-3)

@@ -55,7 +55,7 @@ def test_features_fit_the_sites(adapter, pipe):
     assert all(t.isfinite().all() for t in features.keys + features.values)
 
 
-def test_one_row_does_not_know_of_the_others(adapter):
+def test_rows_of_a_batch_do_not_affect_each_other(adapter):
     embeds = tiny_models.embeds(3)
     whole = adapter(embeds)
     for i in range(3):
@@ -69,14 +69,14 @@ def test_references_make_a_difference_at_every_site(adapter):
     assert all((t[0] - t[1]).abs().max() > 1e-4 for t in features.keys + features.values)
 
 
-def test_no_image_is_an_embedding_that_does_not_depend_on_the_image(adapter):
+def test_the_unconditional_embedding_does_not_depend_on_the_image(adapter):
     nothing = adapter.unconditional(tiny_models.embeds(3))
     assert nothing.shape == (3, adapter.image_embed_dim)
     assert torch.equal(nothing, adapter.unconditional(tiny_models.embeds(3, seed=1)))
     assert not same(adapter(nothing[:1]), adapter(tiny_models.embeds(1)))
 
 
-def test_saved_and_loaded_it_is_the_same(adapter, tmp_path):
+def test_a_saved_adapter_loads_with_the_same_features(adapter, tmp_path):
     adapter.save_pretrained(tmp_path)
     again = type(adapter).from_pretrained(tmp_path).eval()
     assert same(again(tiny_models.embeds(2)), adapter(tiny_models.embeds(2)))
@@ -88,7 +88,7 @@ def test_saved_and_loaded_it_is_the_same(adapter, tmp_path):
     )
 
 
-def test_every_parameter_has_a_rate_and_gets_a_gradient(adapter, pipe):
+def test_every_parameter_has_a_learning_rate_group_and_gets_a_gradient(adapter, pipe):
     groups = adapter.parameter_groups()
     assert all(hasattr(LearningRates(), name) for name in groups)
     grouped = [p for group in groups.values() for p in group]

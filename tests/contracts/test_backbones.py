@@ -42,7 +42,7 @@ def test_a_prediction_has_the_shape_of_the_latents(backbone):
     assert found.isfinite().all()
 
 
-def test_one_row_does_not_know_of_the_others(backbone):
+def test_rows_of_a_batch_do_not_affect_each_other(backbone):
     noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     whole = backbone.predict(noisy, timesteps, text)
     for i in range(3):
@@ -52,7 +52,7 @@ def test_one_row_does_not_know_of_the_others(backbone):
         torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
 
 
-def test_time_and_text_matter(backbone):
+def test_time_step_and_text_change_the_prediction(backbone):
     noisy, timesteps, text = tiny_models.inputs(backbone, 2)
     found = backbone.predict(noisy, timesteps, text)
     assert not torch.allclose(backbone.predict(noisy, timesteps.flip(0), text), found, atol=1e-4)

@@ -54,13 +54,13 @@ def test_embeddings_have_the_shape_that_the_encoder_says(encoder, images):
     assert not torch.allclose(embeds[0], embeds[1], atol=1e-3)
 
 
-def test_no_image_has_the_shape_of_an_image(encoder, images):
+def test_the_unconditional_embedding_has_the_shape_of_an_images(encoder, images):
     assert encoder.unconditional().shape[1:] == encoder(images).shape[1:]
     if encoder.output == "pooled":
         assert not encoder.unconditional().any()
 
 
-def test_pixels_and_images_are_the_same(encoder, images):
+def test_pixel_tensors_and_images_have_the_same_embeddings(encoder, images):
     pixels = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(64, 64, 3) for i in images])
     torch.testing.assert_close(encoder(pixels.permute(0, 3, 1, 2) / 255), encoder(images), atol=1e-5, rtol=1e-5)
 
@@ -72,7 +72,7 @@ def test_unit_vectors_have_length_one(encoder, images):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 
 
-def test_it_moves_and_knows_its_weights(encoder):
+def test_an_encoder_moves_and_has_a_fingerprint_of_its_weights(encoder):
     assert encoder.to("cpu") is encoder
     assert encoder.fingerprint() == encoder.fingerprint()
     assert encoder.key

@@ -52,8 +52,8 @@ def made(kind, see) -> Metric:
     assert kind in MAKERS, f"tests/contracts/test_metrics.py does not know how to make {kind}"
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--metrics", type=list[Metric])
-    asked = {"metrics": [{"class_path": f"a4a.evaluation.metrics.{kind}", "init_args": MAKERS[kind](see)}]}
-    return parser.instantiate_classes(parser.parse_object(asked)).metrics[0]
+    settings = {"metrics": [{"class_path": f"a4a.evaluation.metrics.{kind}", "init_args": MAKERS[kind](see)}]}
+    return parser.instantiate_classes(parser.parse_object(settings)).metrics[0]
 
 
 @pytest.fixture(params=sorted(metrics()))
@@ -65,7 +65,7 @@ def mean(scores):
     return scores.mean if isinstance(scores, Estimate) else bootstrap_mean(scores).mean
 
 
-def test_every_score_is_a_table_or_an_estimate(metric):
+def test_every_score_is_an_array_or_an_estimate(metric):
     scores = metric(
         tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.picture(50 + 3 * s + g))
     )
@@ -106,7 +106,7 @@ def test_the_order_of_subjects_does_not_matter(metric):
             np.testing.assert_allclose(found, expected[order], atol=1e-5)
 
 
-def test_the_same_pictures_get_the_same_scores(metric):
+def test_the_same_images_get_the_same_scores(metric):
     again = [metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s + g))) for _ in range(2)]
     for name, found in again[0].items():
         assert found == again[1][name] if isinstance(found, Estimate) else np.array_equal(found, again[1][name])
@@ -117,7 +117,7 @@ def test_a_name_belongs_to_one_metric(see):
     assert sorted(owners) == sorted(SAME)
 
 
-def test_pictures_of_other_subjects_are_found_at_chance(see):
+def test_images_of_other_subjects_are_retrieved_at_chance(see):
     """Over all cyclic shifts of the subjects every picture is its own reference's once."""
     metric = made("Retrieval", see)
     shifts = [
@@ -133,7 +133,7 @@ def test_a_method_that_returns_the_reference_is_exposed(see):
 
 
 @pytest.mark.parametrize("kind", ["CLIPImageScore", "CLIPTextScore", "DINOScore"])
-def test_making_one_loads_nothing_and_using_it_says_what_is_missing(kind):
+def test_a_metric_loads_nothing_until_it_is_used_and_then_says_what_is_missing(kind):
     metric = metrics()[kind]("nobody/nothing")
     with pytest.raises(
         InputError, match=r"nobody/nothing could not be loaded as a (CLIP|CLIP vision|DINO) model.*give"

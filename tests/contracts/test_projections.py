@@ -84,14 +84,14 @@ def test_diffusers_loads_the_file_and_generates_the_same_images(request, family,
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_no_image_is_zeros_or_what_the_encoder_says(adapter, embeds, no_image):
+def test_the_unconditional_embedding_is_zero_or_the_encoders(adapter, embeds, no_image):
     assert torch.equal(adapter.unconditional(embeds, no_image), no_image.expand_as(embeds))
     if adapter.encoder_output == "tokens":
         with pytest.raises(InputError, match="needs the tokens of a zero image"):
             adapter.unconditional(embeds)
 
 
-def test_a_transfer_of_it_and_a_transfer_of_that_are_saved_and_loaded(adapter, embeds, pixart, sdxl, tmp_path):
+def test_a_transfer_and_a_transfer_of_that_transfer_are_saved_and_loaded(adapter, embeds, pixart, sdxl, tmp_path):
     first = tiny_models.shaken(tiny_models.a4a(adapter, pixart), 0.1)
     second = tiny_models.shaken(tiny_models.a4a(first, sdxl, d_scm=32), 0.1)
     second.save_pretrained(tmp_path)
@@ -101,7 +101,7 @@ def test_a_transfer_of_it_and_a_transfer_of_that_are_saved_and_loaded(adapter, e
     again(embeds).check(backbone_for(sdxl).sites, "the model")
 
 
-def test_whitening_starts_from_it(adapter, family, pixart):
+def test_the_whitened_projection_can_be_initialised_from_every_family(adapter, family, pixart):
     transferred = tiny_models.a4a(adapter, pixart)
     before = transferred(tiny_projections.embeds(family, 2))
     transferred.init_projection(tiny_projections.embeds(family, 300))
@@ -126,7 +126,7 @@ def test_a_training_step_reaches_every_parameter_and_drops_images_to_no_image(fa
     assert silent == [] or (drop and adapter.encoder_output == "pooled")
 
 
-def test_images_become_images_end_to_end(adapter, encoder, sd15, pixart):
+def test_a_reference_image_becomes_a_generated_image(adapter, encoder, sd15, pixart):
     image, other = tiny_encoders.picture(1), tiny_encoders.noise(2)
     for pipe, made in ((sd15, adapter), (pixart, tiny_models.shaken(tiny_models.a4a(adapter, pixart), 0.2))):
         pipeline = ImagePromptPipeline(pipe, made, encoder)

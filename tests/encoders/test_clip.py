@@ -25,7 +25,7 @@ def images():
     return [tiny_encoders.noise(0), tiny_encoders.noise(1)]
 
 
-def test_pooled_embeddings_and_tokens_have_the_widths_that_they_say(folder, images):
+def test_pooled_embeddings_and_tokens_have_the_width_image_embed_dim(folder, images):
     pooled = CLIPImageEncoder.from_pretrained(folder)
     tokens = pooled.with_output("tokens")
     assert pooled(images).shape == (2, pooled.image_embed_dim) == (2, 24)
@@ -74,7 +74,7 @@ def test_an_encoder_moves_and_encodes_in_another_dtype(folder, images):
     assert encoder.unit_vectors(images).dtype == torch.float32
 
 
-def test_a_folder_that_is_no_vision_model_is_one_sentence(tmp_path):
+def test_a_folder_that_is_no_vision_model_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model"}')
     with pytest.raises(InputError, match="could not be loaded as a CLIP vision model"):
         CLIPImageEncoder.from_pretrained(tmp_path)

@@ -120,7 +120,7 @@ def chain(features, weights, *, residual, sharing, warm_start, rounds):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
-def test_equations_7_to_12(options):
+def test_the_mapping_computes_equations_7_to_12(options):
     method, features = build(**options), draw()
     found = method(features)
     state = method.state_dict()
@@ -135,7 +135,7 @@ def test_equations_7_to_12(options):
                 torch.testing.assert_close(f[row], e, atol=1e-10, rtol=1e-10)
 
 
-def test_another_inner_width_and_coupling_width():
+def test_inner_width_and_coupling_width_can_be_chosen():
     method = build(d_scm=24, inner=8, sharing="width")
     assert method(draw()).widths == (5, 10, 5)
     assert method.mappings[0].rounds[0].w_1.weight.shape == (8, 24)
@@ -167,7 +167,7 @@ def linear(name):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
-def test_the_parameters_are_exactly_these(options):
+def test_there_are_no_parameters_but_those_of_the_equations(options):
     per_width = options["sharing"] == "width"
     expected = {"1.latents"}
     for i in range(2 if per_width else 4):
@@ -188,7 +188,7 @@ def test_the_parameters_are_exactly_these(options):
     assert list(method.buffers()) == []
 
 
-def test_keys_and_values_share_nothing():
+def test_keys_and_values_share_no_parameters_and_no_features():
     method = build()
     assert not {id(p) for p in method.keys.parameters()} & {id(p) for p in method.values.parameters()}
     features = draw(requires_grad=True)
@@ -210,7 +210,7 @@ def test_every_upgraded_site_sees_every_base_site(options):
             assert all(base.grad.abs().amax(dim=(0, 2)).min() > 1e-9 for base in getattr(features, half))
 
 
-def test_without_rounds_a_warm_start_sees_the_two_nearest_sites_alone():
+def test_without_rounds_a_warm_start_sees_only_the_two_nearest_base_sites():
     method = build(shake=False, rounds=0)
     features = draw(requires_grad=True)
     method(features).keys[1].sum().backward()
@@ -246,7 +246,7 @@ def test_rounds_begin_at_random_otherwise(residual, warm_start):
     assert all(p.abs().max() > 0 for r in method.mappings[0].rounds for p in (r.w_out.weight, r.ffn[-1].weight))
 
 
-def test_a_zero_start_still_learns():
+def test_every_parameter_learns_although_rounds_start_as_the_identity():
     """Gradients reach the rounds' last layers at the first step, and everything once these have moved."""
     method = build(shake=False)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
@@ -286,7 +286,7 @@ def test_equal_depths_take_one_site_each():
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_nearest_sees_one_base_site_and_all_sees_every_one(warm):
+def test_layer_by_layer_sees_the_nearest_base_site_and_all_to_all_sees_every_one(warm):
     """u0 (depth 0) is nearest to b0, u1 (0.4) to b2 (0.5), u2 (1) to b1."""
     own = {0: 0, 1: 2, 2: 1}
     for connectivity in ("all_to_all", "layer_by_layer"):

@@ -1,4 +1,4 @@
-"""What a call takes: nothing that is misspelt or foreign is swallowed, and each mistake is one sentence."""
+"""Arguments of a call: a misspelt or unknown one is never ignored, and each mistake is one sentence."""
 
 import inspect
 import math

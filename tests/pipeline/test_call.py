@@ -67,7 +67,7 @@ def test_sigma_reads_long_prompts_to_the_end_as_its_pipeline_does():
     assert prompted.backbone.encode_text([prompt])["mask"].sum() > 120  # alpha reads no further
 
 
-def test_the_same_seed_gives_the_same_photo(prompted):
+def test_the_same_seed_gives_the_same_image(prompted):
     one, two = (call(prompted, image_prompt_embeds=tiny_models.embeds()) for _ in range(2))
     assert torch.equal(one, two)
 
@@ -87,7 +87,7 @@ def test_one_reference_for_each_prompt_is_never_mixed(prompted):
     assert differ(together[1:], call(prompted, PROMPTS[1], (2,), image_prompt_embeds=references[:1]))
 
 
-def test_several_pictures_for_each_prompt_and_reference(prompted):
+def test_several_images_for_each_prompt_and_reference(prompted):
     references = tiny_models.embeds(2)
     together = call(prompted, PROMPTS, (1, 2, 3, 4), image_prompt_embeds=references, num_images_per_prompt=2)
     for i in range(4):
@@ -97,13 +97,13 @@ def test_several_pictures_for_each_prompt_and_reference(prompted):
         )
 
 
-def test_several_pictures_of_one_reference(prompted):
+def test_several_images_of_one_reference(prompted):
     together = call(prompted, PROMPTS, (1, 2, 3, 4), image_prompt_embeds=tiny_models.embeds(), num_images_per_prompt=2)
     for i in range(4):
         close(together[i : i + 1], call(prompted, PROMPTS[i // 2], (i + 1,), image_prompt_embeds=tiny_models.embeds()))
 
 
-def test_without_guidance(prompted):
+def test_a_reference_changes_the_image_without_guidance_too(prompted):
     found = call(prompted, image_prompt_embeds=tiny_models.embeds(), guidance_scale=1.0)
     assert differ(found, call(prompted, guidance_scale=1.0))
 
@@ -118,7 +118,7 @@ def test_guidance_sees_no_image_where_it_sees_no_text(prompted):
     assert differ(two, two_other)
 
 
-def test_a_scale_per_site(prompted):
+def test_each_site_can_have_its_own_scale(prompted):
     sites = len(prompted.backbone.sites)
     same = call(prompted, image_prompt_embeds=tiny_models.embeds(), image_prompt_scale=[0.5] * sites)
     assert torch.equal(same, call(prompted, image_prompt_embeds=tiny_models.embeds(), image_prompt_scale=0.5))
@@ -126,7 +126,7 @@ def test_a_scale_per_site(prompted):
     assert differ(first, call(prompted, image_prompt_embeds=tiny_models.embeds()))
 
 
-def test_pictures_are_prompts_too(prompted):
+def test_images_and_their_embeddings_generate_the_same(prompted):
     red, blue = photo("red"), photo("blue")
     embeds = prompted.encode_image_prompt([red, blue])
     assert embeds.shape == (2, tiny_models.EMBED)
@@ -138,7 +138,7 @@ def test_pictures_are_prompts_too(prompted):
     close(call(prompted, image_prompt=red), call(prompted, image_prompt_embeds=embeds[:1]))
 
 
-def test_prompts_as_embeddings(sd15):
+def test_prompts_can_be_given_as_embeddings(sd15):
     prompted = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15))
     yes, no = sd15.encode_prompt(PROMPTS, "cpu", 1, True)
     found = call(
@@ -178,14 +178,14 @@ def test_an_interrupted_generation_leaves_the_plain_model(prompted):
 
 
 @pytest.mark.parametrize("references", [2, 4])
-def test_another_number_of_references_than_prompts(prompted, references):
+def test_another_number_of_references_than_prompts_is_refused(prompted, references):
     with pytest.raises(
         InputError, match=f"There are {references} references for 3 prompts; give one for all or one for each"
     ):
         call(prompted, [*PROMPTS, "c"], (1, 2, 3), image_prompt_embeds=tiny_models.embeds(references))
 
 
-def test_embeddings_of_another_shape(prompted):
+def test_embeddings_of_another_shape_are_refused(prompted):
     for shape in ((1, tiny_models.EMBED + 1), (tiny_models.EMBED,), (1, 1, tiny_models.EMBED)):
         with pytest.raises(
             InputError, match=rf"has shape \[{shape[0]}.*expected a tensor \[references, {tiny_models.EMBED}\]"
@@ -193,7 +193,7 @@ def test_embeddings_of_another_shape(prompted):
             call(prompted, image_prompt_embeds=torch.zeros(shape))
 
 
-def test_a_missing_prompt(prompted):
+def test_a_missing_prompt_is_refused(prompted):
     with pytest.raises(InputError, match="prompt is missing"):
         call(prompted, None, image_prompt_embeds=tiny_models.embeds())
 
@@ -224,7 +224,7 @@ def test_an_image_encoder_is_loaded_from_a_folder_with_and_without_its_processor
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 30)])
-def test_pictures_as_tensors_are_the_same_pictures(size):
+def test_pixel_tensors_and_images_have_the_same_embeddings(size):
     image = photo("green", size)
     tensor = (
         torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size[1], size[0], 3).permute(0, 3, 1, 2)
@@ -233,14 +233,14 @@ def test_pictures_as_tensors_are_the_same_pictures(size):
     close(image_encoder()(tensor), image_encoder()([image]))
 
 
-def test_what_is_no_image_encoder(sd15, tmp_path):
+def test_a_folder_that_is_no_image_encoder_is_refused(sd15, tmp_path):
     with pytest.raises(InputError, match="no image encoder folder"):
         ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path / "none")
     with pytest.raises(InputError, match="could not be loaded as a CLIP vision model"):
         ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), tmp_path)
 
 
-def test_half_precision(pipe):
+def test_half_precision_stays_close_to_full_precision(pipe):
     own = tiny_models.with_own_denoiser(pipe)
     exact = call(ImagePromptPipeline(own, tiny_models.ip_adapter(pipe)), image_prompt_embeds=tiny_models.embeds())
     for part in own.components.values():
@@ -259,7 +259,7 @@ def test_half_precision(pipe):
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
 
 
-def test_a_compiled_denoiser_draws_the_same_with_other_references_and_without(pixart):
+def test_a_compiled_denoiser_generates_the_same_with_any_reference_and_without(pixart):
     own, adapter = tiny_models.with_own_denoiser(pixart), tiny_models.ip_adapter(pixart)
     own.transformer = torch.compile(own.transformer, backend="eager")
     references = [None, tiny_models.embeds(seed=1), tiny_models.embeds(seed=2), None]
@@ -334,7 +334,7 @@ def test_guidance_whose_rows_are_not_known_is_refused(sd15, kind):
 
 
 @pytest.mark.parametrize("name", list(tiny_models.PIPELINES))
-def test_sequential_offload_leaves_the_picture_and_the_adapters_weights(name):
+def test_sequential_offload_changes_neither_the_image_nor_the_adapters_weights(name):
     pipe = tiny_models.PIPELINES[name]()
     expected = call(ImagePromptPipeline(pipe, tiny_models.ip_adapter(pipe)), image_prompt_embeds=tiny_models.embeds())
     for part in pipe.components.values():

@@ -103,7 +103,7 @@ def test_a_copy_is_a_pipeline_of_its_own(prompted):
     assert torch.equal(*drawn)
 
 
-def test_its_repr_names_its_parts(prompted):
+def test_the_repr_names_the_parts(prompted):
     text = repr(prompted)
     assert type(prompted.pipe).__name__ in text and "IPAdapter for" in text and "CLIP" in text
     assert f"{len(prompted.backbone.sites)} sites" in text
@@ -113,7 +113,7 @@ def test_its_repr_names_its_parts(prompted):
 # --- saving and loading ----------------------------------------------------------------------------------------------
 
 
-def test_saved_and_loaded_it_draws_the_same(prompted, encoder_folder, tmp_path):
+def test_a_saved_pipeline_generates_the_same_after_loading(prompted, encoder_folder, tmp_path):
     pipe = ImagePromptPipeline(prompted.pipe, prompted.adapter, encoder_folder)
     expected = tiny_models.call(pipe, image_prompt=photo("red"))
     pipe.save_pretrained(tmp_path / "saved")
@@ -125,7 +125,7 @@ def test_saved_and_loaded_it_draws_the_same(prompted, encoder_folder, tmp_path):
     assert type(plain) is type(prompted.pipe)
 
 
-def test_an_encoder_that_is_in_memory_alone_cannot_be_saved(prompted, tmp_path):
+def test_a_pipeline_whose_encoder_was_made_in_memory_cannot_be_saved(prompted, tmp_path):
     with pytest.raises(InputError, match="The image encoder was made in memory; save it"):
         prompted.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
@@ -139,7 +139,7 @@ def test_a_model_and_an_adapter_are_loaded_by_name():
     assert prompted.image_encoder.path == "zoo:clip-large/image_encoder"
 
 
-def test_a_model_without_an_adapter_needs_one():
+def test_loading_a_model_without_an_adapter_is_refused():
     with pytest.raises(InputError, match="zoo:sd15-mini has no folder image_prompt_adapter; give adapter="):
         ImagePromptPipeline.from_pretrained("zoo:sd15-mini")
 
@@ -153,14 +153,14 @@ def test_the_encoder_that_the_adapter_names_is_loaded_at_once(sd15, encoder_fold
     assert ImagePromptPipeline(sd15, adapter).image_encoder.path == str(encoder_folder)
 
 
-def test_an_encoder_that_is_named_but_not_there_is_said_at_once(sd15, tmp_path):
+def test_a_missing_encoder_is_refused_at_once(sd15, tmp_path):
     adapter = tiny_models.ip_adapter(sd15)
     adapter.set_image_encoder(str(tmp_path / "moved-away"))
     with pytest.raises(InputError, match=r"no image encoder folder .*moved-away"):
         ImagePromptPipeline(sd15, adapter)
 
 
-def test_where_only_the_kind_is_named_a_sentence_says_which_encoder_to_give(sd15):
+def test_where_only_the_kind_of_encoder_is_known_an_error_says_which_one_to_give(sd15):
     adapter = tiny_models.ip_adapter(sd15)
     adapter.set_image_encoder("CLIP ViT-H/14")
     prompted = ImagePromptPipeline(sd15, adapter)
@@ -172,7 +172,7 @@ def test_where_only_the_kind_is_named_a_sentence_says_which_encoder_to_give(sd15
 # --- what others have done to the denoiser ---------------------------------------------------------------------------
 
 
-def test_a_denoiser_that_peft_has_wrapped_draws_the_same(prompted):
+def test_a_denoiser_that_peft_has_wrapped_generates_the_same(prompted):
     expected = tiny_models.call(prompted, image_prompt=photo("red"))
     name = next(n for n, part in prompted.components.items() if part is prompted.backbone.denoiser)
     setattr(prompted, name, get_peft_model(prompted.backbone.denoiser, LoraConfig(r=2, target_modules=["to_q"])))
@@ -214,7 +214,7 @@ def test_a_pipeline_with_a_native_ip_adapter_is_refused_until_it_is_unloaded(sd1
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_threads_on_one_pipeline_both_get_their_own_picture(prompted):
+def test_two_threads_on_one_pipeline_both_get_their_own_image(prompted):
     """The second call starts while the first is in the middle of its denoising steps."""
     references = {"first": tiny_models.embeds(seed=1), "second": tiny_models.embeds(seed=2)}
     expected = {n: tiny_models.call(prompted, image_prompt_embeds=e) for n, e in references.items()}

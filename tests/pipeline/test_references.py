@@ -86,7 +86,7 @@ def test_a_photo_is_turned_upright_and_laid_on_white(tmp_path):
     assert load_references(Image.new("RGBA", (2, 2), (255, 0, 0, 0)))[0].getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_every_form_draws_the_same_picture(sd15):
+def test_every_form_of_a_reference_generates_the_same_image(sd15):
     prompted = ImagePromptPipeline(sd15, tiny_models.ip_adapter(sd15), image_encoder())
     image = photo("green")
     expected = tiny_models.call(prompted, image_prompt=image)
@@ -116,6 +116,6 @@ def test_every_form_draws_the_same_picture(sd15):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_is_no_reference_is_refused_in_a_sentence(reference, sentence):
+def test_anything_that_is_no_reference_is_refused_in_a_sentence(reference, sentence):
     with pytest.raises(InputError, match=sentence):
         load_references(reference)

@@ -69,7 +69,7 @@ def test_a_path_stands_for_the_class_that_reads_such_a_folder():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({}, "--output is missing"),
         ({"output": "x", "trainin": {}}, "no option trainin; did you mean training?"),
@@ -92,7 +92,7 @@ def test_a_path_stands_for_the_class_that_reads_such_a_folder():
         ),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_the_entry(settings, told):
+def test_a_mistake_is_one_sentence_that_names_the_entry(settings, message):
     with pytest.raises(InputError) as error:
         parse_arguments(function, settings)
-    assert told in str(error.value) and "Namespace" not in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "Namespace" not in str(error.value) and "\n" not in str(error.value)

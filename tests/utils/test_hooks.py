@@ -21,7 +21,7 @@ class Negated(ModelHook):
         return -self.fn_ref.original_forward(x)
 
 
-def test_the_own_forward_is_exchanged_beneath_hooks_of_both_libraries_and_back():
+def test_a_modules_own_forward_is_replaced_beneath_hooks_of_both_libraries_and_restored():
     module = Doubler()
     HookRegistry.check_if_exists_or_initialize(module).register_hook(Negated(), "negated")
     add_hook_to_module(module, AccelerateHook())
@@ -41,7 +41,7 @@ def test_methods_of_other_modules_are_left_alone():
     assert own_forward_is_hidden(module)
 
 
-def test_a_forward_replaced_by_hand_hides_the_own_one_and_hooks_do_not():
+def test_a_forward_replaced_by_hand_hides_the_modules_own_and_hooks_do_not():
     module = Doubler()
     assert not own_forward_is_hidden(module)
     HookRegistry.check_if_exists_or_initialize(module).register_hook(Negated(), "negated")

@@ -30,8 +30,8 @@ def test_images_become_tensors_and_images_again_without_loss():
     ],
 )
 def test_every_mode_becomes_rgb_and_says_what_was_changed(image, colour, changes):
-    converted, said = rgb(image)
-    assert converted.mode == "RGB" and converted.getpixel((0, 0)) == colour and said == changes
+    converted, noted = rgb(image)
+    assert converted.mode == "RGB" and converted.getpixel((0, 0)) == colour and noted == changes
 
 
 def test_a_file_that_is_no_image_is_refused_in_a_sentence(tmp_path):
