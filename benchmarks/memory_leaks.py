@@ -1,6 +1,6 @@
 """Watch the memory and the open files of a long training run: `python benchmarks/memory_leaks.py`.
 
-A tiny pipeline is trained for 2,000 steps with checkpoints and evaluations, and resident memory and open files are noted
+A tiny pipeline is trained for 2,000 steps with checkpoints and evaluations. Resident memory and open files are recorded
 every 100 steps. A run has all that it needs by step 100; from there on nothing may grow. The result is in
 `benchmarks/results/memory_leaks.json`; a short form is among the tests.
 """

@@ -25,18 +25,20 @@ from a4a.zoo.world import Subjects, Views
 
 @torch.no_grad()
 def through_the_vae() -> None:
-    ask, vae = WorldValidator("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
-    drawings = to_tensor(HeldOutPhoto().generate(ask.task, range(len(ask.task)), []))
+    """Print the scores of fresh drawings after the VAE."""
+    validator, vae = WorldValidator("validation", 100), load_pipeline(MODELS / "pixart-mini").vae
+    drawings = to_tensor(HeldOutPhoto().generate(validator.task, range(len(validator.task)), []))
     torch.manual_seed(0)
-    seen = torch.cat(
+    decoded = torch.cat(
         [vae.decode(vae.encode(d * 2 - 1).latent_dist.sample()).sample / 2 + 0.5 for d in drawings.split(50)]
     )
-    scores = ask.score(to_pil(seen))
+    scores = validator.score(to_pil(decoded))
     print(f"fresh drawings through the VAE: identity {scores['identity']}, found of 100 {scores['retrieval'].mean:.0%}")
 
 
 @torch.no_grad()
 def linear_probe(count: int = 3000, held_out: int = 600) -> None:
+    """Print how well a linear map reads each trait, and the identity of subjects drawn from what it reads."""
     subjects, views = Subjects.sample(count, "validation"), Views.sample(count, 77).as_portraits()
     encoder = CLIPImageEncoder.from_pretrained(MODELS / "clip-large" / "image_encoder")
     embeds = torch.cat([encoder(p.float() / 255) for p in draw_bytes(subjects, views).split(250)])
@@ -55,19 +57,19 @@ def linear_probe(count: int = 3000, held_out: int = 600) -> None:
     read = {}
     for name, target in targets.items():
         weights = torch.linalg.solve(known.T @ known + 0.1 * torch.eye(known.shape[1]), known.T @ target[:-held_out])
-        wanted = target[-held_out:]
+        expected = target[-held_out:]
         read[name] = new @ weights
-        error = (read[name] - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        error = (read[name] - expected).square().sum() / (expected - expected.mean(0)).square().sum()
         print(f"{name:14} R squared {1 - float(error):5.2f}")
     traits = {name: read[name].argmax(1) for name in kinds}
     traits |= {name: torch.atan2(read[name][:, 1], read[name][:, 0]) / (2 * math.pi) % 1 for name in turns}
     traits |= {name: read[name][:, 0] for name in lengths}
     true, others = subjects[-held_out:], Views.sample(held_out, 78)
-    judge = Identity()
-    seen = judge.unit_vectors(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
-    for what, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
-        likeness = (judge.unit_vectors(to_pil(draw(drawn, others))) * seen).sum(1)
-        print(f"drawn again from {what}: identity {bootstrap_mean(likeness.double().numpy()[:, None])}")
+    encoder = Identity()
+    portraits = encoder.unit_vectors(to_pil(draw(true, Views.sample(held_out, 79).as_portraits())))
+    for source, drawn in (("the true traits", true), ("the traits that were read", replace(true, **traits))):
+        identity = (encoder.unit_vectors(to_pil(draw(drawn, others))) * portraits).sum(1)
+        print(f"drawn again from {source}: identity {bootstrap_mean(identity.double().numpy()[:, None])}")
 
 
 if __name__ == "__main__":

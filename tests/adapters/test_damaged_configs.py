@@ -11,7 +11,7 @@ import tiny_models
 import tiny_projections
 from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import load_adapter
-from a4a.cli.inspect import describe
+from a4a.cli.inspect import inspect_facts
 from a4a.errors import InputError
 
 VALUES = [None, True, -1, 0, 3, 2.5, 10**6, 10**9, 10**30, float("nan"), float("inf"), "", "x", [], [1], {}, {"a": 1}]
@@ -57,7 +57,7 @@ def test_each_of_200_damaged_configurations_loads_or_is_refused_in_a_sentence(sa
     for seed in range(CASES):
         file.write_text(json.dumps(damaged(config, seed)))
         try:
-            describe(str(saved))
+            inspect_facts(str(saved))
             adapter = load_adapter(saved)  # what loads also runs
             adapter(tiny_projections.embeds("plus"))
             assert adapter.image_encoder_path is None or isinstance(adapter.image_encoder_path, str)

@@ -10,7 +10,7 @@ from a4a.adapters import formats
 from a4a.adapters.a4a import A4A
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.loading import load_adapter
-from a4a.cli.inspect import describe
+from a4a.cli.inspect import inspect_facts
 from a4a.errors import InputError
 
 
@@ -44,26 +44,26 @@ def test_an_adapter_on_the_hub_is_loaded_and_inspected_by_its_name(adapter, publ
     name = "me/sd15-to-pixart" if inside == "." else f"me/sd15-to-pixart/{inside}"
     found = load_adapter(name)
     assert isinstance(found, A4A) and same(found, adapter)
-    assert describe(name)["kind"] == "A4A, a transferred adapter"
+    assert inspect_facts(name)["kind"] == "A4A, a transferred adapter"
 
 
 def test_a_published_checkpoint_on_the_hub_is_loaded_and_inspected_by_its_name(sd15, publish, tmp_path):
     formats.write(tiny_models.ip_adapter(sd15), tmp_path / "models" / "a.safetensors")
     publish(tmp_path / "models", "me/repo", "models")
     assert load_adapter("me/repo/models/a.safetensors").tokens == 4
-    assert describe("me/repo/models/a.safetensors")["kind"] == "IP-Adapter, base family"
+    assert inspect_facts("me/repo/models/a.safetensors")["kind"] == "IP-Adapter, base family"
 
 
 def test_a_model_on_the_hub_is_inspected_by_its_name(pixart, publish, tmp_path):
     pixart.save_config(tmp_path / "model")
     pixart.transformer.save_config(tmp_path / "model" / "transformer")
-    here = describe(str(tmp_path / "model"))
+    here = inspect_facts(str(tmp_path / "model"))
     publish(tmp_path / "model", "me/pixart")
-    assert describe("me/pixart") == {**here, "path": "me/pixart"}
+    assert inspect_facts("me/pixart") == {**here, "path": "me/pixart"}
     assert here["kind"] == "PixArtAlphaPipeline with PixArtTransformer2DModel" and here["sites"] == 3
 
 
-@pytest.mark.parametrize("function", [load_adapter, describe])
+@pytest.mark.parametrize("function", [load_adapter, inspect_facts])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -104,7 +104,7 @@ def test_inspect_names_the_part_that_a_pipeline_lacks(pixart, tmp_path):
     (tmp_path / "transformer").mkdir()
     pixart.save_config(tmp_path)
     with pytest.raises(InputError, match=r"no whole pipeline: its transformer has no config\.json"):
-        describe(str(tmp_path))
+        inspect_facts(str(tmp_path))
 
 
 # --- model cards ---------------------------------------------------------------------------------------------------

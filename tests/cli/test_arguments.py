@@ -59,7 +59,7 @@ def test_options_become_settings(words, settings):
     assert read(*words) == settings
 
 
-def test_a_flag_leaves_the_word_after_it_to_its_place():
+def test_a_flag_does_not_take_the_positional_word_after_it():
     assert read("--json", "zoo:x", command=PLACED, of=placed) == {"json": True, "path": "zoo:x"}
     assert read("zoo:x", "--count", "3", command=PLACED, of=placed) == {"path": "zoo:x", "count": "3"}
 
@@ -73,7 +73,7 @@ def test_a_flag_leaves_the_word_after_it_to_its_place():
         (["--config", "gone.yaml"], "gone.yaml"),
     ],
 )
-def test_words_without_a_meaning_are_refused(words, told):
+def test_unknown_words_are_refused(words, told):
     with pytest.raises(InputError, match=told):
         read(*words)
 
@@ -114,7 +114,7 @@ def test_an_override_of_no_variant_is_refused(recipe):
         read(*recipe, "--variants.A4a.method.rounds", "1")
 
 
-def test_a_plan_takes_its_recipe_by_place_or_by_config():
+def test_a_plan_takes_its_recipe_as_positional_or_by_config():
     from a4a.transfer.plan import plan
 
     for words in (["r.yaml"], ["--config", "r.yaml"], ["--recipe", "r.yaml"]):

@@ -25,7 +25,7 @@ def shown():
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(shown()), ids=lambda line: " ".join(line.split()[:6]))
-def test_a_command_that_is_shown_is_one_that_works(line, monkeypatch):
+def test_documented_commands_are_valid(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, words = find_command(shlex.split(line, comments=True)[1:])
     if "--help" in words:

@@ -102,6 +102,6 @@ def test_the_groups_in_the_help_have_the_options_that_it_names(name):
             holder = kind
 
 
-def test_the_version_is_told(capsys):
+def test_version_prints_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("a4a 0.")

@@ -39,7 +39,7 @@ def reference(tmp_path):
     return path
 
 
-def test_from_a_recipe_to_a_picture(tmp_path, reference, capsys):
+def test_a_recipe_gives_an_adapter_that_generates_images(tmp_path, reference, capsys):
     run = tmp_path / "run"
     assert main([*TRANSFER, "--training.samples", "16", "--output", str(run)]) == 0
     ending = capsys.readouterr().out.splitlines()[-3:]
@@ -89,7 +89,7 @@ def test_a_second_run_into_the_same_folder_needs_resume(tmp_path, capsys):
     assert main([*arguments, "--resume", "--training.samples", "12"]) == 0
 
 
-def test_help_all_tells_every_option_with_its_type(capsys):
+def test_help_all_lists_every_option_with_its_type(capsys):
     assert main(["transfer", "--help-all"]) == 0
     text = capsys.readouterr().out
     for words in ("--method", "--objective.rates.projection", "--training.samples", "type: int"):
@@ -103,13 +103,13 @@ def test_help_all_tells_every_option_with_its_type(capsys):
         ("IPAdapterConfig", "--method.tokens", "Image tokens N"),
     ],
 )
-def test_help_on_a_method_tells_its_options(capsys, config, option, words):
+def test_help_on_a_method_lists_its_options(capsys, config, option, words):
     assert main(["transfer", "--method.help", config]) == 0
     text = capsys.readouterr().out
     assert option in text and words in text
 
 
-def test_inspect_tells_models_and_adapters_apart(capsys):
+def test_inspect_distinguishes_models_and_adapters(capsys):
     assert main(["inspect", "zoo:sd15-mini"]) == 0
     assert "16" in capsys.readouterr().out
     assert main(["inspect", "zoo:ip-adapter-sd15-mini"]) == 0
@@ -150,7 +150,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys):
+def test_bad_input_gives_one_sentence_and_exit_code_2(arguments, capsys):
     command, words = arguments
     assert main(command) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -11,7 +11,7 @@ from a4a.adapters.a4a import A4A
 from a4a.adapters.loading import load_adapter
 from a4a.adapters.projections import projection_families
 from a4a.backbones import backbone_for
-from a4a.cli.inspect import describe
+from a4a.cli.inspect import inspect_facts
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
 from a4a.training.denoising import ConditionDropout, Denoising, ObjectiveConfig
@@ -139,9 +139,9 @@ def test_a_reference_image_becomes_a_generated_image(adapter, encoder, sd15, pix
 
 def test_inspect_knows_files_and_saved_folders(family, adapter, tmp_path):
     formats.write(adapter, tmp_path / "a.safetensors")
-    facts = describe(str(tmp_path / "a.safetensors"))
+    facts = inspect_facts(str(tmp_path / "a.safetensors"))
     assert (facts["kind"], facts["transferable"]) == (f"IP-Adapter, {family} family", True)
     assert facts["embedding width"] == adapter.image_embed_dim
     adapter.save_pretrained(tmp_path / "saved")
-    assert describe(str(tmp_path / "saved"))["family"] == family
+    assert inspect_facts(str(tmp_path / "saved"))["family"] == family
     assert load_adapter(tmp_path / "saved", torch_dtype=torch.bfloat16).dtype == torch.bfloat16

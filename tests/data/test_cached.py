@@ -54,7 +54,7 @@ def test_texts_are_encoded_once_and_kept_in_halves(pipe, tmp_path, monkeypatch):
         assert torch.equal(first[f"text.{name}"], again[f"text.{name}"])
 
 
-def test_other_lines_encoders_and_lengths_have_texts_of_their_own(tmp_path, monkeypatch):
+def test_other_captions_encoders_or_lengths_get_their_own_cache_file(tmp_path, monkeypatch):
     pipe = tiny_models.sdxl()
     backbone = backbone_for(pipe)
     encode_images(Noise(), backbone, None, tmp_path)
@@ -85,7 +85,7 @@ class Grey(TrainingImages):
 
 
 @pytest.mark.parametrize(("side", "batches"), [(16, [64, 2]), (512, [16, 2]), (1024, [4, 4, 1]), (2048, [1, 1])])
-def test_large_pictures_go_through_the_vae_few_at_a_time(pixart, tmp_path, monkeypatch, side, batches):
+def test_large_images_go_through_the_vae_few_at_a_time(pixart, tmp_path, monkeypatch, side, batches):
     seen, count = [], sum(batches)
     backbone = backbone_for(pixart)
     monkeypatch.setattr(

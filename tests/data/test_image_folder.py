@@ -21,7 +21,7 @@ def folder(path, rows, broken=()):
     return path
 
 
-def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
+def test_images_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
     pictures = ImageFolderDataset(
         folder(tmp_path, [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(3)]), size=16
     )
@@ -31,13 +31,13 @@ def test_pictures_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
     assert torch.allclose(pictures.pixels(torch.tensor([1]))[0, :, 8, 8], torch.tensor([10, 100, 200]) / 255, atol=1e-3)
 
 
-def test_named_subjects_pair_different_pictures(tmp_path):
+def test_images_of_one_subject_are_paired_with_each_other(tmp_path):
     rows = [{"file_name": f"{i}.png", "text": "x", "subject": "a" if i < 3 else "b"} for i in range(4)]
     pairs = ImageFolderDataset(folder(tmp_path, rows), size=16).pairs.tolist()
     assert sorted(pairs) == [[0, 1], [1, 2], [2, 0], [3, 3]]
 
 
-def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
+def test_broken_images_are_left_out_counted_and_named(tmp_path, capsys):
     pictures = ImageFolderDataset(
         folder(tmp_path, [{"file_name": "good.png", "text": "x"}], broken=["bad.png"]), size=16
     )
@@ -46,7 +46,7 @@ def test_broken_pictures_are_left_out_counted_and_named(tmp_path, capsys):
     assert "1 of 2" in said and "bad.png" in said
 
 
-def test_greys_of_16_bits_and_transparent_pictures_look_as_prepare_makes_them(tmp_path):
+def test_16_bit_and_transparent_images_are_decoded_as_prepare_does(tmp_path):
     Image.fromarray(np.full((32, 32), 20000, np.uint16)).save(tmp_path / "grey.png")
     Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
     Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "unknown.tif")
@@ -79,7 +79,7 @@ def test_the_key_changes_with_content_and_size(tmp_path):
         ('{"file_name": "gone.png", "text": "x"}', "no readable image"),
     ],
 )
-def test_a_bad_folder_is_one_sentence(tmp_path, content, words):
+def test_a_bad_folder_gives_one_sentence(tmp_path, content, words):
     if content is not None:
         (tmp_path / "metadata.jsonl").write_text(content)
     with pytest.raises(InputError, match=words) as error:

@@ -70,7 +70,7 @@ def lines(tmp_path, text):
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def test_one_folder_a_subject(folder, tmp_path):
+def test_each_folder_is_a_subject(folder, tmp_path):
     task = FolderTask(folder, lines(tmp_path, "a {subject} on a beach\n\nsnow\n"), generations=3)
     assert task.subjects == ["cat", "dog"] and len(task) == 6
     assert task.prompts == ["a cat on a beach", "snow", "a cat on a beach", "snow", "a dog on a beach", "snow"]
@@ -82,10 +82,11 @@ def test_one_folder_a_subject(folder, tmp_path):
     ]  # white, black, and white again
 
 
-def test_dreambench_as_it_is(folder, tmp_path):
+def test_dreambench_is_read_as_published(folder, tmp_path):
     text = (
         "Classes\n\nsubject_name,class\ncat,stuffed animal\ndog,dog\n\nObject Prompts\n\nprompt_list = [\n"
-        "'a {0} {1} in the jungle'.format(unique_token, class_token),\n'a {0} {1} on top of a dirt road'.format(unique_token, class_token)\n]\n\n"
+        "'a {0} {1} in the jungle'.format(unique_token, class_token),\n"
+        "'a {0} {1} on top of a dirt road'.format(unique_token, class_token)\n]\n\n"
         "Live Subject Prompts\n\nprompt_list = [\n'a {0} {1} in the jungle'.format(unique_token, class_token),\n"
         "'a {0} {1} in a police outfit'.format(unique_token, class_token)\n]\n"
     )
@@ -99,7 +100,7 @@ def test_a_prompts_file_that_is_not_dreambenchs_is_refused(folder, tmp_path):
         DreamBenchTask(folder, lines(tmp_path, "a {subject} on a beach"))
 
 
-def test_no_picture_is_no_task(folder, tmp_path):
+def test_a_task_without_images_is_refused(folder, tmp_path):
     for counts in ({"generations": 0}, {"subjects": 0}):
         with pytest.raises(InputError, match="at least 1 of each"):
             FolderTask(folder, lines(tmp_path, "a prompt"), **counts)
@@ -114,14 +115,14 @@ def test_no_picture_is_no_task(folder, tmp_path):
         (lambda root, prompts: (root / "cat" / "00.png").write_text("no picture"), "no image that can be read"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, spoil, said):
+def test_the_error_says_what_is_wrong_with_a_folder(folder, tmp_path, spoil, said):
     prompts = lines(tmp_path, "a prompt")
     spoil(folder, prompts)
     with pytest.raises(InputError, match=said):
         FolderTask(folder, prompts)
 
 
-def test_a_task_is_known_by_what_is_in_it(world):
+def test_the_key_of_a_task_depends_on_its_content(world):
     assert WorldTask("validation", 3, 2).key == world.key
     assert (
         len(
@@ -158,7 +159,7 @@ def test_a_perfect_method_reaches_the_ceiling_and_a_copier_is_exposed(world, tmp
     assert copier["scene"] < 0.6
 
 
-def test_stopped_it_goes_on_and_draws_nothing_twice(world, tmp_path):
+def test_a_stopped_evaluation_continues_and_generates_nothing_twice(world, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate(world, {"noise": Noise(fail_at=4)}, [Brightness()], tmp_path / "a", batch=2)
     second = Noise()
@@ -183,7 +184,7 @@ def test_the_order_of_methods_changes_nothing_and_differences_are_paired(world, 
     assert a["noise"]["baseline"]["brightness"]["mean"] == pytest.approx(means["noise"] - means["copier"])
 
 
-def test_the_csv_has_every_picture(world, tmp_path):
+def test_the_csv_has_every_image(world, tmp_path):
     evaluate(world, {"noise": Noise()}, [Brightness()], tmp_path)
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -221,7 +222,7 @@ def test_two_folders_of_one_name_are_two_sections(world, tmp_path):
     assert {p.name for p in (tmp_path / "page").glob("*.png")} == {"one-table.png", "two-table.png"}
 
 
-def test_noise_is_by_number_and_seed():
+def test_noise_depends_on_image_number_and_seed_alone():
     assert noise_generator(3, 1).initial_seed() == noise_generator(3, 1).initial_seed()
     assert len({noise_generator(i, s).initial_seed() for i in range(50) for s in range(3)}) == 150
 

@@ -10,24 +10,24 @@ from a4a.evaluation.metrics import Estimate, bootstrap_mean, mean_over_seeds, pa
 TABLES = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 4)), elements=st.floats(-1, 1))
 
 
-def test_a_subject_counts_once_whatever_it_has():
+def test_every_subject_weighs_the_same_however_many_images_it_has():
     found = bootstrap_mean(np.array([[1.0, np.nan, np.nan], [0.0, 0.2, 0.4], [np.nan] * 3]))
     assert found.mean == pytest.approx((1.0 + 0.2) / 2)
     assert (found.subjects, found.pictures) == (2, 4)
     assert found.low <= found.mean <= found.high
 
 
-def test_scores_of_subjects_alone():
+def test_scores_may_be_one_per_subject():
     assert bootstrap_mean(np.array([0.0, 1.0, np.nan])) == bootstrap_mean(np.array([[0.0], [1.0], [np.nan]]))
 
 
-def test_nothing_is_not_a_number():
+def test_the_mean_of_no_values_is_nan():
     found = bootstrap_mean(np.full((2, 3), np.nan))
     assert (found.subjects, found.pictures) == (0, 0)
     assert np.isnan([found.mean, found.low, found.high]).all()
 
 
-def test_what_does_not_vary_has_no_width():
+def test_equal_scores_give_an_interval_without_width():
     assert bootstrap_mean(np.full((4, 2), 0.5)) == Estimate(0.5, 0.5, 0.5, 4, 8)
 
 
@@ -42,7 +42,7 @@ def test_a_difference_turned_around_is_its_negative(scores, seed):
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low), abs=1e-9)
 
 
-def test_a_picture_without_a_score_in_one_method_is_compared_in_neither():
+def test_an_image_without_a_score_in_one_method_is_left_out_of_the_difference():
     found = paired_difference(np.array([[0.5, np.nan], [0.5, 0.7]]), np.array([[0.3, 0.1], [np.nan, 0.6]]))
     assert found.mean == pytest.approx((0.2 + 0.1) / 2)
     assert (found.subjects, found.pictures) == (2, 2)
@@ -53,7 +53,7 @@ def test_tables_of_two_tasks_are_not_compared():
         paired_difference(np.zeros((2, 3)), np.zeros((3, 2)))
 
 
-def test_pairs_see_what_means_do_not():
+def test_paired_differences_find_what_separate_means_cannot():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=(40, 1))
     better = hard + 0.1 + rng.normal(size=(40, 4)) * 0.02

@@ -121,7 +121,7 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
         ),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_said(tmp_path, capsys, change, said):
+def test_the_error_says_what_is_wrong_with_a_recipe(tmp_path, capsys, change, said):
     assert run(tmp_path, {**RECIPE, **change}) == 2
     assert said in capsys.readouterr().err
 
@@ -168,7 +168,7 @@ def test_every_variant_and_metric_is_checked_before_the_first_is_trained(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_variants_share_is_checked_once(monkeypatch):
+def test_settings_that_variants_share_are_checked_once(monkeypatch):
     arguments = {
         name: merged(RECIPE["recipe"], {"output": "x"} | change) for name, change in RECIPE["variants"].items()
     }
@@ -224,7 +224,7 @@ def test_above_needs_the_whole_interval_of_the_paired_difference():
     assert verdict_of("above", [method("a", mixed), method("b", base)], {})[0] == "cannot be told"
 
 
-def test_what_training_seeds_disagree_on_cannot_be_told():
+def test_a_claim_is_undecided_where_training_seeds_disagree():
     base = [[i / 10] for i in range(20)]
     moved = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (-0.02, 0.03, 0.04)]
     verdict, figures = verdict_of("above", [method("a", *moved), method("b", base, base, base)], {})
@@ -239,7 +239,7 @@ def test_always_above_looks_at_every_common_point_but_the_untrained_one():
     assert verdict == "does not hold" and "1 of 2" in figures
 
 
-def test_reaches_says_when_and_how_many_times_fewer():
+def test_reaches_reports_the_sample_count_and_its_ratio():
     verdict, figures = verdict_of("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
     assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
     assert verdict_of("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"

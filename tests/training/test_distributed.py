@@ -58,7 +58,7 @@ def losses(rows):
     return [r["loss"] for r in rows if "loss" in r]
 
 
-# --- the same as one ---------------------------------------------------------------------------------------------------
+# --- the same as one --------------------------------------------------------------------------------------------------
 
 
 def _rows_seen(process, output):
@@ -67,7 +67,7 @@ def _rows_seen(process, output):
     torch.save(dataset.seen, f"{output}/seen{process}.pt")
 
 
-def test_each_row_comes_once_an_epoch_over_both(tmp_path):
+def test_two_processes_together_see_each_row_once_an_epoch(tmp_path):
     launched(_rows_seen, str(tmp_path))
     first, second = (torch.load(tmp_path / f"seen{i}.pt") for i in range(2))
     sample = [0, 10, 19]  # rows that the two compare at the start
@@ -91,7 +91,7 @@ PLAIN = TrainingConfig(samples=4, batch_size=2, weight_decay=0.0, max_grad_norm=
 
 
 def _descent(groups):
-    """Weights less gradients; AdamW's first step is a sign, even of a gradient that is nothing but rounding (a bias of keys)."""
+    """Plain gradient descent: AdamW's first step is a sign, even of a gradient that is rounding (a bias of keys)."""
     return torch.optim.SGD([{**group, "lr": 1.0} for group in groups])
 
 
@@ -102,8 +102,8 @@ def _one_step(process, output):
     torch.save(weights(objective), f"{output}/{process}.pt")
 
 
-def test_a_step_is_the_mean_of_what_each_draws(tmp_path):
-    """Noise differs between the two, so one with twice the batch has other noise; what they do is the mean of two such losses."""
+def test_a_step_of_two_processes_uses_the_mean_of_their_gradients(tmp_path):
+    """Each process draws its own noise, so one with twice the batch differs; the step is that of the mean loss."""
     launched(_one_step, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
     assert equal(first, second)
@@ -137,7 +137,7 @@ def _spread_gradients(process, output):
     torch.save(found, f"{output}/{process}.pt")
 
 
-def test_a_denoiser_spread_over_both_gives_the_same_gradients(tmp_path):
+def test_a_denoiser_sharded_over_two_processes_gives_the_same_gradients(tmp_path):
     launched(_spread_gradients, str(tmp_path))
     whole = sum(p.numel() for p in tiny_models.pixart().transformer.parameters())
     for process in range(2):
@@ -165,14 +165,14 @@ def _dry(process, output):
     torch.save(facts["losses"], f"{output}/{process}.pt")
 
 
-def test_a_dry_run_of_both_leaves_nothing_but_its_results(tmp_path):
+def test_a_dry_run_of_two_processes_leaves_only_its_results(tmp_path):
     launched(_dry, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
     assert first == second and all(loss > 0 for loss in first)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0.pt", "1.pt", "results"]
 
 
-# --- stopping and going on ---------------------------------------------------------------------------------------------
+# --- stopping and going on --------------------------------------------------------------------------------------------
 
 
 class Signalled(Regression):
@@ -206,7 +206,7 @@ def _stop_and_go_on(process, output):
     torch.save((weights(objective), losses(rows)), f"{output}/resumed{process}.pt")
 
 
-def test_a_signal_to_one_stops_both_and_they_resume_bit_for_bit(tmp_path):
+def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(tmp_path):
     launched(_run_through, str(tmp_path))
     launched(_stop_and_go_on, str(tmp_path))
     for process in range(2):
@@ -241,8 +241,8 @@ def torchrun(output, kind, *more):
     )
 
 
-def test_one_killed_ends_the_other_and_the_last_checkpoint_is_whole(tmp_path):
-    process = torchrun(tmp_path, "suicidal")  # process 1 kills itself at its 16th pass, and says when
+def test_a_killed_process_ends_the_other_and_leaves_a_whole_checkpoint(tmp_path):
+    process = torchrun(tmp_path, "killed")  # process 1 kills itself at its 16th pass, and says when
     _, said = process.communicate(timeout=600)
     ended = time.time()
     assert process.returncode != 0, said
@@ -255,7 +255,7 @@ def test_one_killed_ends_the_other_and_the_last_checkpoint_is_whole(tmp_path):
     assert [r["step"] for r in read_log(tmp_path / "log.csv")] == list(range(1, 11))
 
 
-# --- what cannot go on -------------------------------------------------------------------------------------------------
+# --- what cannot go on ------------------------------------------------------------------------------------------------
 
 
 def _differ(process, output, what):
@@ -279,7 +279,7 @@ def _differ(process, output, what):
         ("parameters", "trained parameters"),
     ],
 )
-def test_two_with_different_data_say_so(tmp_path, what, said):
+def test_processes_with_different_data_are_refused(tmp_path, what, said):
     launched(_differ, str(tmp_path), what)
     messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     assert messages[0] == messages[1]
@@ -302,7 +302,7 @@ def _not_a_number(process, output):
         Path(f"{output}/{process}.txt").write_text(str(error))
 
 
-def test_a_loss_that_is_not_a_number_in_one_stops_both(tmp_path):
+def test_a_nan_loss_in_one_process_stops_both(tmp_path):
     launched(_not_a_number, str(tmp_path))
     messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     assert messages[0] == messages[1]
@@ -321,17 +321,17 @@ def _evaluating(process, output):
     assert scored == ([0, 8, 16] if process == 0 else [])
 
 
-def test_the_first_alone_evaluates(tmp_path):
+def test_only_the_first_process_evaluates(tmp_path):
     launched(_evaluating, str(tmp_path))
     assert [r["score"] for r in read_log(tmp_path / "run" / "log.csv") if "score" in r] == [0.0, 8.0, 16.0]
 
 
-# --- the order of rows -------------------------------------------------------------------------------------------------
+# --- the order of rows ------------------------------------------------------------------------------------------------
 
 BUCKETS = torch.tensor([0] * 8 + [3] * 4 + [7] * 12)
 
 
-def test_a_pass_has_rows_of_one_bucket_and_an_epoch_every_row_once():
+def test_a_batch_has_rows_of_one_bucket_and_an_epoch_has_every_row_once():
     passes = BucketBatchSampler(24, 5, 4, BUCKETS)
     order = [passes.take(i) for i in range(18)]
     assert all(len(set(BUCKETS[rows].tolist())) == 1 for rows in order)
@@ -341,7 +341,7 @@ def test_a_pass_has_rows_of_one_bucket_and_an_epoch_every_row_once():
     assert kinds[0] != kinds[1] or kinds[1] != kinds[2]
 
 
-def test_rows_that_fill_no_pass_come_first_in_the_next_epoch():
+def test_rows_left_over_come_first_in_the_next_epoch():
     buckets = torch.tensor([0] * 7 + [1] * 6)
     passes = BucketBatchSampler(13, 0, 4, buckets)
     seen = torch.cat([passes.take(i) for i in range(13)])  # four epochs
@@ -349,14 +349,14 @@ def test_rows_that_fill_no_pass_come_first_in_the_next_epoch():
     assert counts.tolist() == [4] * 13
 
 
-def test_any_pass_can_be_taken_alone():
+def test_any_batch_can_be_computed_without_those_before_it():
     straight = BucketBatchSampler(24, 5, 3, BUCKETS)
     order = [straight.take(i) for i in range(30)]
     for i in (29, 3, 17):
         assert torch.equal(BucketBatchSampler(24, 5, 3, BUCKETS).take(i), order[i])
 
 
-def test_one_bucket_is_none():
+def test_one_bucket_gives_the_same_batches_as_no_buckets():
     order, plain, one = (
         EpochShuffle(7, 3),
         BucketBatchSampler(7, 3, 4),
@@ -379,5 +379,5 @@ class Bucketed(Rows):
         return super().batch(indices)
 
 
-def test_training_keeps_to_the_buckets(tmp_path):
+def test_training_batches_never_mix_buckets(tmp_path):
     train(Regression(), Bucketed(), config(40), tmp_path)

@@ -45,10 +45,10 @@ def denoising(pipe, source, **options):
     return Denoising(own, tiny_models.a4a(tiny_models.ip_adapter(source), pipe), ObjectiveConfig(**options)), own
 
 
-# --- 8 bits ------------------------------------------------------------------------------------------------------------
+# --- 8 bits -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_int8_layer_is_the_linear_layer_rounded():
+def test_an_int8_layer_computes_with_rounded_weights():
     torch.manual_seed(0)
     linear = nn.Linear(32, 48)
     rounded = Int8Linear(linear)
@@ -60,7 +60,7 @@ def test_an_int8_layer_is_the_linear_layer_rounded():
     torch.testing.assert_close(given, expected)
 
 
-def test_an_int8_layer_keeps_no_weight_in_more_bits_for_the_way_back():
+def test_an_int8_layer_saves_only_int8_weights_for_the_backward_pass():
     kept = []
     layer = Int8Linear(nn.Linear(32, 48))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -68,7 +68,7 @@ def test_an_int8_layer_keeps_no_weight_in_more_bits_for_the_way_back():
     assert {t.dtype for t in kept if t.numel() == 32 * 48} == {torch.int8}
 
 
-def test_a_denoiser_in_int8_is_half_and_nearly_the_same(pipe, sd15):
+def test_an_int8_denoiser_is_smaller_and_has_nearly_the_same_gradients(pipe, sd15):
     objective, backbone = denoising(pipe, sd15)
     batch = rows(backbone)
     loss, found = gradients(objective, batch)
@@ -84,12 +84,12 @@ def test_a_denoiser_in_int8_is_half_and_nearly_the_same(pipe, sd15):
     assert similarity > 0.98
 
 
-def test_spread_and_int8_do_not_go_together():
+def test_sharding_int8_weights_is_refused():
     with pytest.raises(InputError, match=r"precision.shard and precision.frozen int8 do not go together"):
         Precision("int8", shard=True)
 
 
-def test_one_process_has_nobody_to_spread_over(sd15):
+def test_sharding_in_one_process_is_refused(sd15):
     with pytest.raises(InputError, match="there is one process; start several with torchrun"):
         Precision(shard=True).apply(backbone_for(sd15))
 
@@ -97,7 +97,7 @@ def test_one_process_has_nobody_to_spread_over(sd15):
 @pytest.mark.parametrize(
     "options", [{}, {"base_sites": 2}, {"coupling": False}, {"connectivity": "layer_by_layer"}], ids=str
 )
-def test_no_parameter_is_trained_that_the_method_does_not_use(sd15, pixart, options):
+def test_every_trained_parameter_gets_a_gradient(sd15, pixart, options):
     """With several processes one without a gradient would end the training."""
     backbone = backbone_for(tiny_models.with_own_denoiser(pixart))
     source = tiny_models.ip_adapter(sd15)
@@ -124,10 +124,10 @@ def test_a_denoiser_in_16_bits_runs_in_16_bits_under_autocast(sd15, pixart):
     assert loss == loss
 
 
-# --- compiled ----------------------------------------------------------------------------------------------------------
+# --- compiled ---------------------------------------------------------------------------------------------------------
 
 
-def test_compiled_blocks_share_their_code_and_change_nothing(sd15, pixart, monkeypatch):
+def test_compiled_blocks_share_one_graph_and_give_the_same_gradients(sd15, pixart, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     stock = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self: stock(self, backend=counter))
@@ -144,7 +144,7 @@ def test_compiled_blocks_share_their_code_and_change_nothing(sd15, pixart, monke
     assert counter.frame_count == 2  # three blocks: the first, whose input needs no gradient, and the others
 
 
-# --- time steps --------------------------------------------------------------------------------------------------------
+# --- time steps -------------------------------------------------------------------------------------------------------
 
 
 def drawn(sd15, **options):
@@ -153,7 +153,7 @@ def drawn(sd15, **options):
     return objective.prediction.sample_timesteps(20_000, "cpu", objective.config.density).float()
 
 
-def test_time_steps_are_drawn_as_asked(sd15):
+def test_time_steps_follow_the_chosen_density(sd15):
     uniform = drawn(sd15)
     middle, noisy = drawn(sd15, timesteps="logit_normal"), drawn(sd15, timesteps="logit_normal", logit_mean=1.0)
     mode = drawn(sd15, timesteps="mode")
@@ -165,7 +165,7 @@ def test_time_steps_are_drawn_as_asked(sd15):
         assert t.min() >= 0 and t.max() <= 999
 
 
-# --- the optimiser -----------------------------------------------------------------------------------------------------
+# --- the optimiser ----------------------------------------------------------------------------------------------------
 
 
 class Wide(Regression):

@@ -107,13 +107,13 @@ def test_the_moving_average_is_resumed_too(straight, tmp_path):
     assert not equal(load_file(last / "weights.safetensors"), load_file(last / "ema.safetensors"))
 
 
-def test_in_the_end_the_objective_holds_the_average(tmp_path):
+def test_after_training_the_objective_holds_the_moving_average(tmp_path):
     objective, _ = run(tmp_path)
     average = load_file(sorted((tmp_path / "checkpoints").iterdir())[-1] / "ema.safetensors")
     assert all(torch.equal(weights(objective)[name], t) for name, t in average.items())
 
 
-def test_evaluation_sees_the_average_and_training_goes_on_without_it(straight, tmp_path):
+def test_evaluation_uses_the_moving_average_and_does_not_change_training(straight, tmp_path):
     seen = []
     objective = Regression()
 
@@ -154,7 +154,7 @@ class Draws(Regression):
         return super().forward(batch)
 
 
-def test_every_pass_has_random_numbers_of_its_own_whatever_else_draws(tmp_path):
+def test_random_numbers_of_a_pass_depend_on_seed_and_pass_alone(tmp_path):
     alone, disturbed = Draws(), Draws()
     run(tmp_path / "a", objective=alone)
     run(tmp_path / "b", objective=disturbed, evaluate=lambda _: {"score": torch.rand(7).sum().item()}, evaluate_every=4)
@@ -164,7 +164,7 @@ def test_every_pass_has_random_numbers_of_its_own_whatever_else_draws(tmp_path):
     assert not set(other.drawn) & set(alone.drawn)
 
 
-def test_a_half_written_checkpoint_is_not_there(straight, tmp_path):
+def test_a_half_written_checkpoint_is_ignored(straight, tmp_path):
     with pytest.raises(Stopped):
         run(tmp_path, objective=StopsAt(13))
     half = tmp_path / "checkpoints" / "0000000099"
@@ -181,7 +181,7 @@ def in_a_process(output, samples, kind, *more):
 
 
 def test_a_killed_process_can_be_resumed_bit_for_bit(straight, tmp_path):
-    process = in_a_process(tmp_path, 40, "suicidal")
+    process = in_a_process(tmp_path, 40, "killed")
     assert process.wait(600) == -signal.SIGKILL, process.stderr.read()
     assert [p.name for p in checkpoint.existing(tmp_path / "checkpoints")] == ["0000000016", "0000000024"]
     resumed, rows = run(tmp_path, resume=True)
@@ -190,7 +190,7 @@ def test_a_killed_process_can_be_resumed_bit_for_bit(straight, tmp_path):
     assert equal(weights(resumed), weights(straight[0]))
 
 
-def test_sigterm_saves_leaves_and_can_be_resumed(tmp_path):
+def test_sigterm_saves_a_checkpoint_and_ends_a_run_that_can_be_resumed(tmp_path):
     process = in_a_process(tmp_path, 100_000, "slow")
     log = tmp_path / "log.csv"
     deadline = time.monotonic() + 600
@@ -220,7 +220,7 @@ class NotANumber(Regression):
         return loss * float("nan") if self.calls == 14 else loss
 
 
-def test_a_loss_that_is_not_a_number_stops_with_all_that_is_known(straight, tmp_path):
+def test_a_nan_loss_stops_the_run_and_names_step_rates_and_samples(straight, tmp_path):
     dataset = Rows()
     with pytest.raises(FloatingPointError) as caught:
         run(tmp_path, objective=NotANumber(), dataset=dataset)
@@ -246,7 +246,7 @@ class NoSlope(Regression):
 
 
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.0}, {"samples": 28}])
-def test_gradients_that_are_not_numbers_stop_before_they_do_harm(tmp_path, options):
+def test_nan_gradients_stop_the_run_before_they_change_weights(tmp_path, options):
     dataset, objective = Rows(), NoSlope()
     with pytest.raises(FloatingPointError) as caught:
         run(tmp_path, objective=objective, dataset=dataset, **options)
@@ -257,7 +257,7 @@ def test_gradients_that_are_not_numbers_stop_before_they_do_harm(tmp_path, optio
     assert all(t.isfinite().all() for t in weights(objective).values())
 
 
-def test_steps_that_the_scaler_of_fp16_skips_are_not_the_runs_end(tmp_path):
+def test_a_step_that_the_fp16_scaler_skips_does_not_stop_the_run(tmp_path):
     accelerator = accelerator_for("no", 2)
     accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
     rows = train(NoSlope(), Rows(), config(28), tmp_path, accelerator=accelerator)
@@ -265,7 +265,7 @@ def test_steps_that_the_scaler_of_fp16_skips_are_not_the_runs_end(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation", "checkpoint_every", "evaluate_every"])
-def test_a_number_that_divides_is_at_least_one(name):
+def test_counts_below_one_are_refused(name):
     with pytest.raises(InputError, match=rf"training\.{name} is 0; give a number of at least 1"):
         config(8, **{name: 0})
 
@@ -284,7 +284,7 @@ def test_no_data_is_an_input_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_model_is_not_resumed(tmp_path):
+def test_a_checkpoint_of_other_parameters_is_refused(tmp_path):
     run(tmp_path, 8)
     other = Regression()
     other.first = nn.Linear(3, 4, bias=False)
@@ -295,7 +295,7 @@ def test_another_model_is_not_resumed(tmp_path):
 @pytest.mark.parametrize(
     ("options", "found"), [({"batch_size": 1}, 2), ({"batch_size": 4}, 8), ({"gradient_accumulation": 1}, 2)]
 )
-def test_another_number_of_samples_a_step_is_not_resumed(tmp_path, options, found):
+def test_a_checkpoint_with_another_number_of_samples_per_step_is_refused(tmp_path, options, found):
     run(tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=rf"0000000040 was made with 4 samples a step .* but this run takes {found};"):
@@ -303,7 +303,7 @@ def test_another_number_of_samples_a_step_is_not_resumed(tmp_path, options, foun
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
-def test_the_same_number_of_samples_a_step_is_resumed_whatever_it_consists_of(tmp_path):
+def test_batch_size_may_be_traded_for_accumulation_on_resume(tmp_path):
     run(tmp_path)
     assert len(losses(run(tmp_path, 48, resume=True, batch_size=4, gradient_accumulation=1)[1])) == 12
 
@@ -338,13 +338,13 @@ def test_the_last_checkpoints_are_kept(tmp_path, keep):
     assert [int(p.name) for p in sorted((tmp_path / "checkpoints").iterdir())] == [8, 16, 24, 32, 40][-keep:]
 
 
-def test_what_was_just_written_is_kept_whatever_else_is_there(tmp_path):
+def test_the_newest_checkpoint_is_kept_even_among_later_ones(tmp_path):
     for samples in (24, 32, 8):
         checkpoint.save(tmp_path, Checkpoint(samples // 4, samples, {"w": torch.ones(1)}, {}), keep=1)
     assert [int(p.name) for p in checkpoint.existing(tmp_path)] == [8, 32]
 
 
-def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
+def test_a_checkpoint_holds_only_trained_parameters(tmp_path):
     run(tmp_path, 8)
     folder = tmp_path / "checkpoints" / "0000000008"
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -367,7 +367,7 @@ def test_without_a_moving_average_none_is_written(tmp_path):
     )
 
 
-def test_what_is_frozen_stays_what_it_was(straight):
+def test_frozen_parameters_do_not_change(straight):
     assert torch.equal(straight[0].frozen.weight, Regression().frozen.weight)
 
 
@@ -417,7 +417,7 @@ def _two(output):
     torch.save(weights(objective), f"{output}/{state.process_index}.pt")
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+def test_two_processes_train_as_one_with_twice_the_batch_size(tmp_path):
     debug_launcher(_two, args=(str(tmp_path / "two"),), num_processes=2)
     one, _ = run(
         tmp_path / "one",
@@ -484,7 +484,7 @@ def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
 
 
-def test_conditions_are_dropped_as_often_as_asked(sd15):
+def test_conditions_are_dropped_at_the_configured_rates(sd15):
     objective, dataset = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
     seen = {"image": [], "text": []}
     empty = backbone_for(sd15).no_text()["states"]
@@ -503,7 +503,7 @@ def test_conditions_are_dropped_as_often_as_asked(sd15):
         assert abs(what.float().mean() - rate) < 4 * (rate * (1 - rate) / count) ** 0.5
 
 
-def test_nothing_is_dropped_when_nothing_shall_be(sd15):
+def test_without_dropout_no_condition_is_dropped(sd15):
     objective, dataset = denoising(sd15, dropping=ConditionDropout(0.0, 0.0, 0.0))
     seen = []
     forward = objective.adapter.forward

@@ -1,4 +1,4 @@
-"""A tiny deterministic training, for tests in this process and in others: `python runs.py OUTPUT SAMPLES [how]`."""
+"""A tiny deterministic training, in this process or another: `python toy_runs.py OUTPUT SAMPLES KIND [resume]`."""
 
 import os
 import signal
@@ -54,12 +54,14 @@ class Regression(Objective):
 
 
 class Slow(Regression):
+    """Takes long enough to be stopped from outside."""
+
     def forward(self, batch):
         time.sleep(0.05)
         return super().forward(batch)
 
 
-class Suicidal(Regression):
+class KilledMidStep(Regression):
     """Kills its own process (of several, the second) without any warning in the middle of a step."""
 
     def forward(self, batch):
@@ -87,6 +89,6 @@ if __name__ == "__main__":
     output, samples, kind = (
         sys.argv[1],
         int(sys.argv[2]),
-        {"slow": Slow, "suicidal": Suicidal, "plain": Regression}[sys.argv[3]],
+        {"slow": Slow, "killed": KilledMidStep, "plain": Regression}[sys.argv[3]],
     )
     train(kind(), Rows(), config(samples), output, resume="resume" in sys.argv)

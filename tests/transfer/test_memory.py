@@ -50,7 +50,7 @@ def step(pipe, source, device, rows, checkpointing):
 def allocated(loss, inputs):
     """Peak bytes that torch's allocator gives out in a step, by its profiler.
 
-    The profiler also reports what earlier tests left behind and is freed meanwhile: only the step's own allocations count.
+    The profiler also reports the freeing of what earlier tests left behind: only the step's own allocations count.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         loss(inputs).backward()

@@ -14,7 +14,7 @@ from a4a.backbones.meta import load_meta_model
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
-from a4a.transfer.plan import describe, plan
+from a4a.transfer.plan import plan, plan_facts
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
 
 
 def test_hours_that_were_not_measured_are_estimated_from_the_operations_of_a_step(recipe):
-    facts, _ = describe(recipe, 80.0, 1, None)
+    facts, _ = plan_facts(recipe, 80.0, 1, None)
     seconds = facts["samples"] * facts["TFLOP per sample"] / 125
     assert facts["GPU hours (estimated, A100)"] == pytest.approx(seconds / 3600)
 
@@ -54,7 +54,7 @@ def test_prepared_data_may_be_named_by_their_folder_alone(recipe, tmp_path):
     content = yaml.safe_load(recipe.read_text()) | {"data": str(tmp_path), "evaluation": None}
     recipe.write_text(yaml.safe_dump(content))
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
-    assert describe(recipe, 80.0, 1, None)[0]["encoders, bytes"] == 0
+    assert plan_facts(recipe, 80.0, 1, None)[0]["encoders, bytes"] == 0
 
 
 def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path):
@@ -64,7 +64,7 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path):
     per_image = {}
     for size in (64, 128):
         (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": size}}))
-        per_image[size] = describe(recipe, 80.0, 1, None)[0]["encoded data per 100,000 samples, bytes"]
+        per_image[size] = plan_facts(recipe, 80.0, 1, None)[0]["encoded data per 100,000 samples, bytes"]
     assert per_image[128] - per_image[64] == 100_000 * 2 * 8 * (16**2 - 8**2)  # latents: 8 channels, 2 bytes
 
 
@@ -74,7 +74,7 @@ def test_a_recipe_whose_batch_cannot_fit_is_an_error(recipe, capsys):
     assert "peak" in capsys.readouterr().out  # what it needs is told all the same
 
 
-def test_encoders_that_stay_are_planned(recipe):
+def test_the_plan_counts_encoders_that_stay_loaded(recipe):
     pipe, encoder = load_pipeline("zoo:pixart-mini"), CLIPImageEncoder.from_pretrained("zoo:clip-large/image_encoder")
     parts = (pipe.vae, pipe.text_encoder, encoder.module)
     size = sum(4 * p.numel() for part in parts for p in part.parameters())
@@ -83,7 +83,7 @@ def test_encoders_that_stay_are_planned(recipe):
 
     def estimate(**changes):
         recipe.write_text(yaml.safe_dump(content | changes))
-        facts = describe(recipe, 80.0, 1, None)[0]
+        facts = plan_facts(recipe, 80.0, 1, None)[0]
         return facts["encoders, bytes"], facts["peak at batch 32, bytes"]
 
     (none, without), (some, with_) = (
@@ -101,10 +101,10 @@ def test_encoders_that_stay_are_planned(recipe):
         ("model: x\ntraining: {sample: 3}", "training .* has no option sample; did you mean samples"),
     ],
 )
-def test_no_recipe_is_an_input_error(tmp_path, content, said):
+def test_a_file_that_is_no_recipe_is_an_input_error(tmp_path, content, said):
     (tmp_path / "r.yaml").write_text(content)
     with pytest.raises(InputError, match=said):
-        describe(tmp_path / "r.yaml", 80.0, 1, None)
+        plan_facts(tmp_path / "r.yaml", 80.0, 1, None)
 
 
 def test_published_encoders_have_these_sizes():

@@ -21,7 +21,7 @@ RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(LAUNCHERS))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_a_recipe_parses_as_what_it_says_it_is(file, monkeypatch):
+def test_a_recipe_fits_the_command_that_its_first_lines_name(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = str(file.relative_to(ROOT))
     command = re.search(rf"a4a ([a-z-]+) --config {re.escape(path)}", file.read_text())

@@ -50,7 +50,7 @@ def test_every_stage_of_the_recipe_leaves_a_model_with_figures(built):
         assert "a4a zoo build" in (built / "models" / name / "README.md").read_text()
 
 
-def test_what_was_built_loads_by_the_doors_that_people_use(built):
+def test_built_models_load_through_the_public_functions(built):
     for name in ("sd15-mini", "sdxl-mini", "pixart-mini"):
         assert backbone_for(load_pipeline(built / "models" / name)).sites
     adapter = load_adapter(built / "models" / "a4a-pixart-mini")
@@ -62,7 +62,7 @@ def test_what_was_built_loads_by_the_doors_that_people_use(built):
     )
 
 
-def test_what_is_finished_is_not_made_again(built):
+def test_finished_stages_are_not_run_again(built):
     before = {p: p.stat().st_mtime_ns for p in (built / "models").rglob("*") if p.is_file()}
     build(crumbs(), built / "models", built / "runs", subjects=2, generations=2, validation=2)
     assert before == {p: p.stat().st_mtime_ns for p in (built / "models").rglob("*") if p.is_file()}
@@ -73,7 +73,7 @@ def test_a_stage_that_is_not_in_the_recipe_is_named(tmp_path):
         build(crumbs(), tmp_path / "models", tmp_path / "runs", ["sd35-mini"])
 
 
-def test_a_denoiser_is_told_of_traits_in_some_steps_and_not_in_others(built):
+def test_trait_conditioning_is_left_out_in_some_steps(built):
     lessons = TraitConditioned(backbone_for(load_pipeline(built / "models" / "sd15-mini")), LearningRates())
     batch = {"latents": torch.randn(2, 8, 8, 8), "embeds": torch.randn(2, lessons.adapter.image_embed_dim)}
     batch |= {f"text.{name}": t.expand(2, *t.shape[1:]) for name, t in lessons._no_text.items()}

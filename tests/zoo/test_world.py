@@ -54,7 +54,7 @@ def test_descriptions_name_traits():
     assert lines != describe(subjects, views, 2)
 
 
-def test_every_trait_changes_the_picture():
+def test_every_trait_changes_the_image():
     views = Views.sample(1, 1)
     one = Subjects.sample(1, "test")
     plain = draw(one, views)
@@ -76,7 +76,7 @@ def test_reference_and_target_are_two_drawings_of_one_subject():
     assert not torch.equal(pictures.pixels(reference[:1]), pictures.pixels(target[:1]))
 
 
-def test_numbers_tell_every_trait_in_even_measure():
+def test_trait_vectors_have_every_trait_at_equal_scale():
     numbers = Subjects.sample(2000, "train").trait_vectors()
     assert numbers.shape == (2000, 27) and numbers.abs().max() <= 1
     assert (numbers[:, :16].unflatten(1, (4, 4)).sum(2) == 1).all()

@@ -21,7 +21,7 @@ BOOLEANS = ("true", "false", "yes", "no")
 
 
 def check_option_names(name: str, command: Command, words: list[str]) -> None:
-    """InputError for an option that the command does not have; needs nothing imported, so a typo is told at once."""
+    """InputError for an option that the command does not have; imports nothing, so a typo is reported at once."""
     known = command.parameters | ({"config"} if command.config else set())
     for word in words:
         option = word[2:].partition("=")[0].partition(".")[0]
@@ -34,35 +34,35 @@ def check_option_names(name: str, command: Command, words: list[str]) -> None:
 def read_arguments(name: str, command: Command, function: Any, words: list[str]) -> dict[str, Any]:
     """The settings that a command line gives to the function of a command."""
     hints, _ = parameters_of(function)
-    options, places = _split(name, words, hints)
+    options, positionals = _split(name, words, hints)
     settings: dict[str, Any] = {}
     for option, raw in options:
         if option == "config" and command.config == "recipe":
             for file in raw:
                 settings = merged(settings, read_recipe(file))
-        elif option == "config" and command.positional:
-            places += raw
+        elif option == "config" and command.config == "positional":
+            positionals += raw
     for option, raw in options:
         if option != "config":
             _check_entry(option, hints, settings)
             settings = with_option(settings, option, _value(raw, _hint(option, hints)))
-    if len(places) > (1 if command.positional else 0):
-        extra = places[-1]
+    if len(positionals) > (1 if command.positional else 0):
+        extra = positionals[-1]
         raise InputError(
             f"a4a {name} does not know what {extra!r} is for; options begin with --. See a4a {name} --help."
         )
-    if places and command.positional:
-        settings[command.positional] = places[0]
+    if positionals and command.positional:
+        settings[command.positional] = positionals[0]
     return settings
 
 
 def _split(name: str, words: list[str], hints: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], list[str]]:
     """Options with the words that follow them, as many as their type takes; and the words that belong to none."""
-    options, places, rest = [], [], list(words)
+    options, positionals, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            places.append(word)
+            positionals.append(word)
             continue
         option, equals, value = word[2:].partition("=")
         if equals:
@@ -73,7 +73,7 @@ def _split(name: str, words: list[str], hints: dict[str, Any]) -> tuple[list[tup
         if not following and not _is_flag(_hint(option, hints)):
             raise InputError(f"--{option} needs a value; see a4a {name} --help.")
         options.append((option, following))
-    return options, places
+    return options, positionals
 
 
 def _values(rest: list[str], hint: Any) -> Iterator[str]:
@@ -125,10 +125,10 @@ def _value(raw: list[str], hint: Any) -> Any:
 
 
 def _loaded(word: str) -> Any:
-    """A word as YAML; as it is where it is none."""
+    """A word read as YAML; unchanged where it is not valid YAML."""
     try:
         return get_loader("yaml")(word)
-    except Exception:  # whatever the YAML parser has against it
+    except Exception:  # the YAML parser's errors have no common class
         return word
 
 

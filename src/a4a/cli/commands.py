@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
+    """A command: what it runs, what its help says, and how its options are read."""
+
     target: str
     """`module:function`, imported when the command runs."""
     summary: str
@@ -19,7 +21,7 @@ class Command:
     positional: str | None = None
     """The parameter that needs no option: `a4a inspect PATH`."""
     config: str | None = None
-    """`recipe`: --config names a YAML file with the options. Otherwise the parameter that --config stands for."""
+    """`recipe`: --config names a YAML file with the options. `positional`: it names the positional parameter."""
     resume: str = "Nothing was written."
     """How to go on after Ctrl-C."""
 
@@ -71,13 +73,13 @@ COMMANDS = {
             "--config RECIPE": "YAML file of a4a transfer, or of a4a experiment (what its variants share)",
             "--gpu GB": "memory of one GPU (80)",
             "--processes N": "GPUs, one process each (1)",
-            "--samples_per_second X": "as measured, of all processes together; without it hours are estimated for an A100",
+            "--samples_per_second X": "as measured, of all processes together; without it the hours are estimated",
             "--json": "print JSON with plain numbers instead of a table",
         },
         example="a4a plan --config recipes/sd15-to-pixart.yaml --gpu 24",
         others=("recipe",),
         positional="recipe",
-        config="recipe_file",
+        config="positional",
     ),
     "transfer": Command(
         target="a4a.transfer.run:transfer",

@@ -37,9 +37,9 @@ def group_overview(group: str) -> str:
 
 def command_help(name: str, command: Command) -> str:
     """`a4a COMMAND --help`."""
-    place = f" {command.positional.upper()}" if command.positional else ""
+    positional = f" {command.positional.upper()}" if command.positional else ""
     parts = [
-        f"usage: a4a {name}{place} [OPTIONS]",
+        f"usage: a4a {name}{positional} [OPTIONS]",
         textwrap.fill(command.summary, WIDTH),
         "options:\n" + _columns(command.options, 2 + max(map(len, command.options))),
         f"example:\n  {command.example}",

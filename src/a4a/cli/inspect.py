@@ -23,11 +23,11 @@ def inspect(path: str, json: bool = False) -> None:
         path: Adapter file or folder, or diffusers pipeline folder: here, on the hub by its name, or zoo:NAME.
         json: Print JSON instead of a table.
     """
-    facts = describe(path)
+    facts = inspect_facts(path)
     print(json_format.dumps(facts, indent=1) if json else f"{_table(facts)}\n{_next_step(facts)}")
 
 
-def describe(path: str) -> dict[str, Any]:
+def inspect_facts(path: str) -> dict[str, Any]:
     """The facts, counts as numbers and `layers` as [name, width] of each site; InputError for any other path."""
     index = find_config(path, "model_index.json", "config.json")
     if index is None:

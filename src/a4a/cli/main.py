@@ -74,7 +74,7 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
 
 
 def unneeded(name: str, settings: dict[str, Any]) -> tuple[str, ...]:
-    """Settings that are not looked at: a dry run trains on random data, so the recipe's need not be there."""
+    """Settings that the command will not read: a dry run uses random data, so the recipe's data need not exist."""
     is_dry_run = name == "transfer" and settings.get("dry_run") not in (None, False, "false")
     return ("data", "evaluation") if is_dry_run else ()
 

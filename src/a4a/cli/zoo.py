@@ -14,17 +14,17 @@ from a4a.zoo.build import read_recipe
 from a4a.zoo.evaluation import WorldValidator
 from a4a.zoo.registry import MODELS, RECIPE, figures
 
-ADAPTER = ("identity", "retrieval", "clip_image")
-PROMPT = ("scene", "place", "size")
+ADAPTER_SCORES = ("identity", "retrieval", "clip_image")
+PROMPT_SCORES = ("scene", "place", "size")
 DESCRIPTIONS = {
-    "sd15-mini": ("text-to-image, U-Net like SD1.5's: the base model", PROMPT),
-    "sdxl-mini": ("text-to-image, U-Net like SDXL's: an upgraded model", PROMPT),
-    "pixart-mini": ("text-to-image, transformer like PixArt's: an upgraded model", PROMPT),
-    "ip-adapter-sd15-mini": ("IP-Adapter for sd15-mini: the source adapter (PTA)", ADAPTER),
-    "ip-adapter-sdxl-mini": ("IP-Adapter for sdxl-mini, from scratch (PTA-UM)", ADAPTER),
-    "ip-adapter-pixart-mini": ("IP-Adapter for pixart-mini, from scratch (IP-Adapter*)", ADAPTER),
-    "a4a-sdxl-mini": ("A4A: the source adapter transferred to sdxl-mini", ADAPTER),
-    "a4a-pixart-mini": ("A4A: the source adapter transferred to pixart-mini", ADAPTER),
+    "sd15-mini": ("text-to-image, U-Net like SD1.5's: the base model", PROMPT_SCORES),
+    "sdxl-mini": ("text-to-image, U-Net like SDXL's: an upgraded model", PROMPT_SCORES),
+    "pixart-mini": ("text-to-image, transformer like PixArt's: an upgraded model", PROMPT_SCORES),
+    "ip-adapter-sd15-mini": ("IP-Adapter for sd15-mini: the source adapter (PTA)", ADAPTER_SCORES),
+    "ip-adapter-sdxl-mini": ("IP-Adapter for sdxl-mini, from scratch (PTA-UM)", ADAPTER_SCORES),
+    "ip-adapter-pixart-mini": ("IP-Adapter for pixart-mini, from scratch (IP-Adapter*)", ADAPTER_SCORES),
+    "a4a-sdxl-mini": ("A4A: the source adapter transferred to sdxl-mini", ADAPTER_SCORES),
+    "a4a-pixart-mini": ("A4A: the source adapter transferred to pixart-mini", ADAPTER_SCORES),
     "clip-large/image_encoder": ("image encoder of the adapters and models above", ()),
     "clip-large": ("CLIP, of which the image encoder is the vision half", ("caption_of_256_found",)),
     "clip-medium": ("CLIP, whose text encoder is sdxl-mini's second", ("caption_of_256_found",)),
@@ -32,8 +32,8 @@ DESCRIPTIONS = {
     "t5": ("text encoder of pixart-mini", ()),
     "vae": ("autoencoder of all text-to-image models", ("psnr_held_out",)),
     "identity": ("tells creatures apart: the identity score", ("found_of_100",)),
-    "scene": ("reads scene, place and size: the prompt score", PROMPT),
-    "ceiling": ("no model: the scores of a fresh drawing of the subject", ADAPTER),
+    "scene": ("reads scene, place and size: the prompt score", PROMPT_SCORES),
+    "ceiling": ("no model: the scores of a fresh drawing of the subject", ADAPTER_SCORES),
 }
 """What each model is, in the order of the list, and the figures that tell how good it is."""
 
@@ -79,10 +79,11 @@ def list_(models: Path = MODELS) -> None:
 
 
 def _row(models: Path, name: str) -> tuple[str, str, str]:
-    what, shown = DESCRIPTIONS.get(name, ("", ()))
+    """What a model is, its size on disk, and its scores."""
+    what, score_names = DESCRIPTIONS.get(name, ("", ()))
     size = sum(file.stat().st_size for file in (models / name).rglob("*") if file.is_file())
     known: dict[str, Any] = figures(name, models) if (models / name / "figures.json").is_file() else {}
-    scores = [f"{score} {_mean(known[score]):.2f}" for score in shown if score in known]
+    scores = [f"{score} {_mean(known[score]):.2f}" for score in score_names if score in known]
     return what, f"{size / 1e6:.1f} MB", ", ".join(scores)
 
 

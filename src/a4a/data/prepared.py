@@ -88,7 +88,8 @@ class PreparedDataset(EncodedDataset):
         if stored != encoder_output:
             raise InputError(
                 f"{self.path} has {stored} embeddings by {self.image_encoder} but the adapter takes {encoder_output}; "
-                f"choose another image_encoder, or prepare the data again with {ENCODER_OPTIONS[encoder_output]}: {{clip: {image_encoder}}}."
+                "choose another image_encoder, or prepare the data again with "
+                f"{ENCODER_OPTIONS[encoder_output]}: {{clip: {image_encoder}}}."
             )
         given = {"encode.model": model, f"{ENCODER_OPTIONS[stored]}.{self.image_encoder}": image_encoder}
         for option, name in given.items():

@@ -51,7 +51,7 @@ def evaluate(
         seed: Of the noise.
         grid_subjects: Subjects in the image grids.
         title: Of the section in a report; by default the folder's name.
-        description: What the paper, or whoever asks, says about this comparison; for the report.
+        description: What this comparison shows, in sentences for the report.
     """
     _check_arguments(methods, metrics, baseline)
     output = Path(output)

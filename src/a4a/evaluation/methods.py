@@ -56,6 +56,7 @@ class Method(ABC):
         """
 
     def cost(self) -> Cost:
+        """What the method needs in addition; nothing by default."""
         return Cost(parameters=0, base_calls=0)
 
     @property

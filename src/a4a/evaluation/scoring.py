@@ -23,6 +23,7 @@ def generated_set(task: Task, images: Sequence[Image.Image]) -> GeneratedSet:
 
 
 def compute_scores(metrics: Sequence[Metric], generated: GeneratedSet) -> Scores:
+    """The scores of all metrics by name."""
     scores: Scores = {}
     for metric in metrics:
         scores |= metric(generated)

@@ -78,6 +78,7 @@ class Validator:
     def generate_and_score(
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> tuple[list[Image.Image], dict[str, Estimate]]:
+        """All images of the task, and the mean and interval of each of their scores."""
         images = self.generate(pipe, adapter, image_encoder)
         return images, self.score(images)
 

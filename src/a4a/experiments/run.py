@@ -93,11 +93,7 @@ def experiment(
         if name not in variants:
             raise InputError(f"There is no variant {name!r}{did_you_mean(name, variants)} See variants in the recipe.")
     check_claims(claims, [*variants, *(final.extra_methods if final else ())], scores)
-    runs = [
-        Run(name, seed, *_run(recipe, change, output, name, seed))
-        for name, change in variants.items()
-        for seed in seeds
-    ]
+    runs = [_run(recipe, change, output, name, seed) for name, change in variants.items() for seed in seeds]
     runs = [run for run in runs if not only or run.variant in only or run.is_finished]
     for run in runs:
         _check_finished(run)
@@ -128,11 +124,10 @@ def _write_manifest(output: Path, facts: dict, recipe: dict, variants: dict, cla
         file.write_text(json.dumps(manifest, indent=1))
 
 
-def _run(recipe: dict, change: dict, output: Path, variant: str, seed: int) -> tuple[Path, dict[str, Any]]:
-    """Folder and arguments of a run."""
+def _run(recipe: dict, change: dict, output: Path, variant: str, seed: int) -> Run:
     folder = output / slug(variant) / f"seed{seed}"
     own = {"output": str(folder), "training": {"seed": seed}, "resume": True}
-    return folder, merged(merged(recipe, change), own)
+    return Run(variant, seed, folder, merged(merged(recipe, change), own))
 
 
 def _check_finished(run: Run) -> None:

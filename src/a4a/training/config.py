@@ -9,6 +9,8 @@ from a4a.training.optimizers import OptimizerName
 
 @dataclass
 class TrainingConfig:
+    """How long and how a run trains, and what it keeps."""
+
     samples: int = 240_000
     """Samples to process in all (SC in the paper: steps x batch x processes)."""
     batch_size: int = 4
@@ -22,7 +24,7 @@ class TrainingConfig:
     optimizer: OptimizerName = "adamw"
     """`adamw`, fused on a GPU; `adamw_8bit` keeps its state in a quarter of the memory (pip install a4a[quant])."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Clip the norm of the gradients to this; 0 does not clip."""
     ema_decay: float | None = None
@@ -30,7 +32,7 @@ class TrainingConfig:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Autocast; the trained weights stay float32."""
     seed: int = 0
-    """Of the adapter's start values, the order of the data and the noise."""
+    """Seed of the adapter's initial weights, the order of the data and the noise."""
     checkpoint_every: int = 20_000
     """Samples between two checkpoints."""
     keep_checkpoints: int = 2

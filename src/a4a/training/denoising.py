@@ -69,6 +69,7 @@ class ObjectiveConfig:
 
     @property
     def density(self) -> TimestepDensity:
+        """The distribution that time steps are drawn from."""
         return TimestepDensity(self.timesteps, self.logit_mean, self.logit_std, self.mode_scale)
 
 

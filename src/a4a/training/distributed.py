@@ -32,6 +32,7 @@ def process_device() -> torch.device:
 
 
 def accelerator_for(mixed_precision: str, gradient_accumulation: int) -> Accelerator:
+    """A new accelerator on this process's device, which waits as long as `TIMEOUT` for other processes."""
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     return Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -71,8 +72,8 @@ def check_consistent(accelerator: Accelerator, facts: Mapping[str, Any]) -> None
     if accelerator.num_processes == 1:
         return
     first, *others = gather_object([dict(facts)])
-    for process, found in enumerate(others, 1):
-        for name, value in found.items():
+    for process, other in enumerate(others, 1):
+        for name, value in other.items():
             if value != first[name]:
                 raise InputError(
                     f"Process {process} has {name} {value} but process 0 has {first[name]}; "
@@ -105,7 +106,7 @@ def exclude_frozen_from_ddp(model: nn.Module) -> None:
 
 
 def shard(model: nn.Module, block: str) -> None:
-    """Shards the blocks (by class name) of a frozen model over the processes; they are gathered as they run (FSDP 2)."""
+    """Shards a frozen model's blocks, named by their class, over the processes; each is gathered to run (FSDP 2)."""
     processes = state().num_processes
     if processes == 1:
         raise InputError(

@@ -16,6 +16,7 @@ class Throughput:
         self._began, self._samples = time.perf_counter(), 0
 
     def add(self, samples: int) -> None:
+        """Counts samples that were processed."""
         self._samples += samples
 
     @property
@@ -56,6 +57,7 @@ class MetricLogger:
             self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=done)
 
     def write(self, row: dict[str, float]) -> None:
+        """Appends a row; a new column rewrites the file, whose head must name it."""
         self.rows.append(row)
         if not self.main:
             return

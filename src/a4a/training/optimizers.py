@@ -9,7 +9,7 @@ from a4a.errors import InputError
 OptimizerName = Literal["adamw", "adamw_8bit"]
 
 STATE_BYTES: dict[OptimizerName, float] = {"adamw": 8, "adamw_8bit": 2.03}
-"""Bytes of state per trained number: two moments; in 8 bits, with a float32 scale for every 256."""
+"""Bytes of state per trained parameter: two moments; in 8 bits, with a float32 scale for every 256 values."""
 
 
 def optimizer_for(

@@ -26,10 +26,10 @@ class TrainingState:
     parameters: dict[str, nn.Parameter]
     """The trained ones, by name."""
     group_names: list[str]
-    """Of the optimizer's parameter groups."""
+    """Names of the optimizer's parameter groups, in its order."""
     optimizer: Optimizer
     schedule: LRScheduler
-    """Of the learning rates."""
+    """Schedule of the learning rates."""
     ema: EMAModel | None
     """The moving average of the parameters."""
     step: int = 0
@@ -38,6 +38,7 @@ class TrainingState:
     def initial(
         cls, objective: Objective, config: TrainingConfig, total_steps: int, device: torch.device
     ) -> "TrainingState":
+        """The state before the first step."""
         parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         groups: list[dict[str, Any]] = objective.parameter_groups()
         group_names = [group["name"] for group in groups]
@@ -81,6 +82,7 @@ class TrainingState:
             self.ema.copy_to(self.parameters.values())
 
     def to_checkpoint(self, samples: int) -> Checkpoint:
+        """The state as it is saved after `samples` samples."""
         ema = None if self.ema is None else dict(zip(self.parameters, self.ema.shadow_params, strict=True))
         return Checkpoint(self.step, samples, dict(self.parameters), self.optimizer.state_dict(), ema)
 

@@ -4,9 +4,9 @@
     persistent  = denoiser + adapter + encoders + optimizer + ema + ddp_buckets
     step(batch) = max(step_minimum, step_fixed + step_per_sample * batch)
 
-- denoiser: as it is kept (precision, shards); adapter: 4 bytes for each number;
+- denoiser: as it is kept (precision, shards); adapter: 4 bytes for each parameter;
 - encoders: VAE, text and image encoders where they stay loaded: for data that are not encoded, or for evaluation;
-- optimizer: 8 bytes for each trained number (Adam's two moments), 2 with 8-bit states; ema: 4 where a moving average
+- optimizer: 8 bytes for each trained parameter (Adam's two moments), 2 with 8-bit states; ema: 4 where a moving average
   is kept; ddp_buckets: 4 where several processes add up their gradients;
 - step: the most bytes alive at once, besides those, in one forward and backward pass: activations (with gradient
   checkpointing the inputs of each block, and all of the block that is being recomputed), temporaries and gradients.
@@ -31,13 +31,14 @@ from a4a.transfer.memory_tracker import step_bytes
 from a4a.transfer.meta import MetaTransfer
 
 RESERVED = 1.5 * 2**30
+"""Bytes that are kept free for the CUDA context and libraries (a guess)."""
 LARGE_BATCH = 64
 """Samples in a batch whose activations surely outweigh the gradients; on the meta device it costs as much as one."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process, but for `trained_parameters`, which are numbers."""
+    """Estimated bytes of one process; `trained_parameters` is a count."""
 
     trained_parameters: int
     denoiser: int
@@ -46,11 +47,11 @@ class MemoryEstimate:
     ema: int
     ddp_buckets: int
     step_minimum: int
-    """Of a step, however small the batch."""
+    """Least bytes of a step, however small the batch."""
     step_fixed: int
-    """Of a step of a large batch, whatever its size."""
+    """The part of a large batch's step that does not depend on its size."""
     step_per_sample: int
-    """Of a step of a large batch, for each sample of a forward pass."""
+    """The part of a large batch's step for each sample of a forward pass."""
     encoders: int = 0
 
     @property
@@ -66,14 +67,14 @@ class MemoryEstimate:
         return max(self.step_minimum, self.step_fixed + self.step_per_sample * batch)
 
     def activations(self, batch: int) -> int:
-        """Of a step but for the gradients, not all of which exist when a step needs most."""
+        """A step's bytes without the gradients, not all of which exist at its peak."""
         return max(self.step(batch) - self.gradients, 0)
 
     def peak(self, batch: int) -> int:
         return self.persistent + self.step(batch)
 
     def largest_batch(self, device_bytes: float) -> int:
-        """That fits a device of so many bytes; 0 where not even one sample fits."""
+        """The largest batch that fits a device of so many bytes; 0 where not even one sample fits."""
         free = device_bytes - RESERVED - self.persistent
         if free < self.step_minimum:
             return 0

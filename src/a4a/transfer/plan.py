@@ -35,13 +35,13 @@ def plan(
             they are estimated: the operations of a step, at 40 % of the peak of an A100.
         json: Print JSON, with sizes in bytes, instead of a table.
     """
-    facts, misfit = describe(recipe, gpu, processes, samples_per_second)
+    facts, misfit = plan_facts(recipe, gpu, processes, samples_per_second)
     print(json_format.dumps(facts, indent=1) if json else "\n".join(_line(*fact) for fact in facts.items()))
     if misfit is not None:
         raise misfit
 
 
-def describe(
+def plan_facts(
     recipe: Path, gpu: float, processes: int, samples_per_second: float | None
 ) -> tuple[Facts, InputError | None]:
     """The facts, and the error for a batch that does not fit the GPU (None where it fits)."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import load_adapter
 from a4a.backbones import load_pipeline
+from a4a.encoders.base import ImageEncoder
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.validation import ValidationResult, Validator
@@ -46,6 +48,7 @@ class Column:
 
     @property
     def folder(self) -> str:
+        """The folder in the zoo whose figures the table shows."""
         return self.adapter or self.model
 
 
@@ -66,6 +69,7 @@ COLUMNS = (
 )
 LIVE = Column("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 LIVE_FOLLOWS = "PixArt, IP-Adapter*"
+"""Title of the column that the live one comes after."""
 
 
 def demo(
@@ -100,15 +104,17 @@ def demo(
     encoder = CLIPImageEncoder.from_pretrained(zoo / IMAGE_ENCODER)
     test = WorldValidator("test", subjects, models=zoo)
     live_images, live_scores = test.generate_and_score(load_pipeline(zoo / LIVE.model), adapter, encoder)
-    few = Validator(test.task.first(min(8, subjects)), [], SAMPLING, batch=50)
+    preview = Validator(test.task.first(min(8, subjects)), [], SAMPLING, batch=50)
 
     page = render(
         "demo.html",
-        columns=[(title, note, list(map(data_url, images))) for title, note, images in _grid(few, live_images, zoo)],
-        prompts=few.task.prompts,
+        columns=[
+            (title, note, list(map(data_url, images))) for title, note, images in _grid(preview, live_images, zoo)
+        ],
+        prompts=preview.task.prompts,
         subjects=subjects,
         progress=[(share, list(map(data_url, images))) for share, images in progress.at(PROGRESS)],
-        progress_references=list(map(data_url, progress.shown.task.references)),
+        progress_references=list(map(data_url, progress.preview.task.references)),
         plots=_plots(output / "run" / "log.csv", zoo),
         table=_score_table(live_scores, samples, subjects, zoo),
         samples=samples,
@@ -119,7 +125,8 @@ def demo(
     with atomic_write(output / "index.html") as temporary:
         temporary.write_text(page)
     print(
-        f"A4A live: identity {live_scores['identity']}, found {live_scores['retrieval'].mean:.0%} of {subjects} subjects."
+        f"A4A live: identity {live_scores['identity']}, "
+        f"found {live_scores['retrieval'].mean:.0%} of {subjects} subjects."
     )
 
 
@@ -128,7 +135,7 @@ def transfer_live(
 ) -> ImagePromptAdapter:
     """Train an A4A from scratch; an earlier run in the folder is removed, so that the demo never resumes."""
     shutil.rmtree(output / "run", ignore_errors=True)
-    return transfer(
+    adapter = transfer(
         model=zoo / "pixart-mini",
         source=zoo / PTA,
         image_encoder=zoo / IMAGE_ENCODER,
@@ -149,18 +156,23 @@ def transfer_live(
         evaluation=validator,
         cache=output / "cache",
     )
+    if adapter is None:
+        raise RuntimeError("A transfer that is no dry run returned no adapter.")
+    return adapter
 
 
 class ProgressValidator(WorldValidator):
-    """Validation scores of a run; it also keeps images of a few test subjects, same prompts and noise at every point."""
+    """Scores a run, and keeps images of a few test subjects, with the same prompts and noise every time."""
 
-    def __init__(self, few: int, subjects: int, zoo: Path):
+    def __init__(self, preview_subjects: int, subjects: int, zoo: Path):
         super().__init__("validation", subjects, models=zoo)
-        self.shown = Validator(WorldTask("test", subjects, 1).first(few), [], SAMPLING, batch=50)
+        self.preview = Validator(WorldTask("test", subjects, 1).first(preview_subjects), [], SAMPLING, batch=50)
         self.images: list[list[Image.Image]] = []
 
-    def __call__(self, pipe, adapter, image_encoder) -> ValidationResult:
-        self.images.append(self.shown.generate(pipe, adapter, image_encoder))
+    def __call__(
+        self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
+    ) -> ValidationResult:
+        self.images.append(self.preview.generate(pipe, adapter, image_encoder))
         return super().__call__(pipe, adapter, image_encoder)
 
     def at(self, shares: tuple[float, ...]) -> Iterator[tuple[float, list[Image.Image]]]:
@@ -174,15 +186,17 @@ def _built(zoo: Path) -> list[Column]:
     return [column for column in COLUMNS if (zoo / column.folder / "figures.json").is_file()]
 
 
-def _grid(few: Validator, live_images: list[Image.Image], zoo: Path) -> Iterator[tuple[str, str, list[Image.Image]]]:
+def _grid(
+    preview: Validator, live_images: list[Image.Image], zoo: Path
+) -> Iterator[tuple[str, str, list[Image.Image]]]:
     """Title, note and images of each column."""
     encoder = CLIPImageEncoder.from_pretrained(zoo / IMAGE_ENCODER)
-    yield "reference", "one image of a creature that no model has seen", few.task.references
+    yield "reference", "one image of a creature that no model has seen", preview.task.references
     for column in _built(zoo):
         adapter = load_adapter(zoo / column.adapter) if column.adapter else None
-        yield column.title, column.note, few.generate(load_pipeline(zoo / column.model), adapter, encoder)
+        yield column.title, column.note, preview.generate(load_pipeline(zoo / column.model), adapter, encoder)
         if column.title == LIVE_FOLLOWS:
-            yield LIVE.title, LIVE.note, live_images[: len(few.task)]
+            yield LIVE.title, LIVE.note, live_images[: len(preview.task)]
 
 
 def _plots(live_log: Path, zoo: Path) -> list[str]:

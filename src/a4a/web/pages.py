@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in the template of that name in this folder. A name that the template uses and `values` lacks is an error."""
+    """Fill in a template of this folder. A name that the template uses and `values` lacks is an error."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string((Path(__file__).parent / template).read_text()).render(**values)
 

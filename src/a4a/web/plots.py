@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Curve:
+    """A score after each number of training samples."""
+
     label: str
     samples: Sequence[float]
     scores: Sequence[float]
@@ -43,7 +45,6 @@ def curves(title: str, score: str, lines: Sequence[Curve], levels: dict[str, flo
             marker="o",
             markersize=3.5,
             linewidth=2.4 if line.live else 1.6,
-            linestyle="-",
             label=line.label,
         )
         if line.low is not None and line.high is not None:

@@ -42,7 +42,7 @@ def _start_with_narrow_posterior(vae: Any) -> None:
 
 
 def encode(vae: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistribution:
-    """The posterior of images in [-1, 1]."""
+    """The posterior of images [batch, 3, height, width] in [-1, 1]."""
     output: Any = vae.encode(images)
     return output.latent_dist
 

@@ -77,7 +77,7 @@ class Identity(TorchImageEncoder):
 
     @property
     def image_embed_dim(self) -> int:
-        return self.module.config.embed
+        return self.module.config.image_embed_dim
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Tensor:

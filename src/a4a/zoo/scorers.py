@@ -17,14 +17,15 @@ from a4a.zoo.world import PLACES, SCENES, SIZES
 
 
 class IdentityEncoder(ModelMixin, ConfigMixin):
-    """The zoo's ArcFace: images [batch, 3, 64, 64] in [0, 1] to unit vectors [batch, embed], close for one subject."""
+    """The zoo's ArcFace: images [batch, 3, 64, 64] in [0, 1] to unit vectors, close for one subject."""
 
     @register_to_config
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), embed: int = 64):
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), image_embed_dim: int = 64):
         super().__init__()
-        self.net = ConvNet(3, tuple(widths), embed)
+        self.net = ConvNet(3, tuple(widths), image_embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, 64, 64] to [batch, image_embed_dim]."""
         return F.normalize(self.net(images * 2 - 1), dim=-1)
 
 

@@ -123,7 +123,7 @@ def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
     assert counts["left_out"] == len(left_out) == 6 and counts["repaired"] == 4 and counts["rows"] == len(expected) - 6
 
 
-def test_what_was_finished_is_not_done_again(photos, models, tmp_path, monkeypatch):
+def test_finished_chunks_are_not_done_again(photos, models, tmp_path, monkeypatch):
     prepare_photos(photos, models, tmp_path / "p")
     monkeypatch.setattr("a4a.data.prepare.encoding.load_pipeline", lambda *a, **k: pytest.fail("loaded"))
     monkeypatch.setattr(SubjectFolders, "read", lambda *a: pytest.fail("read"))
@@ -199,7 +199,7 @@ def test_captions_are_written_where_there_are_none(tmp_path, models, monkeypatch
     assert alive[1:] == [None]  # the captioner is gone before the models that encode are loaded
 
 
-def test_a_prompt_is_taken_off_as_the_tokenizer_writes_it(tmp_path):
+def test_the_prompt_is_removed_from_captions_as_the_tokenizer_decodes_it(tmp_path):
     """CLIP's writes small letters and single spaces."""
     ask = Captioner(CaptionConfig(blip2(tmp_path / "blip2"), length=4))
     (plain,) = ask([random_image(0)])
@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_what_the_models_say(photos, models, pixart, tmp_path):
+def test_rows_hold_what_the_models_encode(photos, models, pixart, tmp_path):
     table = PreparedDataset(prepare_photos(photos, models, tmp_path / "p", split=Split(0, 0)))
     ids = table.column("id")[:7]  # the first shard
     images = [ImageOps.fit(Image.open(photos / name), (SIDE, SIDE), Image.Resampling.LANCZOS) for name in ids]
@@ -390,7 +390,7 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     assert adapter.image_embed_dim == tiny_models.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
 
-def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, tmp_path, monkeypatch):
+def test_frozen_models_have_the_configured_precision(photos, models, tmp_path, monkeypatch):
     from a4a.data.image_folder import ImageFolderDataset
     from a4a.training.config import TrainingConfig
     from a4a.transfer.config import IPAdapterConfig, Precision
@@ -413,7 +413,7 @@ def test_all_that_is_frozen_has_the_precision_that_is_asked_for(photos, models, 
     assert loaded == [torch.bfloat16]
 
 
-def test_a_transfer_begins_with_what_its_references_say(prepared, models, sd15, tmp_path):
+def test_the_projection_starts_whitened_over_the_references(prepared, models, sd15, tmp_path):
     from a4a.adapters import formats
     from a4a.training.config import TrainingConfig
     from a4a.training.denoising import LearningRates, ObjectiveConfig
@@ -501,7 +501,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
         DreamBenchTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared, split="validation")
 
 
-# --- captions -----------------------------------------------------------------------------------------------------------
+# --- captions ---------------------------------------------------------------------------------------------------------
 
 
 def test_images_without_captions_are_counted_and_announced(photos, models, tmp_path, capsys):
@@ -564,14 +564,14 @@ def test_another_size_model_or_data_is_refused_with_the_difference(prepared, cop
     PreparedDataset(prepared).check(moved, models / "clip")
 
 
-def test_references_that_are_not_there_are_refused(prepared, photos, models, tmp_path):
+def test_reference_modes_that_the_data_lack_are_refused(prepared, photos, models, tmp_path):
     refuses("one view of each photo", PreparedDataset, prepared, reference="view")
     prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
     refuses("without subjects.*such as SubjectFolders", PreparedDataset, tmp_path / "p", reference="subject")
     refuses("without subjects.*such as SubjectFolders", subjects_in_split, tmp_path / "p", "test")
 
 
-def test_a_folder_of_something_else_is_left_alone(photos, models, tmp_path):
+def test_a_folder_with_other_files_is_refused_and_left_unchanged(photos, models, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     refuses("something else", prepare_photos, photos, models, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
@@ -631,13 +631,13 @@ def test_a_subject_in_two_splits_is_named(copied):
     refuses(f"The subject {words['group'][0]!r} is in", PreparedDataset, copied)
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_whole_shards(photos, models, full_disk):
+def test_a_full_disk_gives_one_sentence_and_leaves_whole_shards(photos, models, full_disk):
     refuses("disk is full", prepare_photos, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
     left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
     assert left == [] and not (full_disk / "p" / "manifest.json").exists()
 
 
-def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
+def test_options_out_of_range_and_empty_results_are_refused(photos, models, tmp_path):
     refuses("chunk is 0", prepare_photos, photos, models, tmp_path / "a", chunk=0)
     refuses("crop.size is 4", Crop, 4)
     refuses("split.test 0.7", Split, 0.5, 0.7)
@@ -653,7 +653,7 @@ def test_options_out_of_range_and_nothing_left(photos, models, tmp_path):
     refuses("no data folder", prepare, ImageFolder(str(tmp_path / "gone")), tmp_path / "d")
 
 
-def test_file_handles_are_few_and_given_back(prepared):
+def test_few_files_are_open_and_all_are_closed(prepared):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         table = PreparedDataset(prepared)

@@ -7,7 +7,7 @@ from a4a.data.prepare.splits import Split
 
 
 @given(st.lists(st.text(), unique=True, max_size=50), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 9))
-def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test, seed):
+def test_a_subject_keeps_its_split_when_others_are_added(subjects, validation, test, seed):
     split = Split(validation, test, seed)
     before = {s: split(s) for s in subjects[: len(subjects) // 2]}
     after = {s: split(s) for s in reversed(subjects)}
@@ -19,7 +19,7 @@ def test_a_subject_keeps_its_split_whoever_else_comes(subjects, validation, test
     assert all(larger(s) == "test" for s in subjects if split(s) == "test")
 
 
-def test_shares_come_out_as_asked():
+def test_splits_have_the_configured_shares():
     names = [Split(0.1, 0.2)(str(i)) for i in range(5000)]
     assert abs(names.count("test") / 5000 - 0.2) < 0.02 and abs(names.count("validation") / 5000 - 0.1) < 0.02
 

@@ -54,7 +54,7 @@ def test_a_folder_without_captions_gives_all_at_any_depth_of_any_file_system(tmp
     assert opened(source, source.records()[1]).size == (64, 64)
 
 
-def test_one_folder_a_subject(tmp_path):
+def test_each_folder_is_a_subject(tmp_path):
     for name in ("anna/1.png", "anna/deep/2.png", "ben/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         random_image(1).save(tmp_path / name)
@@ -75,7 +75,7 @@ def tar(path, members):
             archive.addfile(info, io.BytesIO(data))
 
 
-def test_webdataset_tars(tmp_path):
+def test_webdataset_tars_are_listed_and_read(tmp_path):
     for number in range(2):
         first, second = (encoded(random_image(number * 10 + i), "PNG") for i in range(2))
         said = json.dumps({"caption": "a dog", "subject": 7}).encode()
@@ -101,7 +101,7 @@ def test_webdataset_tars(tmp_path):
         WebDataset(str(tmp_path / "odd.tar")).records()
 
 
-def test_no_picture_of_a_tar_hides_another(tmp_path):
+def test_equal_names_in_two_tars_are_both_kept_and_two_images_of_a_sample_refused(tmp_path):
     for folder in ("a", "b"):
         tar(tmp_path / folder / "0.tar", {"x.png": encoded(random_image(1), "PNG")})
     assert [i.id for i in WebDataset(str(tmp_path / "*" / "0.tar")).records()] == ["a/0/x", "b/0/x"]
@@ -111,7 +111,7 @@ def test_no_picture_of_a_tar_hides_another(tmp_path):
         WebDataset(str(tmp_path / "0.tar")).records()
 
 
-def test_a_data_set_that_datasets_loads(tmp_path):
+def test_a_dataset_on_the_hub_is_listed_and_read(tmp_path):
     import datasets
 
     features = datasets.Features(
@@ -147,7 +147,7 @@ def test_a_data_set_that_datasets_loads(tmp_path):
         HubDataset(str(tmp_path / "gone")).records()
 
 
-def test_celebamask_hq_as_unpacked(tmp_path):
+def test_celebamask_hq_is_read_as_unpacked(tmp_path):
     root = tmp_path / "CelebAMask-HQ"
     (root / "CelebA-HQ-img").mkdir(parents=True)
     (root / "CelebAMask-HQ-mask-anno" / "0").mkdir(parents=True)
@@ -218,7 +218,7 @@ def test_a_folder_that_is_missing_or_empty_is_one_sentence(tmp_path, source):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_sixteen_bits_keep_their_greys_and_exif_its_way_up():
+def test_16_bit_greys_are_kept_and_exif_rotation_is_applied():
     import numpy as np
 
     ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
@@ -240,7 +240,7 @@ def test_animations_are_left_out_but_not_second_views_of_cameras():
     )
 
 
-def test_duplicates_are_pictures_that_look_the_same(tmp_path):
+def test_duplicates_are_images_that_look_the_same(tmp_path):
     flat = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", (254, 1, 2))]
     pictures = [random_image(0), random_image(0, 96, 96), random_image(1), *flat]
     for i, image in enumerate(pictures):
@@ -250,7 +250,7 @@ def test_duplicates_are_pictures_that_look_the_same(tmp_path):
     assert find_duplicates(records, 2) == {"1.png": "0.png", "5.png": "3.png"}
 
 
-def test_views_lie_inside_and_are_the_same_every_time():
+def test_crops_lie_inside_the_image_and_are_the_same_every_time():
     crop = Crop(32, views=3, flips=True)
     views = crop(random_image(0, 80, 50), "a")
     assert [v.size for v in views] == [(32, 32)] * 6
@@ -262,7 +262,7 @@ def test_views_lie_inside_and_are_the_same_every_time():
     assert ImageRecord("x").text is None
 
 
-# --- captions and what is left aside ------------------------------------------------------------------------------------
+# --- captions and what is left aside ----------------------------------------------------------------------------------
 
 
 def test_an_image_without_text_takes_the_caption_from_the_text_file_beside_it(tmp_path):

@@ -52,7 +52,7 @@ def test_a_prompt_longer_than_the_text_tower_is_cut_off(whole):
     assert CLIPTextEncoder(whole).unit_vectors(["a cat " * 500, "a cat"]).isfinite().all()
 
 
-def test_a_vision_tower_alone_scores_pictures_and_not_texts(vision):
+def test_a_vision_tower_alone_scores_images_and_not_texts(vision):
     assert CLIPImageScore(vision)(tiny_encoders.generated(subjects=2))["clip_image"] == pytest.approx(1)
     with pytest.raises(InputError, match="is a vision tower alone; the text score needs a whole CLIP model"):
         CLIPTextScore(vision)(tiny_encoders.generated(subjects=2))
@@ -69,12 +69,13 @@ def test_a_folder_without_a_tokenizer_is_no_model_of_texts(whole, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(
         InputError,
-        match=rf"^The tokenizer of .* has \d+ words where its text tower has {model.config.text_config.vocab_size}; add",
+        match=r"^The tokenizer of .* has \d+ words where its text tower has "
+        rf"{model.config.text_config.vocab_size}; add",
     ):
         CLIPTextScore(str(tmp_path))(tiny_encoders.generated(subjects=2))
 
 
-def test_a_projection_that_the_halves_do_not_know(whole, tmp_path):
+def test_a_clip_whose_towers_have_a_wrong_projection_dim_in_their_config_is_loaded(whole, tmp_path):
     """laion's configurations leave the halves' own projection_dim at its default."""
     model = CLIPModel.from_pretrained(whole)
     model.config.vision_config.projection_dim = model.config.text_config.projection_dim = 512
@@ -85,7 +86,7 @@ def test_a_projection_that_the_halves_do_not_know(whole, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("dinov2", Dinov2Model), ("vit", ViTModel)])
-def test_dino_is_the_class_token(tmp_path, kind, cls):
+def test_dino_embeds_by_the_class_token(tmp_path, kind, cls):
     folder = tiny_encoders.dino(tmp_path, kind)
     picture = tiny_encoders.noise(0).resize((32, 32))
     model = cls.from_pretrained(folder).eval()
@@ -105,12 +106,12 @@ def test_dino_is_the_class_token(tmp_path, kind, cls):
     torch.testing.assert_close(DINO(folder).unit_vectors([picture]), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_that_is_no_dino(whole):
+def test_a_model_that_is_no_dino_is_refused(whole):
     with pytest.raises(InputError, match="is a model of type clip; the DINO score takes dinov2"):
         DINOScore(whole)(tiny_encoders.generated(subjects=2))
 
 
-def test_dino_without_its_preprocessing(tmp_path):
+def test_dino_without_its_preprocessing_config_is_refused(tmp_path):
     folder = tiny_encoders.dino(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="could not be loaded as a DINO model with its preprocessing"):

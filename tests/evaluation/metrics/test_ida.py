@@ -15,7 +15,7 @@ def folder(tmp_path_factory):
     return tiny_encoders.faces(tmp_path_factory.mktemp("faces") / "antelopev2")
 
 
-def test_the_folder_may_be_nested_as_the_archive_has_it(folder):
+def test_the_detector_folder_may_be_nested_as_in_the_archive(folder):
     pictures = [tiny_encoders.picture(0), tiny_encoders.picture(1)]
     outer, inner = ArcFace(folder.parent), ArcFace(folder)
     assert outer.key == inner.key
@@ -47,7 +47,7 @@ def test_a_reference_without_a_face_is_named(folder):
         IDA(folder)(bad)
 
 
-def test_the_largest_face_is_the_one(folder):
+def test_the_largest_face_is_embedded(folder):
     blank = np.full((96, 96, 3), 128)
     crowd = tiny_encoders.with_face(tiny_encoders.with_face(blank, 24, 24), 72, 72, blue=255)
     crowd[40:56, 8:40], crowd[88:, 56:88] = (255, 0, 0), (255, 128, 0)
@@ -60,26 +60,26 @@ def test_the_largest_face_is_the_one(folder):
     assert large_gone @ alone < 0.95
 
 
-def test_pictures_smaller_and_larger_than_the_detector_sees(folder):
+def test_images_smaller_and_larger_than_the_detectors_input_are_read(folder):
     sizes = [(24, 24), (64, 64), (300, 200), (1000, 1500)]
     pictures = [tiny_encoders.picture(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
     for det_size in (None, 64, 640):
         assert not ArcFace(folder, det_size)(pictures).isnan().any()
 
 
-def test_grey_and_transparent_pictures_are_read(folder):
+def test_grey_and_transparent_images_are_read(folder):
     transparent, plain = ArcFace(folder)([tiny_encoders.picture(0).convert("RGBA"), tiny_encoders.picture(0)])
     assert transparent.equal(plain)
     assert ArcFace(folder)([tiny_encoders.picture(0).convert("L")]).isnan().all()
 
 
-def test_nothing_is_printed(tmp_path, capfd, recwarn):
+def test_loading_and_encoding_print_nothing(tmp_path, capfd, recwarn):
     ArcFace(tiny_encoders.faces(tmp_path / "quiet"))([tiny_encoders.picture(0)])
     assert capfd.readouterr() == ("", "")
     assert [w for w in recwarn if "estimate" in str(w.message)] == []
 
 
-def test_bad_folders(tmp_path):
+def test_bad_folders_are_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(
             InputError,
@@ -100,12 +100,12 @@ def test_bad_folders(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, -32, 100])
-def test_bad_detector_sizes(folder, size):
+def test_bad_detector_sizes_are_refused(folder, size):
     with pytest.raises(InputError, match=f"det_size is {size}; expected a multiple of 32"):
         IDA(folder, det_size=size)
 
 
-def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
+def test_without_insightface_the_error_says_what_to_install(folder, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("a4a.encoders.arcface.find_spec", lambda name: None if name == "insightface" else found(name))
     with pytest.raises(InputError, match=r"needs insightface, not installed here; pip install 'a4a\[eval\]'\.$"):

@@ -43,7 +43,7 @@ def generated(references, pictures):
     return GeneratedSet([image(r) for r in references], [["a cat"] * len(row) for row in made], made)
 
 
-def test_retrieval_counts_what_is_nearest_and_no_tie():
+def test_retrieval_counts_the_nearest_reference_and_no_tie():
     rows = [[1, 0], [0, 1], [0.9, 0.1], [1, 1], [np.nan, np.nan]]
     found = Retrieval(VectorsByRow(rows))(generated([0, 1], [[2, 3, 0], [2, 4, 1]]))["retrieval"]
     assert found[0].tolist() == [1, 0, 1]
@@ -51,7 +51,7 @@ def test_retrieval_counts_what_is_nearest_and_no_tie():
     assert np.isnan(found[1, 1])
 
 
-def test_retrieval_among_one_subject_says_nothing():
+def test_retrieval_of_one_subject_is_refused():
     with pytest.raises(
         InputError, match=r"^Retrieval was given one subject, among which every image is found; give at least two\.$"
     ):
@@ -65,7 +65,7 @@ def test_diversity_is_the_mean_distance_of_pairs_that_have_vectors():
     assert np.isnan(found[3])
 
 
-def test_diversity_of_one_picture_is_refused():
+def test_diversity_of_one_image_per_subject_is_refused():
     with pytest.raises(
         InputError, match=r"^Diversity was given one image for each reference; generate at least two\.$"
     ):
@@ -86,7 +86,7 @@ def unit(*shape, seed):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_kid_is_torchmetrics_but_for_a_picture_and_its_own_reference():
+def test_kid_equals_torchmetrics_except_for_pairs_of_image_and_own_reference():
     n = 20
     references, pictures = unit(n, 8, seed=0), unit(n, 1, 8, seed=1)
     theirs = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=1, subset_size=n, gamma=1.0)
@@ -104,14 +104,14 @@ def test_kid_averages_over_generations():
     )
 
 
-def test_kid_of_two_draws_of_one_distribution_is_nothing_on_average_and_the_interval_holds_it():
+def test_kid_of_two_draws_of_one_distribution_is_zero_on_average_and_inside_its_interval():
     found = [kid(unit(30, 6, seed=2 * i), unit(30, 2, 6, seed=2 * i + 1)) for i in range(60)]
     means = np.array([f.mean for f in found])
     assert abs(means.mean()) < 3 * means.std() / np.sqrt(60)
     assert np.mean([f.low <= 0 <= f.high for f in found]) > 0.85
 
 
-def test_kid_sees_a_shift_that_the_interval_excludes_nothing_of():
+def test_the_interval_of_kid_excludes_zero_for_a_shifted_distribution():
     shifted = torch.nn.functional.normalize(unit(30, 2, 6, seed=1) + torch.tensor([1.0, 0, 0, 0, 0, 0]), dim=-1)
     found = kid(unit(30, 6, seed=0), shifted)
     assert found.low > 0

@@ -55,7 +55,7 @@ def finish(
         reasons = Counter(line["left_out"].partition(":")[0] for line in report if "left_out" in line).most_common(1)
         raise InputError(
             f"Nothing is left of {listed} images ({reasons[0][0]}: {reasons[0][1]}); "
-            "see what a check says of them or set check to null."
+            "give other images, or set check to null to keep all that can be read."
         )
     warnings = source.warnings() + _caption_warning(summary)
     with atomic_write(output / "report.jsonl") as temporary:

@@ -70,7 +70,7 @@ class ImageFolder(Source):
         return read_file(self.path, record.id)
 
     def warnings(self) -> list[str]:
-        place = posixpath.join(self.path, METADATA)
+        metadata = posixpath.join(self.path, METADATA)
         warnings = []
         if self._unlisted:
             warnings.append(
@@ -79,7 +79,7 @@ class ImageFolder(Source):
             )
         if self._repeated:
             warnings.append(
-                f"{len(self._repeated)} images are named more than once in {place}, where the last line counts: "
+                f"{len(self._repeated)} images are named more than once in {metadata}, where the last line counts: "
                 f"{first_few(self._repeated)}."
             )
         return warnings

@@ -118,10 +118,10 @@ class OpenImages(Source):
 
 def _read_boxes(path: str) -> Iterator[dict[str, Any]]:
     """Rows of the table of boxes, read a block at a time: OpenImages' has 14 million."""
-    system, place = filesystem(path)
+    system, file = filesystem(path)
     options: Any = pyarrow.csv.ConvertOptions(include_columns=list(BOX_COLUMNS), column_types=BOX_COLUMNS)
     try:
-        with system.open(place, "rb") as stream, pyarrow.csv.open_csv(stream, convert_options=options) as reader:
+        with system.open(file, "rb") as stream, pyarrow.csv.open_csv(stream, convert_options=options) as reader:
             for block in reader:
                 yield from block.to_pylist()
     except FileNotFoundError as error:

@@ -17,8 +17,8 @@ class FolderTask(Task):
 
     Args:
         path: folder with a folder for each subject.
-        prompts: text file with one prompt on each line, in which `{subject}` stands for the folder's name. Images take the
-            prompts in turn.
+        prompts: text file with one prompt on each line, in which `{subject}` stands for the folder's name. Images take
+            the prompts in turn.
         generations: images of each subject; 4 by default.
         subjects: use the first so many subjects; all by default.
         prepared: a folder that `a4a prepare` made of these photos; then only subjects of `split` are used.
