@@ -29,8 +29,8 @@ LANDMARKS = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70
 """Where ArcFace's alignment puts eyes, nose and mouth in 112 x 112."""
 
 
-def picture(seed, face=True):
-    """Large random blocks, distinct for every seed; a face is a green patch in the middle, to the detector here."""
+def random_blocks(seed, face=True):
+    """An image of large random blocks, another for each seed. Its face, to the tiny detector, is a green square."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3))
     blocks[..., 1] = blocks[..., 0]
     image = blocks.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)
@@ -38,12 +38,14 @@ def picture(seed, face=True):
 
 
 def noise(seed, face=True):
+    """An image of random pixels, far from every `random_blocks`."""
     image = np.random.default_rng(1000 + seed).integers(0, 256, (SIDE, SIDE, 3))
     image[..., 1] = image[..., 0]
     return Image.fromarray(with_face(image) if face else image.astype(np.uint8))
 
 
 def with_face(image, x=SIDE // 2, y=SIDE // 2, blue=0):
+    """A copy of the pixels with a green square around (x, y), which the tiny detector takes for a face."""
     image = image.astype(np.uint8).copy()
     image[y - 8 : y + 8, x - 8 : x + 8] = (0, 255, blue)
     return image
@@ -74,14 +76,15 @@ def image_encoder(width=tiny_models.EMBED):
 
 def generated(subjects=6, generations=2, of=None, seed=0, face=True):
     """A GeneratedSet whose images are `of(subject, generation)`; by default the references themselves."""
-    references = [picture(seed + s) for s in range(subjects)]
-    pictures = [[references[s] if of is None else of(s, g) for g in range(generations)] for s in range(subjects)]
+    references = [random_blocks(seed + s) for s in range(subjects)]
+    images = [[references[s] if of is None else of(s, g) for g in range(generations)] for s in range(subjects)]
     return GeneratedSet(
-        references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], pictures
+        references, [[f"a cat number {s} {g}" for g in range(generations)] for s in range(subjects)], images
     )
 
 
 def clip(folder, whole=True):
+    """Save a tiny CLIP, or its vision tower alone, and return the folder."""
     tokenizer = tiny_models.clip_tokenizer()
     sizes = {
         "hidden_size": 32,
@@ -104,6 +107,7 @@ def clip(folder, whole=True):
 
 
 def dino(folder, kind="dinov2"):
+    """Save a tiny DINOv2, or the plain vision transformer that DINO is, and return the folder."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
     torch.manual_seed(0)
     if kind == "dinov2":

@@ -1,4 +1,4 @@
-"""What every image-prompt adapter promises; a new kind needs a line in `MAKERS` and nothing else."""
+"""What holds for every image-prompt adapter; a new kind needs a line in `MAKERS` and nothing else."""
 
 import importlib
 import pkgutil

@@ -39,7 +39,7 @@ def encoder(request, tmp_path_factory):
 
 @pytest.fixture
 def images():
-    return [tiny_encoders.picture(0), tiny_encoders.noise(1)]
+    return [tiny_encoders.random_blocks(0), tiny_encoders.noise(1)]
 
 
 def test_every_encoder_has_a_test():

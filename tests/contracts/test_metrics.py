@@ -1,4 +1,4 @@
-"""What every metric promises; a new one needs a line in `MAKERS` and, for its scores, in `SAME`."""
+"""What holds for every metric; a new one needs a line in `MAKERS` and, for its scores, in `SAME`."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ SAME = {
     "ida_missing_as_0": 1,
     "face_found": 1,
     "clip_image": 1,
-    "clip_text": None,  # knows of no reference
+    "clip_text": None,
     "dino": 1,
     "similarity": 1,
     "retrieval": 1,
     "diversity": 0,
     "kid": 0,
 }
-"""What the references themselves score."""
+"""The score of the references themselves; None where a score does not depend on the reference."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def see(tmp_path_factory):
 
 
 def made(kind, see) -> Metric:
-    """As a configuration file asks for it."""
+    """A metric, made from settings as in a recipe."""
     assert kind in MAKERS, f"tests/contracts/test_metrics.py does not know how to make {kind}"
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--metrics", type=list[Metric])
@@ -67,7 +67,7 @@ def mean(scores):
 
 def test_every_score_is_an_array_or_an_estimate(metric):
     scores = metric(
-        tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.picture(50 + 3 * s + g))
+        tiny_encoders.generated(subjects=4, generations=3, of=lambda s, g: tiny_encoders.random_blocks(50 + 3 * s + g))
     )
     assert scores
     assert set(scores) <= set(SAME)
@@ -95,7 +95,7 @@ def test_the_references_themselves_are_the_ceiling_and_noise_is_far_from_it(metr
 
 
 def test_the_order_of_subjects_does_not_matter(metric):
-    before = tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s) if g else tiny_encoders.noise(s))
+    before = tiny_encoders.generated(of=lambda s, g: tiny_encoders.random_blocks(s) if g else tiny_encoders.noise(s))
     order = [3, 0, 5, 1, 4, 2]
     after = GeneratedSet(*([rows[i] for i in order] for rows in (before.references, before.prompts, before.images)))
     for name, found in metric(after).items():
@@ -107,7 +107,7 @@ def test_the_order_of_subjects_does_not_matter(metric):
 
 
 def test_the_same_images_get_the_same_scores(metric):
-    again = [metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.picture(s + g))) for _ in range(2)]
+    again = [metric(tiny_encoders.generated(of=lambda s, g: tiny_encoders.random_blocks(s + g))) for _ in range(2)]
     for name, found in again[0].items():
         assert found == again[1][name] if isinstance(found, Estimate) else np.array_equal(found, again[1][name])
 
@@ -118,10 +118,14 @@ def test_a_name_belongs_to_one_metric(see):
 
 
 def test_images_of_other_subjects_are_retrieved_at_chance(see):
-    """Over all cyclic shifts of the subjects every picture is its own reference's once."""
+    """Over all cyclic shifts of the subjects, every image is compared with its own reference exactly once."""
     metric = made("Retrieval", see)
     shifts = [
-        mean(metric(tiny_encoders.generated(of=lambda s, g, by=by: tiny_encoders.picture((s + by) % 6)))["retrieval"])
+        mean(
+            metric(tiny_encoders.generated(of=lambda s, g, by=by: tiny_encoders.random_blocks((s + by) % 6)))[
+                "retrieval"
+            ]
+        )
         for by in range(6)
     ]
     assert shifts[0] == 1

@@ -1,4 +1,4 @@
-"""What every source family promises, from the published file to images; families are in `tiny_projections`."""
+"""What holds for every source family, from the published file to images; families are in `tiny_projections`."""
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ def test_a_training_step_reaches_every_parameter_and_drops_images_to_no_image(fa
 
 
 def test_a_reference_image_becomes_a_generated_image(adapter, encoder, sd15, pixart):
-    image, other = tiny_encoders.picture(1), tiny_encoders.noise(2)
+    image, other = tiny_encoders.random_blocks(1), tiny_encoders.noise(2)
     for pipe, made in ((sd15, adapter), (pixart, tiny_models.shaken(tiny_models.a4a(adapter, pixart), 0.2))):
         pipeline = ImagePromptPipeline(pipe, made, encoder)
         found = tiny_models.call(pipeline, image_prompt=image)

@@ -109,7 +109,7 @@ def test_a_reference_changes_the_image_without_guidance_too(prompted):
 
 
 def test_guidance_sees_no_image_where_it_sees_no_text(prompted):
-    """Guidance of 0 would be the unconditional picture; pipelines skip it there, so it is solved from two others."""
+    """Guidance of 0 would be the unconditional image; pipelines skip it there, so it is solved from two others."""
     steps = {"num_inference_steps": 1, "image_prompt_embeds": tiny_models.embeds()}
     two, three = (call(prompted, guidance_scale=g, **steps) for g in (2.0, 3.0))
     other = {"num_inference_steps": 1, "image_prompt_embeds": tiny_models.embeds(seed=1)}
@@ -148,7 +148,7 @@ def test_prompts_can_be_given_as_embeddings(sd15):
 
 
 def test_positional_arguments_are_the_pipelines_own(sd15):
-    """Image-to-image takes the picture after the prompt."""
+    """Image-to-image takes the image after the prompt."""
     pipe = StableDiffusionImg2ImgPipeline(**sd15.components, requires_safety_checker=False)
     prompted, options = (
         ImagePromptPipeline(pipe, tiny_models.ip_adapter(sd15)),

@@ -1,4 +1,4 @@
-"""References in every form: the same picture gives the same image, and anything else one sentence."""
+"""References in every form give the same image; anything else is refused in one sentence."""
 
 import threading
 from functools import partial

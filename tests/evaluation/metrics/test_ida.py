@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_detector_folder_may_be_nested_as_in_the_archive(folder):
-    pictures = [tiny_encoders.picture(0), tiny_encoders.picture(1)]
+    pictures = [tiny_encoders.random_blocks(0), tiny_encoders.random_blocks(1)]
     outer, inner = ArcFace(folder.parent), ArcFace(folder)
     assert outer.key == inner.key
     vectors = outer(pictures)
@@ -26,7 +26,9 @@ def test_the_detector_folder_may_be_nested_as_in_the_archive(folder):
 
 
 def test_missing_faces_are_counted_and_left_out(folder):
-    scores = IDA(folder)(tiny_encoders.generated(subjects=3, of=lambda s, g: tiny_encoders.picture(s, face=g == 0)))
+    scores = IDA(folder)(
+        tiny_encoders.generated(subjects=3, of=lambda s, g: tiny_encoders.random_blocks(s, face=g == 0))
+    )
     assert scores["face_found"].tolist() == [[1, 0]] * 3
     assert scores["ida"][:, 0] == pytest.approx(1)
     assert np.isnan(scores["ida"][:, 1]).all()
@@ -41,8 +43,8 @@ def test_no_face_anywhere_is_no_error(folder):
 
 
 def test_a_reference_without_a_face_is_named(folder):
-    references = [tiny_encoders.picture(s, face=s not in (1, 3)) for s in range(4)]
-    bad = GeneratedSet(references, [["a"]] * 4, [[tiny_encoders.picture(s)] for s in range(4)])
+    references = [tiny_encoders.random_blocks(s, face=s not in (1, 3)) for s in range(4)]
+    bad = GeneratedSet(references, [["a"]] * 4, [[tiny_encoders.random_blocks(s)] for s in range(4)])
     with pytest.raises(InputError, match=r"^Reference 1 \(counted from 0; 2 of 4 are like it\) has nothing .* face"):
         IDA(folder)(bad)
 
@@ -62,19 +64,21 @@ def test_the_largest_face_is_embedded(folder):
 
 def test_images_smaller_and_larger_than_the_detectors_input_are_read(folder):
     sizes = [(24, 24), (64, 64), (300, 200), (1000, 1500)]
-    pictures = [tiny_encoders.picture(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
+    pictures = [tiny_encoders.random_blocks(0).resize(size, Image.Resampling.NEAREST) for size in sizes]
     for det_size in (None, 64, 640):
         assert not ArcFace(folder, det_size)(pictures).isnan().any()
 
 
 def test_grey_and_transparent_images_are_read(folder):
-    transparent, plain = ArcFace(folder)([tiny_encoders.picture(0).convert("RGBA"), tiny_encoders.picture(0)])
+    transparent, plain = ArcFace(folder)(
+        [tiny_encoders.random_blocks(0).convert("RGBA"), tiny_encoders.random_blocks(0)]
+    )
     assert transparent.equal(plain)
-    assert ArcFace(folder)([tiny_encoders.picture(0).convert("L")]).isnan().all()
+    assert ArcFace(folder)([tiny_encoders.random_blocks(0).convert("L")]).isnan().all()
 
 
 def test_loading_and_encoding_print_nothing(tmp_path, capfd, recwarn):
-    ArcFace(tiny_encoders.faces(tmp_path / "quiet"))([tiny_encoders.picture(0)])
+    ArcFace(tiny_encoders.faces(tmp_path / "quiet"))([tiny_encoders.random_blocks(0)])
     assert capfd.readouterr() == ("", "")
     assert [w for w in recwarn if "estimate" in str(w.message)] == []
 
