@@ -1,3 +1,5 @@
+"""SiteFeatures and the comparison of sites."""
+
 import pytest
 import torch
 from hypothesis import given

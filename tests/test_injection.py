@@ -1,3 +1,5 @@
+"""Eq. 13: attaching features to a denoiser, with guidance, scales, LoRA, compilation and gradients; detaching."""
+
 import copy
 import gc
 import math

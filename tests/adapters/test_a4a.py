@@ -1,3 +1,5 @@
+"""IP-Adapter (eq. 4 to 6) and A4A: features, initialisation, saving, and refusal of other models."""
+
 import json
 
 import pytest

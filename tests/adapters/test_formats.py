@@ -1,3 +1,5 @@
+"""Published checkpoints: parity with diffusers, reading and writing, damaged files."""
+
 import errno
 import os
 import pickle

@@ -1,3 +1,5 @@
+"""Backbones of every family: predictions, text, sites and latents are those of the diffusers pipeline."""
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel

@@ -1,3 +1,5 @@
+"""Eq. 7 to 12 against the equations written out, and who sees whom."""
+
 import itertools
 import math
 
