@@ -51,6 +51,7 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
         print(command_help(name, command))
         return
     from a4a.cli.arguments import check_option_names, read_arguments
+    from a4a.utils.quiet import quiet_libraries
 
     wants_help = any(word == "--help-all" or word.partition("=")[0].endswith(".help") for word in words)
     if not wants_help:
@@ -96,20 +97,6 @@ def print_full_help(name: str, command: Command, function: Callable[..., Any], w
         parser.print_help()
     else:
         parser.parse_args(words)
-
-
-def quiet_libraries() -> None:
-    """Keeps the warnings and progress bars of diffusers and transformers off the terminal; a run has its own."""
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.meta import embed_shape, load_meta_adapter
+from a4a.backbones import Backbone
 from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.training.denoising import Denoising
-from a4a.transfer.config import TransferSettings
+from a4a.transfer.config import AdapterConfig, TransferSettings
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,23 @@ def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
 
     Takes seconds. No weights are read, but for a source adapter that is not a published one.
     """
-    model, source = load_meta_model(settings.model), load_meta_adapter(settings.source)
-    shape = embed_shape(settings.image_encoder, settings.method.encoder_output(source), source)
-    with torch.device("meta"):
-        adapter = settings.method.build(model.backbone, source, shape[-1])
+    model = load_meta_model(settings.model)
+    adapter, shape = build_meta_adapter(settings.method, model.backbone, settings.source, settings.image_encoder)
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(model.backbone.denoiser, settings.precision.dtype)
     with torch.device("meta"):
         replace(settings.precision, shard=False).apply(model.backbone)
     return MetaTransfer(settings, model, adapter, shape)
+
+
+def build_meta_adapter(
+    method: AdapterConfig, backbone: Backbone, source: Path | str | None, image_encoder: Path | str
+) -> tuple[ImagePromptAdapter, tuple[int, ...]]:
+    """The untrained adapter on the meta device, and the shape of the image embedding that it takes.
+
+    InputError where backbone, source and method do not go together.
+    """
+    source_adapter = load_meta_adapter(source)
+    shape = embed_shape(image_encoder, method.encoder_output(source_adapter), source_adapter)
+    with torch.device("meta"):
+        return method.build(backbone, source_adapter, shape[-1]), shape

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
-
-from a4a.adapters.meta import embed_shape, load_meta_adapter
 from a4a.backbones.meta import load_meta_model
+from a4a.transfer.meta import build_meta_adapter
 from a4a.transfer.run import transfer
 from a4a.utils.arguments import ParsedArguments, parse_arguments
 
@@ -20,7 +18,4 @@ def check_adapter(model: Any, image_encoder: Any, source: Any, method: Any) -> N
 
     Reads configuration files alone; a source that is not a published one is read whole.
     """
-    meta_model, source_adapter = load_meta_model(model), load_meta_adapter(source)
-    shape = embed_shape(image_encoder, method.encoder_output(source_adapter), source_adapter)
-    with torch.device("meta"):
-        method.build(meta_model.backbone, source_adapter, shape[-1])
+    build_meta_adapter(method, load_meta_model(model).backbone, source, image_encoder)
