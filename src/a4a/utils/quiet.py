@@ -1,8 +1,8 @@
 """Keep the notes of other libraries off the terminal where no user of a4a can act on them.
 
-`drop_import_notes` drops a few that they log while they are imported, for everybody who imports a4a. Each is named by its
-logger and a phrase of its text; everything else these libraries log, errors included, passes. `quiet_libraries` is for
-commands alone, which have progress bars of their own.
+`drop_import_notes` drops a few that they log while they are imported, for everybody who imports a4a. Each is named by
+its logger and a phrase of its text; everything else these libraries log, errors included, passes. `quiet_libraries` is
+for commands alone, which have progress bars of their own.
 """
 
 import logging
