@@ -96,18 +96,20 @@ class XAdapterPipeline(TwoModelPipeline):
         _check_arguments(upgraded, kwargs)
         _check_start(start, num_inference_steps)
         height, width = height or side(self.pipe), width or side(self.pipe)
-        steps: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         call: dict[str, Any] = {
-            **steps,
+            "num_inference_steps": num_inference_steps,
             **{name: kwargs[name] for name in SHARED if name in kwargs},
             "image_prompt_embeds": self.base.reference_embeds(image_prompt, image_prompt_embeds),
             "image_prompt_scale": image_prompt_scale,
         }
-        images = self.base(prompts, **call, **self._base_size(height, width), output_type="pt").images
+        size: dict[str, Any] = self._base_size(height, width)
+        images = self.base(prompts, **call, **size, output_type="pt").images
         features = self._base_features(prompts, call, images, start)
         with add_residuals(self.backbone.denoiser, self.mapper, features, mapper_scale):
             images = resized(images, height, width)
-            return upgraded(prompt=prompts, image=images, strength=start, **steps, **kwargs)
+            return upgraded(
+                prompt=prompts, image=images, strength=start, num_inference_steps=num_inference_steps, **kwargs
+            )
 
     def _base_features(self, prompt: Any, call: dict[str, Any], images: Tensor, start: float) -> list[BaseStep]:
         """The base model's steps of the second stage, which starts from its own images."""

@@ -59,7 +59,7 @@ class ImageEncoder(ABC):
         Zeros for pooled embeddings (IP-Adapter, FaceID). Encoders of tokens encode a zero image (IP-Adapter Plus).
         """
         if self.output == "tokens":
-            raise NotImplementedError(f"{type(self).__name__} gives tokens but does not encode a zero image.")
+            raise TypeError(f"{type(self).__name__} gives tokens but does not encode a zero image.")
         return torch.zeros(1, self.image_embed_dim)
 
     def unit_vectors(self, images: Images) -> Tensor:

@@ -64,12 +64,23 @@ def transfer(
             and memory are written to benchmarks/results. true: at the model's own size; a number: at images of so
             many pixels.
     """
-    output = Path(output)
     settings = TransferSettings(model, image_encoder, source, method, objective, training, precision)
     if dry_run:
-        pixels = None if dry_run is True else dry_run
-        dry_runs.dry_run(settings, pixels)
+        dry_runs.dry_run(settings, None if dry_run is True else dry_run)
         return None
+    return train_adapter(settings, data, Path(output), evaluation, cache, resume)
+
+
+def train_adapter(
+    settings: TransferSettings,
+    data: TrainingData,
+    output: Path,
+    evaluation: Validator | None = None,
+    cache: Path | None = None,
+    resume: bool = False,
+) -> ImagePromptAdapter:
+    """What `transfer` does but for dry runs; the adapter is in `output/adapter`, too."""
+    method, training, precision = settings.method, settings.training, settings.precision
     if precision.shard and evaluation is not None:
         raise InputError(
             "precision.shard is set, so no process has the whole denoiser to draw with; "
@@ -77,22 +88,22 @@ def transfer(
         )
     load_encoders = not data.is_encoded or evaluation is not None
     _check_memory(settings, data.size, load_encoders)
-    source_adapter = load_adapter(source) if source is not None else None
-    output_kind = method.encoder_output(source_adapter)
-    data.check(model, image_encoder, output_kind)
+    source = load_adapter(settings.source) if settings.source is not None else None
+    output_kind = method.encoder_output(source)
+    data.check(settings.model, settings.image_encoder, output_kind)
     encoder = None
     if load_encoders:
-        encoder = CLIPImageEncoder.from_pretrained(image_encoder, precision.dtype, output_kind)
+        encoder = CLIPImageEncoder.from_pretrained(settings.image_encoder, precision.dtype, output_kind)
     image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
-    if source_adapter is not None and method.uses_source:
-        check_width(image_embed_dim, source_adapter.image_embed_dim, str(source))
-    models = _load_models(model, encoder, precision)
+    if source is not None and method.uses_source:
+        check_width(image_embed_dim, source.image_embed_dim, str(settings.source))
+    models = _load_models(settings.model, encoder, precision)
 
-    adapter = _build_adapter(method, models.backbone, source_adapter, image_embed_dim, training.seed)
-    adapter.set_image_encoder(str(image_encoder))
+    adapter = _build_adapter(method, models.backbone, source, image_embed_dim, training.seed)
+    adapter.set_image_encoder(str(settings.image_encoder))
     dataset = _encode(data, models, cache or output / "cache")
     method.init_from_data(adapter, dataset)
-    loss = Denoising(models.backbone, adapter, objective, dataset.no_text, dataset.no_image)
+    loss = Denoising(models.backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
     validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output / "samples")
@@ -102,7 +113,8 @@ def transfer(
         loss.detach()
     adapter.eval()
     if state().is_main_process:
-        facts = {"samples": training.samples, "model": str(model), "source": str(source) if source else None}
+        origin = str(settings.source) if settings.source else None
+        facts = {"samples": training.samples, "model": str(settings.model), "source": origin}
         save_with_card(adapter, output / "adapter", facts)
     return adapter
 
@@ -126,7 +138,7 @@ def _check_memory(settings: TransferSettings, pixels: int | None, with_encoders:
     check_fit(estimate, settings.training.batch_size, torch.cuda.get_device_properties(device).total_memory)
 
 
-def _load_models(model: Path, encoder: ImageEncoder | None, precision: Precision) -> _Models:
+def _load_models(model: Path | str, encoder: ImageEncoder | None, precision: Precision) -> _Models:
     """The pipeline (without VAE and text encoders where there is no image encoder either), on the device."""
     device = process_device()
     pipe = load_pipeline(model, dtype=precision.dtype, parts="denoiser" if encoder is None else "all")

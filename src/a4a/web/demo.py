@@ -21,8 +21,8 @@ from a4a.evaluation.validation import ValidationResult, Validator
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import LearningRates, ObjectiveConfig
 from a4a.training.log import read_log
-from a4a.transfer.config import A4AConfig
-from a4a.transfer.run import transfer
+from a4a.transfer.config import A4AConfig, Precision, TransferSettings
+from a4a.transfer.run import train_adapter
 from a4a.utils.files import atomic_write
 from a4a.web.pages import data_url, render
 from a4a.web.plots import Curve, curves
@@ -135,12 +135,10 @@ def transfer_live(
 ) -> ImagePromptAdapter:
     """Train an A4A from scratch; an earlier run in the folder is removed, so that the demo never resumes."""
     shutil.rmtree(output / "run", ignore_errors=True)
-    adapter = transfer(
+    settings = TransferSettings(
         model=zoo / "pixart-mini",
-        source=zoo / PTA,
         image_encoder=zoo / IMAGE_ENCODER,
-        data=WorldImages("train", creatures),
-        output=output / "run",
+        source=zoo / PTA,
         method=A4AConfig(rounds=0),
         objective=ObjectiveConfig(rates=LearningRates(projection=3e-3, mapping=3e-3)),
         training=TrainingConfig(
@@ -153,12 +151,9 @@ def transfer_live(
             tensorboard=False,
             seed=seed,
         ),
-        evaluation=validator,
-        cache=output / "cache",
+        precision=Precision(),
     )
-    if adapter is None:
-        raise RuntimeError("A transfer that is no dry run returned no adapter.")
-    return adapter
+    return train_adapter(settings, WorldImages("train", creatures), output / "run", validator, output / "cache")
 
 
 class ProgressValidator(WorldValidator):

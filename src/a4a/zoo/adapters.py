@@ -8,8 +8,8 @@ from a4a.adapters import formats
 from a4a.backbones import load_pipeline
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, LearningRates, ObjectiveConfig
-from a4a.transfer.config import A4AConfig, IPAdapterConfig
-from a4a.transfer.run import transfer
+from a4a.transfer.config import A4AConfig, IPAdapterConfig, Precision, TransferSettings
+from a4a.transfer.run import train_adapter
 from a4a.zoo.context import BuildContext
 from a4a.zoo.dataset import WorldImages
 from a4a.zoo.evaluation import WorldValidator, write_test_scores
@@ -38,21 +38,23 @@ def build_adapter(
     """
     config = ObjectiveConfig(**(objective or {}))
     config.rates, config.dropping = LearningRates(**(rates or {})), ConditionDropout(**(dropping or {}))
-    adapter = transfer(
-        model=context.models / model,
-        data=WorldImages("train", **data),
-        image_encoder=context.image_encoder,
-        output=context.runs / name,
-        source=context.models / source if source else None,
-        method=(A4AConfig if source else IPAdapterConfig)(**(method or {})),
-        objective=config,
-        training=TrainingConfig(**training),
-        evaluation=WorldValidator("validation", context.validation, models=context.models),
-        cache=context.cache,
+    settings = TransferSettings(
+        context.models / model,
+        context.image_encoder,
+        context.models / source if source else None,
+        (A4AConfig if source else IPAdapterConfig)(**(method or {})),
+        config,
+        TrainingConfig(**training),
+        Precision(),
+    )
+    adapter = train_adapter(
+        settings,
+        WorldImages("train", **data),
+        context.runs / name,
+        WorldValidator("validation", context.validation, models=context.models),
+        context.cache,
         resume=True,
     )
-    if adapter is None:
-        raise RuntimeError("A transfer that is no dry run returned no adapter.")
     pipe = load_pipeline(context.models / model)
     if source is None and hasattr(pipe, "load_ip_adapter"):  # diffusers can load it too
         formats.write(adapter, target / f"{name}.safetensors")
