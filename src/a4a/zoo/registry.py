@@ -15,5 +15,8 @@ def figures(name: str, models: Path = MODELS) -> dict[str, Any]:
     """The held-out figures of a model: numbers, and estimates as dictionaries of the fields of `Estimate`."""
     file = models / name / "figures.json"
     if not file.is_file():
-        raise InputError(f"The zoo in {models} has no finished {name}; run `a4a zoo build` to make it.")
+        finished = sorted(p.parent.name for p in models.glob("*/figures.json"))
+        raise InputError(
+            f"The zoo has no finished {name}; it has {', '.join(finished) or 'nothing yet'}. `a4a zoo build` makes all."
+        )
     return json.loads(file.read_text())
