@@ -34,11 +34,12 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 | image encoder | {encoder}, {adapter.encoder_output} embeddings of width {adapter.image_embed_dim} |{samples}
 
 ```python
-from a4a import {class_name}, CLIPImageEncoder, ImagePromptPipeline
+from a4a import {class_name}, CLIPImageEncoder, ImagePromptPipeline, load_pipeline
 
 adapter = {class_name}.from_pretrained("this/folder")
-pipe = ImagePromptPipeline(pipe, adapter, CLIPImageEncoder.from_pretrained("{path}"))
-pipe("a prompt", image_prompt=image).images
+encoder = CLIPImageEncoder.from_pretrained("{path}")
+pipe = ImagePromptPipeline(load_pipeline("{model or "its/model"}"), adapter, encoder)
+image = pipe("a prompt", image_prompt="photo.png").images[0]
 ```
 """
     return ModelCard(text)
