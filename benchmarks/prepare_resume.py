@@ -138,6 +138,8 @@ def main(
     """
     import torch
 
+    import a4a.data.prepare.run  # noqa: F401 (here, since every child would spend seconds on it, and time its kill by them)
+
     torch.set_num_threads(1)
     folder = Path(folder)
     draw_images(folder / "images", count)
@@ -166,7 +168,7 @@ def main(
     output = folder / "killed"
     for _ in range(kills):
         hit, seconds = run_and_kill(
-            [*options, "--output", str(output)], rng.uniform(0.4 * undisturbed, 0.75 * undisturbed)
+            [*options, "--output", str(output)], rng.uniform(0.15 * undisturbed, 0.4 * undisturbed)
         )
         hits, now = hits + hit, finished_parts(output)
         done_twice += [name for name, made in before.items() if now.get(name) != made]

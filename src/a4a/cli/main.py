@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -56,8 +58,9 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
     wants_help = any(word == "--help-all" or word.partition("=")[0].endswith(".help") for word in words)
     if not wants_help:
         check_option_names(name, command, words)
-    quiet_libraries()
-    function = load_function(command)
+    with _interrupts_exit_at_once(command):
+        quiet_libraries()
+        function = load_function(command)
     if wants_help:
         print_full_help(name, command, function, words)
         return
@@ -119,6 +122,19 @@ def _stopped(command: Command | None, code: int) -> int:
     if _is_first_process():
         print(f"a4a: stopped. {command.resume if command else ''}".strip(), file=sys.stderr)
     return code
+
+
+@contextmanager
+def _interrupts_exit_at_once(command: Command) -> Iterator[None]:
+    """Ends the process on Ctrl-C while libraries are imported, some of which turn KeyboardInterrupt into other errors."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(_stopped(command, 130)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_first_process() -> bool:
