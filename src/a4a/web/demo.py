@@ -201,16 +201,16 @@ def _plots(live_log: Path, zoo: Path) -> list[str]:
         rows = [r for r in read_log(log) if "identity" in r]
         return Curve(label, [r["samples"] for r in rows], [r["identity"] for r in rows], live)
 
-    def recorded(**folders: str) -> list[Curve]:
-        logs = {label.replace("_", " "): zoo / folder / "log.csv" for label, folder in folders.items()}
+    def recorded(folders: dict[str, str]) -> list[Curve]:
+        logs = {label: zoo / folder / "log.csv" for label, folder in folders.items()}
         return [curve(f"{label}, recorded", log) for label, log in logs.items() if log.is_file()]
 
     level = {"PTA on its own base": figures(PTA, zoo)["identity"]["mean"]}
     to_pixart = [
         curve("A4A, live", live_log, live=True),
-        *recorded(A4A="a4a-pixart-mini", **{"IP-Adapter*": "ip-adapter-pixart-mini"}),
+        *recorded({"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini"}),
     ]
-    to_sdxl = recorded(A4A="a4a-sdxl-mini", PTA_UM_from_scratch="ip-adapter-sdxl-mini")
+    to_sdxl = recorded({"A4A": "a4a-sdxl-mini", "PTA-UM from scratch": "ip-adapter-sdxl-mini"})
     plots = {"To the transformer": to_pixart, "To the larger U-Net": to_sdxl}
     return [curves(title, "identity, validation subjects", lines, level) for title, lines in plots.items() if lines]
 
