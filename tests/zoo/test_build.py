@@ -33,9 +33,6 @@ def crumbs() -> dict:
     return recipe
 
 
-pytestmark = pytest.mark.xdist_group("zoo build")  # one worker builds the zoo, which takes half a minute
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("zoo")
