@@ -126,7 +126,7 @@ def _stopped(command: Command | None, code: int) -> int:
 
 @contextmanager
 def _interrupts_exit_at_once(command: Command) -> Iterator[None]:
-    """Ends the process on Ctrl-C while libraries are imported, some of which turn KeyboardInterrupt into other errors."""
+    """Ends the process on Ctrl-C while libraries are imported: some turn KeyboardInterrupt into other errors."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
