@@ -167,7 +167,7 @@ def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None
 
 
 def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, Any]) -> None:
-    """Write the folder whole or not at all. `facts`: model, source, samples."""
+    """Write the folder whole or not at all. `facts`: see `card`."""
     with atomic_write(folder) as temporary:
         temporary.mkdir(parents=True)
         adapter.save_pretrained(temporary)

@@ -9,7 +9,7 @@ from a4a.utils.modules import parameter_count
 
 
 def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
-    """The model card of an adapter, with those `facts` that are known: `model`, `source`, `samples`."""
+    """The model card of an adapter, with those `facts` that are known: `model`, `source`, `init`, `samples`."""
     class_name = type(adapter).__name__
     model, source = (str(facts[name]) if facts.get(name) else None for name in ("model", "source"))
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if model else {}
@@ -24,7 +24,7 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 
 # An image-prompt adapter{f" for {model}" if model else ""}
 
-{adapter.origin(model, source)}
+{adapter.origin(model, source)}{f" Its training began from `{facts['init']}`." if facts.get("init") else ""}
 
 | | |
 |---|---|

@@ -95,6 +95,7 @@ COMMANDS = {
             "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
             "--objective.rates.mapping RATE": "learning rate; also --objective.rates.projection, ...",
             "--evaluation CLASS": "scores and images to log every --training.evaluate_every samples",
+            "--init ADAPTER": "start from a trained adapter's folder: another stage, other data, another rate",
             "--resume": "continue the run that --output holds",
             "--dry_run": "two steps on random weights of the right shapes; no download, no training",
         },

@@ -13,7 +13,7 @@ from a4a.utils.settings import did_you_mean
 
 TRIAL_SUBJECTS = 4
 """Subjects whose references every metric scores: enough for one that compares sets (KID needs three)."""
-ADAPTER = ("model", "image_encoder", "source", "method")
+ADAPTER = ("model", "image_encoder", "source", "method", "init")
 """The arguments of `a4a transfer` that decide what the adapter is."""
 
 

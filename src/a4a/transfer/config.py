@@ -204,3 +204,4 @@ class TransferSettings:
     objective: ObjectiveConfig
     training: TrainingConfig
     precision: Precision
+    init: Path | str | None = None

@@ -15,6 +15,7 @@ from a4a.backbones import Backbone
 from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.training.denoising import Denoising
 from a4a.transfer.config import AdapterConfig, TransferSettings
+from a4a.transfer.start import check_init, source_within
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
     Takes seconds. No weights are read, but for a source adapter that is not a published one.
     """
     model = load_meta_model(settings.model)
-    adapter, shape = build_meta_adapter(settings.method, model.backbone, settings.source, settings.image_encoder)
+    adapter, shape = build_meta_adapter(
+        settings.method, model.backbone, settings.source, settings.image_encoder, settings.init
+    )
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(model.backbone.denoiser, settings.precision.dtype)
     with torch.device("meta"):
@@ -78,13 +81,21 @@ def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
 
 
 def build_meta_adapter(
-    method: AdapterConfig, backbone: Backbone, source: Path | str | None, image_encoder: Path | str
+    method: AdapterConfig,
+    backbone: Backbone,
+    source: Path | str | None,
+    image_encoder: Path | str,
+    init: Path | str | None = None,
 ) -> tuple[ImagePromptAdapter, tuple[int, ...]]:
     """The untrained adapter on the meta device, and the shape of the image embedding that it takes.
 
-    InputError where backbone, source and method do not go together.
+    InputError where backbone, source, method and the adapter to start from do not go together.
     """
-    source_adapter = load_meta_adapter(source)
+    start = load_meta_adapter(init)
+    source_adapter = load_meta_adapter(source) if source is not None else source_within(start)
     shape = embed_shape(image_encoder, method.encoder_output(source_adapter), source_adapter)
     with torch.device("meta"):
-        return method.build(backbone, source_adapter, shape[-1]), shape
+        adapter = method.build(backbone, source_adapter, shape[-1])
+    if start is not None and init is not None:
+        check_init(init, start, adapter, source, f"a {type(backbone.denoiser).__name__}")
+    return adapter, shape

@@ -13,9 +13,9 @@ def check_recipe(settings: dict[str, Any]) -> ParsedArguments:
     return parse_arguments(transfer, settings)
 
 
-def check_adapter(model: Any, image_encoder: Any, source: Any, method: Any) -> None:
-    """Builds a recipe's adapter without weights: InputError where model, source and method do not go together.
+def check_adapter(model: Any, image_encoder: Any, source: Any, method: Any, init: Any = None) -> None:
+    """Builds a recipe's adapter without weights: InputError where model, source, method and init do not go together.
 
     Reads configuration files alone; a source that is not a published one is read whole.
     """
-    build_meta_adapter(method, load_meta_model(model).backbone, source, image_encoder)
+    build_meta_adapter(method, load_meta_model(model).backbone, source, image_encoder, init)

@@ -25,6 +25,7 @@ from a4a.transfer import dry_run as dry_runs
 from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, TransferSettings
 from a4a.transfer.memory import check_fit, estimate_memory
 from a4a.transfer.meta import load_meta_transfer
+from a4a.transfer.start import source_within, start_from
 from a4a.utils.files import atomic_write
 
 
@@ -42,6 +43,7 @@ def transfer(
     cache: Path | None = None,
     resume: bool = False,
     dry_run: bool | int = False,
+    init: Path | None = None,
 ) -> ImagePromptAdapter | None:
     """Train an adapter for a model: transfer one made for another (A4A), or train one from scratch (IP-Adapter*).
 
@@ -63,8 +65,11 @@ def transfer(
         dry_run: Train nothing: two steps on random data and weights of the right shapes, without any download; time
             and memory are written to benchmarks/results. true: at the model's own size; a number: at images of so
             many pixels.
+        init: Start from the weights of this trained adapter: another stage, other data, another rate. A folder, such as
+            another run's adapter or one of its checkpoints; for IPAdapterConfig a published file, too. Method and
+            model must be the same; source, too, where it is given (by default that of an A4A in init).
     """
-    settings = TransferSettings(model, image_encoder, source, method, objective, training, precision)
+    settings = TransferSettings(model, image_encoder, source, method, objective, training, precision, init)
     if dry_run:
         dry_runs.dry_run(settings, None if dry_run is True else dry_run)
         return None
@@ -88,7 +93,8 @@ def train_adapter(
         )
     load_encoders = not data.is_encoded or evaluation is not None
     _check_memory(settings, data.size, load_encoders)
-    source = load_adapter(settings.source) if settings.source is not None else None
+    init = load_adapter(settings.init) if settings.init is not None else None
+    source = load_adapter(settings.source) if settings.source is not None else source_within(init)
     output_kind = method.encoder_output(source)
     data.check(settings.model, settings.image_encoder, output_kind)
     encoder = None
@@ -96,13 +102,16 @@ def train_adapter(
         encoder = CLIPImageEncoder.from_pretrained(settings.image_encoder, precision.dtype, output_kind)
     image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
     if source is not None and method.uses_source:
-        check_width(image_embed_dim, source.image_embed_dim, str(settings.source))
+        check_width(image_embed_dim, source.image_embed_dim, str(settings.source or settings.init))
     models = _load_models(settings.model, encoder, precision)
 
     adapter = _build_adapter(method, models.backbone, source, image_embed_dim, training.seed)
+    if init is not None and settings.init is not None:
+        start_from(settings.init, init, adapter, settings.source, settings.model)
     adapter.set_image_encoder(str(settings.image_encoder))
     dataset = _encode(data, models, cache or output / "cache")
-    method.init_from_data(adapter, dataset)
+    if init is None:
+        method.init_from_data(adapter, dataset)
     loss = Denoising(models.backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
@@ -113,8 +122,8 @@ def train_adapter(
         loss.detach()
     adapter.eval()
     if state().is_main_process:
-        origin = str(settings.source) if settings.source else None
-        facts = {"samples": training.samples, "model": str(settings.model), "source": origin}
+        origin = {"source": settings.source, "init": settings.init}
+        facts = {"samples": training.samples, "model": str(settings.model), **origin}
         save_with_card(adapter, output / "adapter", facts)
     return adapter
 

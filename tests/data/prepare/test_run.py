@@ -431,6 +431,30 @@ def test_the_projection_starts_whitened_over_the_references(prepared, models, sd
     torch.testing.assert_close(coupled[:, same[0]], coupled[:, same[-1]], atol=5e-3, rtol=1e-2)
 
 
+def test_a_run_starts_from_the_adapter_of_another(prepared, models, sd15, tmp_path, capsys):
+    from a4a.adapters import formats
+    from a4a.adapters.loading import load_adapter
+    from a4a.cli.main import main
+
+    formats.write(tiny_models.ip_adapter(sd15), tmp_path / "source.safetensors")
+    common = ["transfer", "--model", str(models / "pixart"), "--image_encoder", str(models / "clip")]
+    common += ["--data", str(prepared), "--training.samples", "2", "--training.batch_size", "2", "--method.rounds", "1"]
+    source = ["--source", str(tmp_path / "source.safetensors")]
+    assert main([*common, *source, "--output", str(tmp_path / "first")]) == 0
+    first = ["--init", str(tmp_path / "first" / "adapter")]
+    still = [f"--objective.rates.{name}=0" for name in ("projection", "mapping")]
+    again = [*common, *first, *still, "--training.seed", "1", "--training.weight_decay", "0"]
+    assert main([*again, "--output", str(tmp_path / "again")]) == 0
+    before, after = (load_adapter(tmp_path / run / "adapter").state_dict() for run in ("first", "again"))
+    assert all(torch.equal(t, after[name]) for name, t in before.items())
+    assert f"began from `{first[1]}`" in (tmp_path / "again" / "adapter" / "README.md").read_text()
+
+    capsys.readouterr()
+    assert main([*common, *first, "--method", "IPAdapterConfig", "--output", str(tmp_path / "other")]) == 2
+    assert "of the class A4A, but the method trains IPAdapter" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_prepared_data_can_be_named_on_the_command_line(prepared, models, tmp_path):
     from a4a.cli.main import main
 
