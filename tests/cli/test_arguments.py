@@ -114,6 +114,13 @@ def test_an_override_of_no_variant_is_refused(recipe):
         read(*recipe, "--variants.A4a.method.rounds", "1")
 
 
+def test_a_command_without_what_it_is_about_says_what_that_is():
+    for name, what in (("inspect", "needs a PATH .adapter file or folder"), ("plan", "needs a RECIPE .YAML file")):
+        command = COMMANDS[name]
+        with pytest.raises(InputError, match=rf"a4a {name} {what}.*; for example: a4a {name} "):
+            read_arguments(name, command, command.load(), [])
+
+
 def test_a_plan_takes_its_recipe_as_positional_or_by_config():
     from a4a.transfer.plan import plan
 

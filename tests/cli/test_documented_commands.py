@@ -9,7 +9,7 @@ import pytest
 from a4a.cli.arguments import check_option_names, read_arguments
 from a4a.cli.commands import COMMANDS
 from a4a.cli.help import find_command
-from a4a.cli.main import load_function, unneeded
+from a4a.cli.main import unneeded
 from a4a.utils.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,6 @@ def test_documented_commands_are_valid(line, monkeypatch):
     config = words[words.index("--config") + 1] if "--config" in words else None
     if config is not None and not Path(config).exists():
         return  # a recipe of the reader's own
-    function = load_function(COMMANDS[name])
+    function = COMMANDS[name].load()
     settings = read_arguments(name, COMMANDS[name], function, words)
     parse_arguments(function, settings, unneeded(name, settings))

@@ -9,7 +9,7 @@ import pytest
 
 from a4a.cli.commands import COMMANDS
 from a4a.cli.help import command_help, overview
-from a4a.cli.main import load_function, main
+from a4a.cli.main import main
 from a4a.utils.arguments import alternatives, parameters_of
 
 HEAVY = ("torch", "diffusers", "transformers", "jsonargparse", "numpy")
@@ -81,7 +81,7 @@ def test_the_overview_names_every_command_and_fits_a_screen(capsys):
 def test_the_help_of_a_command_names_what_its_function_takes(name):
     """A parameter was added or renamed: say so in src/a4a/cli/commands.py."""
     command = COMMANDS[name]
-    function = load_function(command)
+    function = command.load()
     _, parameters = parameters_of(function)
     assert command.parameters | ({command.positional} - {None}) == set(parameters)
     required = {n for n, p in parameters.items() if p.default is p.empty}
@@ -92,7 +92,7 @@ def test_the_help_of_a_command_names_what_its_function_takes(name):
 def test_the_groups_in_the_help_have_the_options_that_it_names(name):
     for option in COMMANDS[name].options:
         path = option.split()[0].removeprefix("--").split(".")
-        holder = load_function(COMMANDS[name])
+        holder = COMMANDS[name].load()
         for part in path if len(path) > 1 else ():
             hints, parameters = parameters_of(holder)
             assert part in parameters, option

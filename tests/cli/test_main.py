@@ -181,7 +181,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(command, advice, capsys, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("a4a.cli.main.load_function", interrupted)
+    monkeypatch.setattr("a4a.cli.commands.Command.load", interrupted)
     assert main(command) == 130
     error = capsys.readouterr().err
     assert error.startswith("a4a: stopped") and error.count("\n") == 1 and advice in error
@@ -203,7 +203,7 @@ def test_a_training_run_that_was_stopped_says_how_to_resume(capsys, monkeypatch)
     def stopped(*_):
         raise SystemExit(130)  # as the training loop does once it has saved a checkpoint
 
-    monkeypatch.setattr("a4a.cli.main.load_function", stopped)
+    monkeypatch.setattr("a4a.cli.commands.Command.load", stopped)
     assert main(["transfer", "--output", "x"]) == 130
     assert "--resume" in capsys.readouterr().err
 

@@ -11,10 +11,13 @@ from diffusers import AutoencoderKL
 
 from a4a.backbones import load_pipeline
 from a4a.backbones.meta import load_meta_model
+from a4a.cli.main import main
+from a4a.data.manifest import FORMAT
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
 from a4a.transfer.plan import plan, plan_facts
+from a4a.utils.fingerprint import file_fingerprint
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_a_recipe_is_planned_without_its_data(recipe, capsys):
 
 
 def test_hours_that_were_not_measured_are_estimated_from_the_operations_of_a_step(recipe):
-    facts, _ = plan_facts(recipe, 80.0, 1, None)
+    facts, _ = plan_facts(recipe)
     seconds = facts["samples"] * facts["TFLOP per sample"] / 125
     assert facts["GPU hours (estimated, A100)"] == pytest.approx(seconds / 3600)
 
@@ -50,11 +53,19 @@ def test_the_table_of_a_plan_has_sizes_in_gb_and_counts_with_separators(recipe, 
     assert re.search(r"^denoiser, parameters +\d{1,3},\d{3}", table, re.M)
 
 
+def write_manifest(folder, size, model="zoo:pixart-mini", image_encoder="zoo:clip-large/image_encoder"):
+    """What a plan reads of prepared data."""
+    models = {"encode.model": model, "encode.image_encoders.clip": image_encoder}
+    settings = {option: {"name": name, "fingerprint": file_fingerprint(name)} for option, name in models.items()}
+    manifest = {"format": FORMAT, "settings": {"crop.size": size, **settings}, "embeds": {"clip": [128]}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_prepared_data_may_be_named_by_their_folder_alone(recipe, tmp_path):
     content = yaml.safe_load(recipe.read_text()) | {"data": str(tmp_path), "evaluation": None}
     recipe.write_text(yaml.safe_dump(content))
-    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": 128}}))
-    assert plan_facts(recipe, 80.0, 1, None)[0]["encoders, bytes"] == 0
+    write_manifest(tmp_path, 128)
+    assert plan_facts(recipe)[0]["encoders, bytes"] == 0
 
 
 def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path):
@@ -63,9 +74,28 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path):
     recipe.write_text(yaml.safe_dump(content))
     per_image = {}
     for size in (64, 128):
-        (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"crop.size": size}}))
-        per_image[size] = plan_facts(recipe, 80.0, 1, None)[0]["encoded data per 100,000 samples, bytes"]
+        write_manifest(tmp_path, size)
+        per_image[size] = plan_facts(recipe)[0]["encoded data per 100,000 samples, bytes"]
     assert per_image[128] - per_image[64] == 100_000 * 2 * 8 * (16**2 - 8**2)  # latents: 8 channels, 2 bytes
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "zoo:sdxl-mini"}, {"image_encoder": "zoo:clip-medium/image_encoder"}], ids=str
+)
+def test_data_prepared_for_another_model_are_one_sentence(recipe, tmp_path, other):
+    write_manifest(tmp_path, 64, **other)
+    (name,) = other.values()
+    with pytest.raises(InputError, match=rf"was prepared with encode.* = {name} .*; prepare the data again for it"):
+        plan_facts(recipe, changes={"data": str(tmp_path)})
+
+
+def test_options_of_a_transfer_come_on_top_of_the_recipe(recipe, capsys):
+    words = ["--training.batch_size", "8", "--evaluation", "null", "--objective.rates.mapping", "0.1", "--json"]
+    assert main(["plan", str(recipe), *words]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "peak at batch 8, bytes" in facts and facts["encoders, bytes"] == 0
+    assert main(["plan", "--config", str(recipe), "--training.batch", "8"]) == 2
+    assert "no option batch; did you mean batch_size" in capsys.readouterr().err
 
 
 def test_a_recipe_whose_batch_cannot_fit_is_an_error(recipe, capsys):
@@ -83,7 +113,7 @@ def test_the_plan_counts_encoders_that_stay_loaded(recipe):
 
     def estimate(**changes):
         recipe.write_text(yaml.safe_dump(content | changes))
-        facts = plan_facts(recipe, 80.0, 1, None)[0]
+        facts = plan_facts(recipe)[0]
         return facts["encoders, bytes"], facts["peak at batch 32, bytes"]
 
     (none, without), (some, with_) = (
@@ -104,7 +134,7 @@ def test_the_plan_counts_encoders_that_stay_loaded(recipe):
 def test_a_file_that_is_no_recipe_is_an_input_error(tmp_path, content, said):
     (tmp_path / "r.yaml").write_text(content)
     with pytest.raises(InputError, match=said):
-        plan_facts(tmp_path / "r.yaml", 80.0, 1, None)
+        plan_facts(tmp_path / "r.yaml")
 
 
 def test_published_encoders_have_these_sizes():

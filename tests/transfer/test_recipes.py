@@ -10,7 +10,6 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from a4a.cli.arguments import read_arguments
 from a4a.cli.commands import COMMANDS
-from a4a.cli.main import load_function
 from a4a.transfer.recipe import check_recipe
 from a4a.utils.arguments import parse_arguments
 from a4a.utils.settings import merged
@@ -27,7 +26,7 @@ def test_a_recipe_fits_the_command_that_its_first_lines_name(file, monkeypatch):
     command = re.search(rf"a4a ([a-z-]+) --config {re.escape(path)}", file.read_text())
     assert command, f"{path} does not say how it is used"
     more = ["--output", "runs/x"] if command[1] in ("experiment", "evaluate") else []
-    function = load_function(COMMANDS[command[1]])
+    function = COMMANDS[command[1]].load()
     settings = read_arguments(command[1], COMMANDS[command[1]], function, ["--config", path, *more])
     assert parse_arguments(function, settings)
     if command[1] == "experiment":

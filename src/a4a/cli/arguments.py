@@ -6,13 +6,14 @@
 --resume                        true
 """
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from jsonargparse import get_loader
 
-from a4a.cli.commands import Command
+from a4a.cli.commands import COMMANDS, Command
 from a4a.errors import InputError
 from a4a.utils.arguments import alternatives, parameters_of, read_recipe
 from a4a.utils.settings import did_you_mean, merged, with_option
@@ -23,6 +24,8 @@ BOOLEANS = ("true", "false", "yes", "no")
 def check_option_names(name: str, command: Command, words: list[str]) -> None:
     """InputError for an option that the command does not have; imports nothing, so a typo is reported at once."""
     known = command.parameters | ({"config"} if command.config else set())
+    if command.overrides:
+        known |= COMMANDS[command.overrides].parameters
     for word in words:
         option = word[2:].partition("=")[0].partition(".")[0]
         if word.startswith("--") and option not in known:
@@ -33,7 +36,9 @@ def check_option_names(name: str, command: Command, words: list[str]) -> None:
 
 def read_arguments(name: str, command: Command, function: Any, words: list[str]) -> dict[str, Any]:
     """The settings that a command line gives to the function of a command."""
-    hints, _ = parameters_of(function)
+    hints, parameters = parameters_of(function)
+    if command.overrides:
+        hints = parameters_of(COMMANDS[command.overrides].load())[0] | hints
     options, positionals = _split(name, words, hints)
     settings: dict[str, Any] = {}
     for option, raw in options:
@@ -45,7 +50,10 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
     for option, raw in options:
         if option != "config":
             _check_entry(option, hints, settings)
-            settings = with_option(settings, option, _value(raw, _hint(option, hints)))
+            is_own = not command.overrides or option.partition(".")[0] in parameters
+            settings = with_option(
+                settings, option if is_own else f"changes.{option}", _value(raw, _hint(option, hints))
+            )
     if len(positionals) > (1 if command.positional else 0):
         extra = positionals[-1]
         raise InputError(
@@ -53,7 +61,17 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
         )
     if positionals and command.positional:
         settings[command.positional] = positionals[0]
+    if command.positional and command.positional not in settings:
+        _check_positional(name, command, parameters[command.positional])
     return settings
+
+
+def _check_positional(name: str, command: Command, parameter: inspect.Parameter) -> None:
+    """InputError where the parameter that needs no option was not given but has no default."""
+    if parameter.default is parameter.empty:
+        placeholder = parameter.name.upper()
+        what = next(text for option, text in command.options.items() if option.endswith(f" {placeholder}"))
+        raise InputError(f"a4a {name} needs a {placeholder} ({what}); for example: {command.example}")
 
 
 def _split(name: str, words: list[str], hints: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], list[str]]:

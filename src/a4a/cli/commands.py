@@ -3,7 +3,10 @@
 tests/cli/test_help.py holds it against the functions: every option exists, every required one is named.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,19 @@ class Command:
     """`recipe`: --config names a YAML file with the options. `positional`: it names the positional parameter."""
     resume: str = "Nothing was written."
     """How to go on after Ctrl-C."""
+    overrides: str | None = None
+    """A command whose options may be given, too: they come on top of the recipe, as the parameter `changes`."""
 
     @property
     def parameters(self) -> set[str]:
         """Names of all parameters of the function."""
         listed = (option.split()[0].removeprefix("--").partition(".")[0] for option in self.options)
-        return {name for name in (*listed, *self.others) if name != "config"}
+        return {name for name in (*listed, *self.others) if name not in ("config", "OPTION")}
+
+    def load(self) -> Callable[..., Any]:
+        """Imports the function."""
+        module, _, function = self.target.partition(":")
+        return getattr(import_module(module), function)
 
 
 AGAIN = "The same command goes on where this one stopped."
@@ -70,16 +80,18 @@ COMMANDS = {
         target="a4a.transfer.plan:plan",
         summary="Estimate what a transfer needs: parameters, memory, largest batch, disk, time. Downloads no weights.",
         options={
-            "--config RECIPE": "YAML file of a4a transfer, or of a4a experiment (what its variants share)",
+            "--config RECIPE": "YAML file of a4a transfer, or of a4a experiment: what its variants share",
             "--gpu GB": "memory of one GPU (80)",
             "--processes N": "GPUs, one process each (1)",
             "--samples_per_second X": "as measured, of all processes together; without it the hours are estimated",
+            "--OPTION VALUE": "an option of a4a transfer, on top of the recipe: --training.batch_size 8, --data FOLDER",
             "--json": "print JSON with plain numbers instead of a table",
         },
         example="a4a plan --config recipes/sd15-to-pixart.yaml --gpu 24",
-        others=("recipe",),
+        others=("recipe", "changes"),
         positional="recipe",
         config="positional",
+        overrides="transfer",
     ),
     "transfer": Command(
         target="a4a.transfer.run:transfer",

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from a4a.cli.commands import COMMANDS, Command
@@ -60,7 +59,7 @@ def run_command(name: str, command: Command, words: list[str]) -> None:
         check_option_names(name, command, words)
     with _interrupts_exit_at_once(command):
         quiet_libraries()
-        function = load_function(command)
+        function = command.load()
     if wants_help:
         print_full_help(name, command, function, words)
         return
@@ -81,12 +80,6 @@ def unneeded(name: str, settings: dict[str, Any]) -> tuple[str, ...]:
     """Settings that the command will not read: a dry run uses random data, so the recipe's data need not exist."""
     is_dry_run = name == "transfer" and settings.get("dry_run") not in (None, False, "false")
     return ("data", "evaluation") if is_dry_run else ()
-
-
-def load_function(command: Command) -> Callable[..., Any]:
-    """Imports the function of a command."""
-    module, _, function = command.target.partition(":")
-    return getattr(import_module(module), function)
 
 
 def print_full_help(name: str, command: Command, function: Callable[..., Any], words: list[str]) -> None:

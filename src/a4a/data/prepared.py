@@ -1,6 +1,5 @@
 """Training samples from a folder that `a4a prepare` made: nothing is decoded or encoded again, little is in memory."""
 
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +11,10 @@ from torch import Tensor
 
 from a4a.data import shards
 from a4a.data.base import EncodedDataset, evenly_spaced, reference_target_pairs
+from a4a.data.compatibility import check_encodings, choose_image_encoder
 from a4a.data.manifest import NEEDS_SUBJECTS, SplitName, index_rows, read_manifest
 from a4a.encoders.base import Output
 from a4a.errors import InputError
-from a4a.utils.fingerprint import file_fingerprint
-
-ENCODER_OPTIONS: dict[Output, str] = {"pooled": "encode.image_encoders", "tokens": "encode.token_encoders"}
-"""The options of `a4a prepare` that make each kind of embedding."""
 
 
 class PreparedDataset(EncodedDataset):
@@ -55,7 +51,7 @@ class PreparedDataset(EncodedDataset):
                 f"{path} was prepared without encode, so there is nothing to train on; "
                 "choose another output folder and set encode.model."
             )
-        self.image_encoder = self._choose_image_encoder(image_encoder)
+        self.image_encoder = choose_image_encoder(self.path, self.manifest, image_encoder)
         if self.image_encoder is not None:
             self.embed_shape = tuple(self.manifest["embeds"][self.image_encoder])
             self.image_embed_dim = self.embed_shape[-1]
@@ -74,31 +70,7 @@ class PreparedDataset(EncodedDataset):
         return len(self.samples)
 
     def check(self, model: str | Path, image_encoder: str | Path, encoder_output: Output = "pooled") -> None:
-        if self.image_encoder is None:
-            raise InputError(
-                f"{self.path} was prepared without image embeddings; "
-                f"prepare it again with encode.image_encoders: {{clip: {image_encoder}}}."
-            )
-        if self.image_encoder == "arcface":
-            raise InputError(
-                f"{self.path} has image_encoder arcface, whose embeddings no command can generate with; "
-                "choose one that encode.image_encoders named."
-            )
-        stored: Output = "tokens" if self.embed_shape and len(self.embed_shape) == 2 else "pooled"
-        if stored != encoder_output:
-            raise InputError(
-                f"{self.path} has {stored} embeddings by {self.image_encoder} but the adapter takes {encoder_output}; "
-                "choose another image_encoder, or prepare the data again with "
-                f"{ENCODER_OPTIONS[encoder_output]}: {{clip: {image_encoder}}}."
-            )
-        given = {"encode.model": model, f"{ENCODER_OPTIONS[stored]}.{self.image_encoder}": image_encoder}
-        for option, name in given.items():
-            used = self.manifest["settings"].get(option)
-            if used is not None and used["fingerprint"] != (fingerprint := file_fingerprint(name)):
-                raise InputError(
-                    f"{self.path} was prepared with {option} = {used['name']} ({used['fingerprint']}), "
-                    f"not {name} ({fingerprint}); prepare the data again for it."
-                )
+        check_encodings(self.path, self.manifest, self.image_encoder, model, image_encoder, encoder_output)
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, reference_view, target, target_view = self.samples[indices].numpy().T
@@ -138,20 +110,6 @@ class PreparedDataset(EncodedDataset):
         for array, shard, start in zip(out, self._index.shard[rows], starts, strict=True):
             self._files.read_into(array, self._index.shards[shard] / f"{file}.arrow", int(start))
         return torch.from_numpy(out)
-
-    def _choose_image_encoder(self, name: str | None) -> str | None:
-        known: Mapping[str, Any] = self.manifest["embeds"] or {}
-        listed = ", ".join(sorted(known))
-        if name is None and len(known) > 1:
-            raise InputError(
-                f"{self.path} has embeddings of {listed}; choose the references' with data.init_args.image_encoder."
-            )
-        if name is not None and name not in known:
-            raise InputError(
-                f"{self.path} has no embeddings {name!r}, it has {listed or 'none'}; "
-                "choose one of them or prepare the data again."
-            )
-        return name if name is not None else next(iter(known), None)
 
     def _pair(self, subjects: list[str | None], reference: str) -> Tensor:
         """[samples, 4], see `samples`: one sample for each view of each target."""

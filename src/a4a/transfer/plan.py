@@ -2,13 +2,16 @@
 
 import json as json_format
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from a4a.data.base import TrainingData
+from a4a.data.compatibility import check_encodings, choose_image_encoder
+from a4a.data.manifest import read_manifest
+from a4a.encoders.base import Output
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
 from a4a.transfer.compute import flops_per_sample, gpu_hours
@@ -18,12 +21,18 @@ from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 from a4a.transfer.run import transfer
 from a4a.utils.arguments import named_class, parse_arguments, read_recipe
 from a4a.utils.modules import parameter_count
+from a4a.utils.settings import merged
 
 Facts = dict[str, Any]
 
 
 def plan(
-    recipe: Path, gpu: float = 80.0, processes: int = 1, samples_per_second: float | None = None, json: bool = False
+    recipe: Path,
+    gpu: float = 80.0,
+    processes: int = 1,
+    samples_per_second: float | None = None,
+    json: bool = False,
+    changes: dict | None = None,
 ) -> None:
     """Estimate what a transfer needs: parameters, memory, largest batch, disk, time.
 
@@ -34,29 +43,37 @@ def plan(
         samples_per_second: As measured (log.csv, or a dry run), of all processes together; gives the hours. Without it
             they are estimated: the operations of a step, at 40 % of the peak of an A100.
         json: Print JSON, with sizes in bytes, instead of a table.
+        changes: Options of a4a transfer that come on top of the recipe.
+
+    InputError where the batch does not fit the GPU, or data that are there were prepared for another model.
     """
-    facts, misfit = plan_facts(recipe, gpu, processes, samples_per_second)
+    facts, misfit = plan_facts(recipe, gpu, processes, samples_per_second, changes)
     print(json_format.dumps(facts, indent=1) if json else "\n".join(_line(*fact) for fact in facts.items()))
     if misfit is not None:
         raise misfit
 
 
 def plan_facts(
-    recipe: Path, gpu: float, processes: int, samples_per_second: float | None
+    recipe: Path,
+    gpu: float = 80.0,
+    processes: int = 1,
+    samples_per_second: float | None = None,
+    changes: dict | None = None,
 ) -> tuple[Facts, InputError | None]:
     """The facts, and the error for a batch that does not fit the GPU (None where it fits)."""
-    written = _read(recipe)
+    written = merged(_read(recipe), changes or {})
     settings = _settings(written)
-    is_encoded, pixels = _data_facts(written.get("data"))
-    with_encoders = not is_encoded or written.get("evaluation") is not None
+    data = _data(written.get("data"))
+    with_encoders = not data.is_encoded or written.get("evaluation") is not None
     built = load_meta_transfer(settings)
-    estimate = estimate_memory(built, processes, pixels, with_encoders)
+    _check_data(data, built)
+    estimate = estimate_memory(built, processes, data.size, with_encoders)
     facts = {
         "model": str(settings.model),
         **_parameter_facts(built, estimate),
         **_memory_facts(estimate, settings.training.batch_size, gpu),
-        "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, pixels),
-        **_time_facts(built, processes, pixels, samples_per_second),
+        "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, data.size),
+        **_time_facts(built, processes, data.size, samples_per_second),
     }
     try:
         check_fit(estimate, settings.training.batch_size, gpu * 1e9)
@@ -131,18 +148,38 @@ def _settings(written: dict[str, Any]) -> TransferSettings:
     return TransferSettings(**arguments.build(only=[field.name for field in fields(TransferSettings)]))
 
 
-def _data_facts(data: Any) -> tuple[bool, int | None]:
-    """Whether the data are encoded, and the side of their images in pixels where it is known; they need not exist."""
-    if not data:
-        return False, None
-    kind, value = named_class(TrainingData, data, "data")
+@dataclass(frozen=True)
+class _Data:
+    """What a recipe's `data` tell before they are opened; they need not exist."""
+
+    is_encoded: bool = False
+    size: int | None = None
+    """Side of the images in pixels, where it is known."""
+    folder: Path = Path()
+    manifest: dict[str, Any] | None = None
+    """Of prepared data that are there, with the name of the image encoder whose embeddings are used."""
+    image_encoder: str | None = None
+
+
+def _data(setting: Any) -> _Data:
+    if not setting:
+        return _Data()
+    kind, value = named_class(TrainingData, setting, "data")
     init_args = value.get("init_args") or {}
-    if "size" in init_args:
-        return kind.is_encoded, int(init_args["size"])
-    manifest = Path(str(init_args.get("path", ""))) / "manifest.json"
-    if not manifest.is_file():
-        return kind.is_encoded, None
-    return kind.is_encoded, json_format.loads(manifest.read_text()).get("settings", {}).get("crop.size")
+    folder = Path(str(init_args.get("path", "")))
+    if not kind.is_encoded or not (folder / "manifest.json").is_file():
+        return _Data(kind.is_encoded, int(init_args["size"]) if "size" in init_args else None)
+    manifest = read_manifest(folder)
+    image_encoder = choose_image_encoder(folder, manifest, init_args.get("image_encoder"))
+    return _Data(True, manifest["settings"].get("crop.size"), folder, manifest, image_encoder)
+
+
+def _check_data(data: _Data, built: MetaTransfer) -> None:
+    """InputError where data that are there were prepared for another model or image encoder."""
+    if data.manifest is not None:
+        settings = built.settings
+        output: Output = "tokens" if len(built.embed_shape) == 2 else "pooled"
+        check_encodings(data.folder, data.manifest, data.image_encoder, settings.model, settings.image_encoder, output)
 
 
 def _line(name: str, value: Any) -> str:
