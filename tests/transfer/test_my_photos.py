@@ -50,6 +50,7 @@ def test_the_recipe_goes_from_photos_to_scores(in_a_folder_with_photos, capsys):
     rows = list(csv.DictReader((runs / "transfer" / "log.csv").open()))
     assert rows[0]["clip_image"] and rows[-1]["clip_text"]
     assert len(list((runs / "transfer" / "samples").glob("*.png"))) == 2
+    assert len(list((runs / "transfer" / "scores").glob("*.json"))) == 2  # of every subject, for intervals over them
 
     assert main(["evaluate", "--config", f"{recipes}/evaluate.yaml", "--output", str(runs / "scores")]) == 0
     results = json.loads((runs / "scores" / "results.json").read_text())

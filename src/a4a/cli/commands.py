@@ -102,7 +102,7 @@ COMMANDS = {
             "--source ADAPTER": "the adapter to transfer: published IP-Adapter file, folder or hub name",
             "--image_encoder PATH": "the adapter's CLIP vision model: folder or owner/repo/folder on the hub",
             "--data DATA": "a folder that a4a prepare made, or ImageFolderDataset with --data.path FOLDER",
-            "--output FOLDER": "for the adapter (FOLDER/adapter), log.csv, sample images and checkpoints",
+            "--output FOLDER": "for the adapter (FOLDER/adapter), log.csv, sample images, scores and checkpoints",
             "--method CLASS": "A4AConfig (default), or IPAdapterConfig: an IP-Adapter from scratch",
             "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
             "--objective.rates.mapping RATE": "learning rate; also --objective.rates.projection, ...",

@@ -15,7 +15,14 @@ from tqdm import tqdm
 from a4a.errors import InputError
 from a4a.evaluation.methods import Method
 from a4a.evaluation.metrics.base import Metric, Scores
-from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, noise_generator, summarize
+from a4a.evaluation.scoring import (
+    compute_scores,
+    generated_set,
+    image_grid,
+    noise_generator,
+    scores_to_json,
+    summarize,
+)
 from a4a.evaluation.statistics import Estimate, paired_difference
 from a4a.evaluation.tables import results_markdown, write_csv
 from a4a.evaluation.tasks.base import Task
@@ -119,8 +126,7 @@ def _save_references(task: Task, output: Path) -> None:
 
 def _save_method(folder: Path, scores: Scores, samples: Image.Image) -> None:
     _save_png(samples, folder / "grid.png")
-    values = {n: asdict(v) if isinstance(v, Estimate) else v.tolist() for n, v in scores.items()}
-    write_json(folder / "scores.json", values)
+    write_json(folder / "scores.json", scores_to_json(scores))
 
 
 def _save_results(output: Path, results: dict[str, Any], task: Task, scores: dict[str, Scores]) -> None:

@@ -1,6 +1,8 @@
 """From generated images to scores."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from PIL import Image
@@ -33,6 +35,11 @@ def compute_scores(metrics: Sequence[Metric], generated: GeneratedSet) -> Scores
 def summarize(scores: Scores) -> dict[str, Estimate]:
     """Mean and interval of each score."""
     return {name: value if isinstance(value, Estimate) else bootstrap_mean(value) for name, value in scores.items()}
+
+
+def scores_to_json(scores: Scores) -> dict[str, Any]:
+    """Scores as lists; an estimate of a whole set as a mapping."""
+    return {n: asdict(v) if isinstance(v, Estimate) else v.tolist() for n, v in scores.items()}
 
 
 def image_grid(task: Task, images: Sequence[Image.Image], subjects: int) -> Image.Image:

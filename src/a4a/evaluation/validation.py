@@ -9,7 +9,7 @@ from PIL import Image
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.encoders.base import ImageEncoder
 from a4a.evaluation.generation import Sampling, generate_images, generate_text_only
-from a4a.evaluation.metrics.base import Metric
+from a4a.evaluation.metrics.base import Metric, Scores
 from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, noise_generator, summarize
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
@@ -20,9 +20,15 @@ from a4a.pipeline import ImagePromptPipeline
 class ValidationResult:
     """What one validation of an adapter gives."""
 
-    scores: dict[str, Estimate]
+    subject_scores: Scores
+    """The scores of every subject and image."""
     samples: Image.Image
     """A grid of references and generated images."""
+
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """Mean and interval of each score."""
+        return summarize(self.subject_scores)
 
     def log_row(self) -> dict[str, float]:
         """Columns of the log: each score's mean under its name, its interval as `NAME.low` and `NAME.high`."""
@@ -89,5 +95,6 @@ class Validator:
     def __call__(
         self, pipe: DiffusionPipeline, adapter: ImagePromptAdapter | None, image_encoder: ImageEncoder | None
     ) -> ValidationResult:
-        images, scores = self.generate_and_score(pipe, adapter, image_encoder)
+        images = self.generate(pipe, adapter, image_encoder)
+        scores = compute_scores(self.metrics, generated_set(self.task, images))
         return ValidationResult(scores, image_grid(self.task, images, self.grid_subjects))

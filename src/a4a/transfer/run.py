@@ -15,6 +15,7 @@ from a4a.data.base import EncodedDataset, TrainingData
 from a4a.encoders.base import ImageEncoder, check_width
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
+from a4a.evaluation.scoring import scores_to_json
 from a4a.evaluation.validation import Validator
 from a4a.training.base import Scores
 from a4a.training.config import TrainingConfig
@@ -26,7 +27,7 @@ from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, TransferSet
 from a4a.transfer.memory import check_fit, estimate_memory
 from a4a.transfer.meta import load_meta_transfer
 from a4a.transfer.start import source_within, start_from
-from a4a.utils.files import atomic_write
+from a4a.utils.files import atomic_write, write_json
 
 
 def transfer(
@@ -53,7 +54,8 @@ def transfer(
             path of what a4a prepare made.
         image_encoder: CLIP vision model that the adapter takes embeddings from: a folder or owner/repo/folder on the
             hub.
-        output: Folder for the adapter (output/adapter), log.csv, sample images and checkpoints.
+        output: Folder for the adapter (output/adapter), log.csv, sample images, checkpoints, and the validation scores of
+            every subject.
         source: The adapter to transfer: a published IP-Adapter file, folder or hub name.
         method: What is trained: A4AConfig, or IPAdapterConfig for an IP-Adapter from scratch.
         objective: Loss and learning rates.
@@ -115,7 +117,7 @@ def train_adapter(
     loss = Denoising(models.backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
-    validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output / "samples")
+    validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output)
     try:
         train(loss, dataset, training, output, resume=resume, evaluate=validate, description=output.name)
     finally:
@@ -175,14 +177,19 @@ def _encode(data: TrainingData, models: _Models, cache: Path) -> EncodedDataset:
 
 
 def _validation(
-    validator: Validator, models: _Models, adapter: ImagePromptAdapter, objective: Denoising, folder: Path
+    validator: Validator, models: _Models, adapter: ImagePromptAdapter, objective: Denoising, output: Path
 ) -> Callable[[int], Scores]:
-    """What training calls with the number of samples: scores for the log, and a grid of images in `folder`."""
+    """What training calls with the number of samples: scores for the log.
+
+    Keeps the scores of every subject in `output/scores`, which intervals over subjects need, and a grid of images in
+    `output/samples`.
+    """
 
     def validate(samples: int) -> Scores:
         with objective.detached():
             result = validator(models.pipe, adapter, models.image_encoder)
-        with atomic_write(folder / f"{samples:010d}.png") as path:
+        write_json(output / "scores" / f"{samples:010d}.json", scores_to_json(result.subject_scores))
+        with atomic_write(output / "samples" / f"{samples:010d}.png") as path:
             result.samples.save(path, format="PNG")
         return result.log_row()
 
