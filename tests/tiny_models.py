@@ -223,6 +223,7 @@ PUBLISHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ({320: 5, 640: 5, 1280: 6}, 859.5),
     "stabilityai/stable-diffusion-xl-base-1.0": ({640: 10, 1280: 60}, 2567.5),
     "PixArt-alpha/PixArt-XL-2-1024-MS": ({1152: 28}, 611.3),
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": ({1152: 28}, 610.9),
     "stabilityai/stable-diffusion-3-medium-diffusers": ({1536: 24}, 2028.3),
     "stabilityai/stable-diffusion-3.5-medium": ({1536: 24}, 2243.2),
     "stabilityai/stable-diffusion-3.5-large": ({2432: 38}, 8056.6),

@@ -1,5 +1,6 @@
 """The published sizes, on the meta device: shapes and counts without weights."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,9 +10,11 @@ import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import adapter_to_config, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.meta import load_meta_adapter
 from a4a.adapters.published import SOURCES
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.backbones.meta import load_meta_model, published_models
+from a4a.cli.main import main
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -83,6 +86,21 @@ def test_a_saved_pipeline_is_read_by_its_configuration_alone(pipe, tmp_path):
     assert read.encoders == {name: count([part]) for name, part in real.encoders.items()}
 
 
+def test_a_denoiser_of_the_class_by_which_pixart_was_published_is_the_same_model(pixart, tmp_path, capsys):
+    """Diffusers has since split Transformer2DModel, whose name stands in the published files."""
+    pixart.save_pretrained(tmp_path)
+    for file in (tmp_path / "model_index.json", tmp_path / "transformer" / "config.json"):
+        file.write_text(file.read_text().replace("PixArtTransformer2DModel", "Transformer2DModel"))
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "norm_type": "ada_norm_single"}))
+    sites = backbone_for(pixart).sites
+    assert load_meta_model(tmp_path).backbone.sites == sites
+    assert all(backbone_for(load_pipeline(tmp_path, parts=p)).sites == sites for p in ("all", "encoders", "denoiser"))
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "PixArtTransformer2DModel" in facts["kind"] and facts["layers"] == [[s.name, s.width] for s in sites]
+
+
 @pytest.mark.parametrize("parts", ["encoders", "denoiser"])
 def test_a_part_of_a_pipeline_is_loaded_for_encoding_or_for_training(pipe, tmp_path, parts):
     pipe.save_pretrained(tmp_path)
@@ -98,8 +116,16 @@ def test_a_part_of_a_pipeline_is_loaded_for_encoding_or_for_training(pipe, tmp_p
         assert torch.equal(found.predict(noisy, timesteps, text), real.predict(noisy, timesteps, text))
 
 
-def test_the_published_ip_adapter_has_22_million_parameters(source):
-    assert count([source]) == 22_319_616
+SIZES = {"ip-adapter_sd15": 44_642_768, "ip-adapter-plus_sd15": 98_183_288, "ip-adapter_sdxl": 702_585_376}
+"""Bytes of published files in half precision, as the hub lists them: weights, and a header of some kilobytes."""
+
+
+@pytest.mark.parametrize("name", [f"{name}{suffix}" for name in SIZES for suffix in (".safetensors", ".bin")])
+def test_published_adapters_have_the_size_of_their_files(name):
+    path = f"h94/IP-Adapter/{'sdxl_models' if 'sdxl' in name else 'models'}/{name}"
+    adapter = load_meta_adapter(path)
+    assert 2 * count([adapter]) == pytest.approx(SIZES[name.rpartition(".")[0]], abs=20_000)
+    assert adapter.device.type == "meta"
 
 
 @pytest.mark.parametrize("sharing", ["width", "site"])

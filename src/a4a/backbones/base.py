@@ -189,11 +189,18 @@ def backbone_for(pipe: DiffusionPipeline) -> Backbone:
 
     Raises InputError where none serves it.
     """
-    names, known = [kind.__name__ for kind in type(denoiser_of(pipe)).__mro__], families()
+    return family_of(denoiser_of(pipe), type(pipe).__name__)(pipe)
+
+
+def family_of(denoiser: nn.Module, owner: str) -> type[Backbone]:
+    """The backbone class of a denoiser, by its class or the nearest one that it inherits.
+
+    Raises InputError, which names the `owner` of the denoiser, where none serves it.
+    """
+    names, known = [kind.__name__ for kind in type(denoiser).__mro__], families()
     family = next((known[name] for name in names if name in known), None)
     if family is None:
         raise InputError(
-            f"The denoiser {names[0]} of {type(pipe).__name__} is not supported; "
-            f"expected one of {', '.join(sorted(known))}."
+            f"The denoiser {names[0]} of {owner} is not supported; expected one of {', '.join(sorted(known))}."
         )
-    return family(pipe)
+    return family

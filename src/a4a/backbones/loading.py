@@ -14,6 +14,8 @@ from a4a.backbones.base import denoiser_part
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import is_local, resolve_zoo
 
+SAFETY_CHECKER = "safety_checker"
+
 
 @dataclass(frozen=True)
 class PipelineConfig:
@@ -28,13 +30,19 @@ class PipelineConfig:
 def load_pipeline(
     path: str | Path,
     dtype: torch.dtype = torch.float32,
-    parts: Literal["all", "encoders", "denoiser"] = "all",
+    parts: Literal["all", "unfiltered", "encoders", "denoiser"] = "all",
     **options: Any,
 ) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub name or zoo:NAME.
 
-    `encoders` leaves the denoiser without weights, for encoding data; `denoiser` leaves out VAE and text encoders, for
-    training on encoded data. `options` are those of `DiffusionPipeline.from_pretrained`.
+    Args:
+        path: folder, hub name or zoo:NAME.
+        dtype: of the weights.
+        parts: `all`, or `unfiltered`: without the safety checker that SD1.5 comes with, which returns a black image for
+            what it takes for unsafe, and so would change scores and what is trained. `encoders` also leaves the
+            denoiser without weights, for encoding data; `denoiser` also leaves out VAE and text encoders, for training
+            on encoded data.
+        options: those of `DiffusionPipeline.from_pretrained`.
 
     Raises InputError where there is no pipeline that can be read.
     """
@@ -72,13 +80,35 @@ def _replacements(path: str, parts: str) -> dict[str, Any]:
         return {}
     components = pipeline_config(path).components
     denoiser = denoiser_part(components)
+    no_filter: dict[str, Any] = (
+        {SAFETY_CHECKER: None, "requires_safety_checker": False} if SAFETY_CHECKER in components else {}
+    )
+    if parts == "unfiltered":
+        return no_filter
     if parts == "encoders":
-        return {denoiser: _without_weights(path, denoiser, components[denoiser])}
+        return no_filter | {denoiser: empty_model(path, denoiser, components[denoiser])}
     left_out: dict[str, Any] = {name: None for name in components if name not in (denoiser, "scheduler")}
-    return left_out | {"vae": _without_weights(path, "vae", components["vae"])}
+    return no_filter | left_out | {"vae": empty_model(path, "vae", components["vae"])}
 
 
-def _without_weights(path: str, name: str, kind: str) -> torch.nn.Module:
-    model = getattr(diffusers, kind)
+def empty_model(path: str | Path, name: str, kind: str) -> torch.nn.Module:
+    """A component of a saved pipeline by its configuration, without memory for its weights.
+
+    Its class need not be `kind`, the published one: diffusers has since split Transformer2DModel, by which PixArt was
+    published, and makes the class that took its place.
+
+    Raises InputError where diffusers has no such class.
+    """
+    model = diffusers_class(kind, path)
     with init_empty_weights():
         return model.from_config(model.load_config(path, subfolder=name))
+
+
+def diffusers_class(kind: str, path: str | Path) -> Any:
+    """A class of diffusers by its name in the configuration of `path`; InputError where there is none."""
+    if (found := getattr(diffusers, kind, None)) is None:
+        raise InputError(
+            f"{path} names the class {kind}, which diffusers {diffusers.__version__} does not have; "
+            f"give a model that diffusers loads without code of its own."
+        )
+    return found

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from a4a.backbones.base import Backbone, backbone_for, denoiser_part, families
-from a4a.backbones.loading import pipeline_config
+from a4a.backbones.loading import diffusers_class, pipeline_config
 from a4a.backbones.published import Component, PublishedModel
 from a4a.errors import InputError, first_line
 from a4a.utils.hub import resolve_model
@@ -63,13 +63,8 @@ def read_published(path: str) -> PublishedModel:
     """The same description for any other pipeline, read from its configuration files."""
     config = pipeline_config(path)
     denoiser = denoiser_part(config.components)
-    if config.components[denoiser] not in families():
-        raise InputError(
-            f"{path} has the denoiser {config.components[denoiser]}, which is not supported; "
-            f"expected one of {', '.join(sorted(families()))}."
-        )
     components = {
-        name: (kind, getattr(diffusers, kind).load_config(path, subfolder=name))
+        name: (kind, diffusers_class(kind, path).load_config(path, subfolder=name))
         for name, kind in config.components.items()
         if name in (denoiser, "vae", "scheduler")
     }
@@ -83,7 +78,7 @@ def read_published(path: str) -> PublishedModel:
 
 def meta_pipeline(pipeline: str, components: Mapping[str, Component]) -> Any:
     """A diffusers pipeline whose models are on the meta device; whatever `components` does not name is None."""
-    kind = getattr(diffusers, pipeline)
+    kind = diffusers_class(pipeline, "The model")
     parameters = inspect.signature(kind.__init__).parameters
     parts: dict[str, Any] = {
         n: None for n, p in parameters.items() if n != "self" and p.default is inspect.Parameter.empty

@@ -34,7 +34,19 @@ class PixArt(Backbone):
             "PixArtAlphaPipeline",
             {"transformer": ("PixArtTransformer2DModel", PIXART), "vae": KL_VAE, "scheduler": ("DDIMScheduler", {})},
             {"text_encoder": T5_XXL},
-        )
+        ),
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": PublishedModel(
+            "PixArtSigmaPipeline",
+            {
+                "transformer": (
+                    "PixArtTransformer2DModel",
+                    {**PIXART, "interpolation_scale": 2, "use_additional_conditions": False},
+                ),
+                "vae": KL_VAE,
+                "scheduler": ("DDIMScheduler", {}),
+            },
+            {"text_encoder": T5_XXL},
+        ),
     }
 
     @property

@@ -118,7 +118,9 @@ def train_x_adapter(
     """
     output = Path(output)
     device: Any = default_device()
-    base_backbone, upgraded_backbone = (backbone_for(load_pipeline(path).to(device)) for path in (base, model))
+    base_backbone, upgraded_backbone = (
+        backbone_for(load_pipeline(path, parts="unfiltered").to(device)) for path in (base, model)
+    )
     torch.manual_seed(training.seed)
     mapper = XAdapter.between(base_backbone.denoiser, upgraded_backbone.denoiser).to(device)
     objective = XAdapterMapping(base_backbone, upgraded_backbone, mapper, learning_rate)

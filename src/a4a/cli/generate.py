@@ -33,6 +33,8 @@ def generate(
 ) -> None:
     """Draw every prompt with every reference image: PNG files and a grid.
 
+    A safety checker that the model comes with (SD1.5) stays on: images that it takes for unsafe are black, and counted.
+
     Args:
         adapter: Adapter folder, published IP-Adapter file, hub name, or zoo:NAME.
         model: The diffusers pipeline that the adapter is for: folder, hub name, or zoo:NAME.
@@ -63,17 +65,20 @@ def generate(
         for r, reference in enumerate(references):
             rows.append([reference])
             for p, text in enumerate(prompt):
-                images = _draw(pipe, reference, text, seeds, scale, options)
+                images, blackened = _draw(pipe, reference, text, seeds, scale, options)
                 rows[-1] += images
-                for drawn, used in zip(images, seeds, strict=True):
+                for drawn, black, used in zip(images, blackened, seeds, strict=True):
                     name = f"reference{r:02d}-prompt{p:02d}-seed{used}.png"
                     with atomic_write(output / name) as file:
                         drawn.save(file, format="PNG")
-                    records.append({"file": name, "reference": str(image[r]), "prompt": text, "seed": used})
+                    record = {"file": name, "reference": str(image[r]), "prompt": text, "seed": used}
+                    records.append({**record, "blackened": True} if black else record)
         grid(rows).save(grid_file, format="PNG")
     with atomic_write(output / "images.json") as file:
         facts = {"adapter": adapter, "model": model, "scale": scale, "images": records}
         file.write_text(json.dumps(facts, indent=1))
+    if blackened := sum("blackened" in record for record in records):
+        print(f"{blackened} of the images are black: the model's safety checker took them for unsafe.")
     print(
         f"{len(records)} images and grid.png are in {output}; images.json tells the prompt and seed of each.\n"
         f"Other images: --seed {seed + count}; closer to the prompt: a --scale smaller than {scale:g}."
@@ -82,11 +87,11 @@ def generate(
 
 def _draw(
     pipe: ImagePromptPipeline, reference: Image.Image, prompt: str, seeds: range, scale: float, options: dict[str, Any]
-) -> list[Image.Image]:
+) -> tuple[list[Image.Image], list[bool]]:
+    """Images of one prompt, and which of them a safety checker replaced by black."""
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return pipe(
-        [prompt] * len(seeds), image_prompt=reference, image_prompt_scale=scale, generator=noise, **options
-    ).images
+    result = pipe([prompt] * len(seeds), image_prompt=reference, image_prompt_scale=scale, generator=noise, **options)
+    return result.images, getattr(result, "nsfw_content_detected", None) or [False] * len(seeds)
 
 
 def load(adapter: str, model: str, image_encoder: str | None = None) -> ImagePromptPipeline:

@@ -4,13 +4,11 @@ import json as json_format
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-
 from a4a.adapters import formats
 from a4a.adapters.loading import find_config, load_adapter
 from a4a.adapters.projections import projection_families
-from a4a.backbones import families
+from a4a.backbones.base import denoiser_part, family_of
+from a4a.backbones.loading import empty_model
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import parameter_count
@@ -70,25 +68,17 @@ def _model(path: str, file: Path) -> dict[str, Any]:
     """A diffusers pipeline, by its configuration alone."""
     index = json_format.loads(file.read_text())
     parts = {part: entry[1] for part, entry in index.items() if isinstance(entry, list)}
-    known = families()
-    found = next((part for part, name in parts.items() if name in known), None)
-    if found is None:
-        raise InputError(
-            f"{path} has no denoiser that is supported (found {', '.join(map(str, parts.values()))}); "
-            f"expected one of {', '.join(sorted(known))}."
-        )
+    found = denoiser_part({part: name for part, name in parts.items() if name})
     config = find_config(f"{path}/{found}", "config.json")
     if config is None:
         raise InputError(
             f"{path} is no whole pipeline: its {found} has no config.json; restore the folder from where it came."
         )
-    kind = getattr(diffusers, parts[found])
-    with torch.device("meta"):
-        denoiser = kind.from_config(kind.load_config(config.parent))
+    denoiser = empty_model(config.parent.parent, found, parts[found])
     return {
-        "kind": f"{index['_class_name']} with {parts[found]}",
+        "kind": f"{index['_class_name']} with {type(denoiser).__name__}",
         "parameters": parameter_count(denoiser),
-        **_sites(known[parts[found]].find_sites(denoiser)),
+        **_sites(family_of(denoiser, path).find_sites(denoiser)),
     }
 
 

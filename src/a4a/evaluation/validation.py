@@ -41,6 +41,8 @@ class ValidationResult:
 class Validator:
     """Scores an adapter while it is trained, on the same references, prompts and noise every time.
 
+    The pipeline must have no safety checker: the images that it blackens would be scored (`a4a transfer` loads none).
+
     Args:
         task: references and prompts.
         metrics: what is scored.

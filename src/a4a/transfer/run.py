@@ -152,7 +152,7 @@ def _check_memory(settings: TransferSettings, pixels: int | None, with_encoders:
 def _load_models(model: Path | str, encoder: ImageEncoder | None, precision: Precision) -> _Models:
     """The pipeline (without VAE and text encoders where there is no image encoder either), on the device."""
     device = process_device()
-    pipe = load_pipeline(model, dtype=precision.dtype, parts="denoiser" if encoder is None else "all")
+    pipe = load_pipeline(model, dtype=precision.dtype, parts="denoiser" if encoder is None else "unfiltered")
     for part in pipe.components.values():
         if not isinstance(part, nn.Module):
             continue
