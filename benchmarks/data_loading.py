@@ -29,7 +29,7 @@ from a4a.zoo.registry import MODELS
 
 BACKBONE = backbone_for(load_pipeline(MODELS / "sd15-mini"))
 NO_TEXT = BACKBONE.no_text()
-LATENTS, EMBED = (8, 8, 8), 128
+SIZE, LATENTS, EMBED = (64, 64), (8, 8, 8), 128
 TEXT = {name: ["float16", list(t.shape[1:])] for name, t in NO_TEXT.items()}
 
 
@@ -43,6 +43,7 @@ def write_samples(folder: Path, rows: int, chunk: int = 512) -> None:
         "format": FORMAT,
         "made_by": "benchmarks/data_loading.py",
         "settings": {},
+        "sizes": [SIZE],
         "latents": {"0": LATENTS},
         "text": TEXT,
         "embeds": {"clip": [EMBED]},
@@ -70,7 +71,9 @@ def _write_shard(folder: Path, rng: np.random.Generator, start: int, count: int)
     }
     arrays = {"latents": rng.normal(size=(count, 1, *LATENTS)), "embeds.clip": rng.normal(size=(count, 1, EMBED))}
     states = {name: list(rng.normal(size=(count, *shape)).astype(dtype)) for name, (dtype, shape) in TEXT.items()}
-    shards.write(shard / "rows.arrow", columns, {name: list(a.astype(np.float16)) for name, a in arrays.items()})
+    arrays = {name: list(a.astype(np.float16)) for name, a in arrays.items()}
+    arrays["sizes"] = [np.array([[*SIZE, 0, 0]], np.int32)] * count
+    shards.write(shard / "rows.arrow", columns, arrays)
     shards.write(shard / "text.arrow", {"text": names}, states)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": ""} for file in shard.iterdir()}
     return {"name": shard.name, "rows": count, "files": files}

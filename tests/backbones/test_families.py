@@ -5,7 +5,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
 import tiny_models
-from a4a.backbones import backbone_for, families, load_pipeline
+from a4a.backbones import SizeConditions, backbone_for, families, load_pipeline
 from a4a.backbones.prediction import split_variance
 from a4a.baselines.base import latents_and_timestep
 from a4a.errors import InputError
@@ -74,6 +74,28 @@ def test_resolution_and_aspect_ratio_change_the_prediction_of_models_that_take_t
     assert not torch.allclose(
         backbone.predict(torch.cat([noisy] * 2, dim=-1), timesteps, text)[..., : tiny_models.SIDE], square, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["sdxl", "pixart_1024"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_denoiser_is_told_the_original_size_the_crop_and_the_target_size(request, name, dtype):
+    """SDXL as IP-Adapter's training tells them, PixArt-alpha as its own does; exactly, in 16 bits too."""
+    backbone = backbone_for(tiny_models.with_own_denoiser(request.getfixturevalue(name)))
+    denoiser, (noisy, timesteps, text) = backbone.denoiser.to(dtype), tiny_models.inputs(backbone, 2)
+    sizes = SizeConditions(
+        torch.tensor([[683, 1021], [400, 333]]), torch.tensor([[0, 301], [77, 5]]), torch.tensor([[16, 24], [16, 24]])
+    )
+    ids = torch.tensor([[683.0, 1021, 0, 301, 16, 24], [400, 333, 77, 5, 16, 24]])
+    options = {"encoder_hidden_states": text["states"].to(dtype), "timestep": timesteps}
+    if name == "sdxl":
+        options["added_cond_kwargs"] = {"text_embeds": text["pooled"].to(dtype), "time_ids": ids}
+    else:
+        options["added_cond_kwargs"] = {"resolution": ids[:, :2], "aspect_ratio": torch.full((2, 1), 16 / 24)}
+        options["encoder_attention_mask"] = text["mask"]
+    expected = split_variance(denoiser(noisy.to(dtype), **options).sample, noisy.shape[1])[0]
+    found = backbone.predict(noisy.to(dtype), timesteps, text, sizes)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, backbone.predict(noisy.to(dtype), timesteps, text))
 
 
 def test_text_has_a_row_for_each_prompt(model):

@@ -5,7 +5,7 @@ import torch
 
 import tiny_encoders
 import tiny_models
-from a4a.backbones import backbone_for
+from a4a.backbones import SizeConditions, backbone_for
 from a4a.data.base import TrainingImages
 from a4a.data.cached import encode_images
 from a4a.encoders.clip import CLIPImageEncoder
@@ -27,6 +27,18 @@ class Noise(TrainingImages):
 
     def pixels(self, indices):
         return torch.rand(len(indices), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_batch_has_the_sizes_of_its_targets(pixart, tmp_path):
+    class Photos(Noise):
+        def sizes(self, indices):
+            return SizeConditions(indices[:, None] + torch.tensor([30, 40]), indices[:, None] * 2, indices[:, None] * 0)
+
+    made = {kind: encode_images(kind(), backbone_for(pixart), None, tmp_path) for kind in (Noise, Photos)}
+    plain, photos = (made[kind].batch(torch.tensor([3, 1])) for kind in (Noise, Photos))
+    assert plain["original_size"].tolist() == plain["target_size"].tolist() == [[16, 16]] * 2
+    assert plain["crop_top_left"].tolist() == [[0, 0]] * 2
+    assert photos["original_size"].tolist() == [[33, 43], [31, 41]] and photos["crop_top_left"].tolist() == [[6], [2]]
 
 
 def texts(batch):

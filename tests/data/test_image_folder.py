@@ -31,6 +31,14 @@ def test_images_are_cropped_to_one_size_and_paired_with_themselves(tmp_path):
     assert torch.allclose(pictures.pixels(torch.tensor([1]))[0, :, 8, 8], torch.tensor([10, 100, 200]) / 255, atol=1e-3)
 
 
+def test_the_sizes_are_those_of_the_files_and_of_the_middle_crop(tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": "x"} for i in range(3)]  # 30 high, 40 to 42 wide
+    sizes = ImageFolderDataset(folder(tmp_path, rows), size=15).sizes(torch.tensor([2, 0]))
+    assert sizes.original_size.tolist() == [[30, 42], [30, 40]]
+    assert sizes.crop_top_left.tolist() == [[0, 3], [0, 2]]
+    assert sizes.target_size.tolist() == [[15, 15]] * 2
+
+
 def test_images_of_one_subject_are_paired_with_each_other(tmp_path):
     rows = [{"file_name": f"{i}.png", "text": "x", "subject": "a" if i < 3 else "b"} for i in range(4)]
     pairs = ImageFolderDataset(folder(tmp_path, rows), size=16).pairs.tolist()

@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import tiny_models
-from a4a.backbones import backbone_for
+from a4a.backbones import SizeConditions, backbone_for
 from a4a.backbones.quantization import Int8Linear, to_int8
 from a4a.errors import InputError
 from a4a.training.denoising import Denoising, ObjectiveConfig
@@ -109,6 +109,21 @@ def test_every_trained_parameter_gets_a_gradient(sd15, pixart, options):
     assert sum(p.requires_grad for p in adapter.source.parameters()) == 2 * used + len(
         list(source.image_proj.parameters())
     )
+
+
+def test_the_loss_tells_sdxl_the_sizes_of_its_batch(sdxl):
+    objective, backbone = denoising(sdxl, sdxl)
+    told, batch = [], rows(backbone)
+    objective.denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: told.append(kwargs["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    side = tiny_models.SIDE * backbone.vae_scale_factor
+    sizes = SizeConditions(torch.tensor([[300, 200]] * 3), torch.tensor([[50, 0]] * 3), torch.tensor([[side] * 2] * 3))
+    plain, _ = gradients(objective, batch)
+    uncropped, _ = gradients(objective, {**batch, **vars(SizeConditions.uncropped(3, side, side))})
+    cropped, _ = gradients(objective, {**batch, **vars(sizes)})
+    assert told[0].tolist() == told[1].tolist() == [[side, side, 0, 0, side, side]] * 3 and plain == uncropped
+    assert told[2].tolist() == [[300, 200, 50, 0, side, side]] * 3 and cropped != plain
 
 
 def test_a_denoiser_in_16_bits_runs_in_16_bits_under_autocast(sd15, pixart):

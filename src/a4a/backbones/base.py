@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from a4a.backbones.attention import CROSS, AttentionContract, contract_of
 from a4a.backbones.prediction import Prediction, prediction_for, split_variance
 from a4a.backbones.published import PublishedModel
+from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import DENOISER_PARTS
@@ -122,12 +123,21 @@ class Backbone(ABC):
     # --- denoising ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
-        """The denoiser's output for noisy latents [batch, channels, height, width] and time steps [batch]."""
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions) -> Tensor:
+        """The denoiser's output for noisy latents [batch, channels, height, width] and time steps [batch].
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
-        """The denoiser's prediction [batch, channels, height, width], without the learned variance of some models."""
-        return split_variance(self.run_denoiser(noisy, timesteps, text), noisy.shape[1])[0]
+        `sizes` are the images' size conditions, for families that take any.
+        """
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions | None = None) -> Tensor:
+        """The denoiser's prediction [batch, channels, height, width], without the learned variance of some models.
+
+        Without `sizes`, the images count as neither resized nor cropped, as in a call of the pipeline.
+        """
+        if sizes is None:
+            height, width = (side * self.vae_scale_factor for side in noisy.shape[-2:])
+            sizes = SizeConditions.uncropped(len(noisy), height, width, noisy.device)
+        return split_variance(self.run_denoiser(noisy, timesteps, text, sizes), noisy.shape[1])[0]
 
     @property
     def prediction(self) -> Prediction:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.published import KL_VAE, T5_XXL, PublishedModel
+from a4a.backbones.sizes import SizeConditions
 
 BINNED_SIZES = (32, 64, 128)
 """Latent sizes of the models for which the pipelines have tables of resolutions; Sigma has one of 256 as well."""
@@ -82,16 +83,15 @@ class PixArt(Backbone):
             "mask": ((self._tokens,), torch.long),
         }
 
-    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions) -> Tensor:
         added = {"resolution": None, "aspect_ratio": None}
         if (
             self.denoiser.config.sample_size == 128
         ):  # as the pipeline does: only 1024-pixel models have these embeddings
-            height, width = (side * self.vae_scale_factor for side in noisy.shape[-2:])
-            added = {
-                "resolution": noisy.new_tensor([[height, width]]).expand(len(noisy), -1),
-                "aspect_ratio": noisy.new_tensor([[height / width]]).expand(len(noisy), -1),
-            }
+            original, target = (
+                size.to(noisy.device, torch.float32) for size in (sizes.original_size, sizes.target_size)
+            )
+            added = {"resolution": original, "aspect_ratio": target[:, :1] / target[:, 1:]}
         return self.denoiser(
             noisy,
             encoder_hidden_states=text["states"].to(noisy),

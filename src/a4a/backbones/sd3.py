@@ -10,6 +10,7 @@ from torch import Tensor
 from a4a.backbones.attention import DOUBLE
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.published import CLIP_G, KL_VAE, T5_XXL, Component, PublishedModel
+from a4a.backbones.sizes import SizeConditions
 
 CLIP_L_PROJECTED = 123_650_304
 """Parameters of CLIP ViT-L/14's text side with its projection, whose pooled output SD3 reads; CLIP_G counts its own."""
@@ -83,7 +84,7 @@ class SD3(Backbone):
             "pooled": ((config.pooled_projection_dim,), None),
         }
 
-    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions) -> Tensor:
         return self.denoiser(
             noisy,
             encoder_hidden_states=text["states"].to(noisy),

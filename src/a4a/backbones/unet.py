@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.published import CLIP_G, CLIP_L, KL_VAE, STABLE_DIFFUSION_NOISE, PublishedModel
+from a4a.backbones.sizes import SizeConditions
 from a4a.features import Site
 
 SD15 = {
@@ -87,10 +88,10 @@ class UNet(Backbone):
             shapes["pooled"] = ((pooled,), None)
         return shapes
 
-    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions) -> Tensor:
         added = {}
         if self._is_xl:
-            height, width = (side * self.vae_scale_factor for side in noisy.shape[-2:])
-            ids = noisy.new_tensor([[height, width, 0, 0, height, width]])  # original size, crop, target size
-            added = {"text_embeds": text["pooled"].to(noisy), "time_ids": ids.expand(len(noisy), -1)}
+            ids = torch.cat([sizes.original_size, sizes.crop_top_left, sizes.target_size], 1)
+            # bfloat16 would round them; the U-Net takes their sines in float32
+            added = {"text_embeds": text["pooled"].to(noisy), "time_ids": ids.to(noisy.device, torch.float32)}
         return self.denoiser(noisy, timesteps, text["states"].to(noisy), added_cond_kwargs=added or None).sample

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a4a.backbones import Backbone, Text, backbone_for, load_pipeline
+from a4a.backbones import Backbone, SizeConditions, Text, backbone_for, load_pipeline
 from a4a.backbones.prediction import TimestepDensity
 from a4a.baselines.base import check_pair
 from a4a.baselines.x_adapter import XAdapter, add_residuals, record_features
@@ -52,6 +52,11 @@ class Resized(TrainingImages):
         height, width = (round(s * self._factor) for s in pixels.shape[-2:])
         return resized(pixels, height, width)
 
+    def sizes(self, indices: Tensor) -> SizeConditions:
+        sizes = self._images.sizes(indices)
+        crop, target = ((size * self._factor).round().long() for size in (sizes.crop_top_left, sizes.target_size))
+        return SizeConditions(sizes.original_size, crop, target)
+
 
 class XAdapterMapping(Objective):
     """The upgraded model's own loss, with empty prompts, while the base model denoises the same image with its caption.
@@ -81,16 +86,17 @@ class XAdapterMapping(Objective):
         base, upgraded = self._base, self._upgraded
         base_prediction, upgraded_prediction = self._predictions
         timesteps = base_prediction.sample_timesteps(len(latents), latents.device, TimestepDensity())
-        text: Text = {name.removeprefix("base.text."): t for name, t in batch.items() if name.startswith("base.text.")}
+        text: Text = _part(batch, "base.text")
+        base_sizes, sizes = (SizeConditions.of_batch(_part(batch, name)) for name in ("base", "upgraded"))
         no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}
 
         noisy = base_prediction.add_noise(base_latents, torch.randn_like(base_latents), timesteps)
         with torch.no_grad(), record_features(base.denoiser) as steps:
-            base.predict(noisy.to(base.dtype), timesteps, text)
+            base.predict(noisy.to(base.dtype), timesteps, text, base_sizes)
         noise = torch.randn_like(latents)
         noisy = upgraded_prediction.add_noise(latents, noise, timesteps)
         with add_residuals(upgraded.denoiser, self.mapper, steps):
-            prediction = upgraded.predict(noisy.to(upgraded.dtype), timesteps, no_text)
+            prediction = upgraded.predict(noisy.to(upgraded.dtype), timesteps, no_text, sizes)
         return (prediction.float() - upgraded_prediction.target(latents, noise, timesteps)).square().mean()
 
 
@@ -131,6 +137,11 @@ def train_x_adapter(
     with atomic_write(output / "x_adapter") as temporary:
         mapper.save_pretrained(temporary)
     return mapper
+
+
+def _part(batch: Batch, name: str) -> Batch:
+    """What a batch holds as NAME.KEY, by KEY."""
+    return {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
 
 
 def _encoded(data: TrainingImages, base: Backbone, upgraded: Backbone, cache: Path) -> Joined:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from a4a.backbones import Backbone, Text
+from a4a.backbones import Backbone, SizeConditions, Text
 from a4a.encoders.base import ImageEncoder, Output
 
 
@@ -68,7 +68,8 @@ class EncodedDataset(TrainingData):
         """The samples of these indices.
 
         `latents` [batch, channels, height, width], `text.NAME` as the backbone encodes it, `embeds`
-        [batch, *embed_shape].
+        [batch, *embed_shape]; `original_size`, `crop_top_left` and `target_size` [batch, 2] of the target, see
+        `SizeConditions`.
         """
 
     @abstractmethod
@@ -95,6 +96,11 @@ class TrainingImages(TrainingData):
     @abstractmethod
     def pixels(self, indices: Tensor) -> Tensor:
         """[n, 3, height, width] in [0, 1]."""
+
+    def sizes(self, indices: Tensor) -> SizeConditions:
+        """Of which size these images were before they were resized and cropped; by default, neither was done."""
+        height, width = self.pixels(indices[:1]).shape[-2:]
+        return SizeConditions.uncropped(len(indices), height, width)
 
     def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> EncodedDataset:
         from a4a.data.cached import encode_images  # which needs this module

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from a4a.backbones import Backbone, Text
+from a4a.backbones import Backbone, SizeConditions, Text
 from a4a.data.base import EncodedDataset, TrainingImages, evenly_spaced
 from a4a.encoders.base import ImageEncoder
 from a4a.utils.files import atomic_write
@@ -36,6 +36,7 @@ class CachedDataset(EncodedDataset):
         text: text states of each distinct caption, [captions, ...].
         caption_rows: [targets], row of each target's caption in `text`.
         pairs: [samples, 2], row of the reference in `embeds`, row of the target in `latents`.
+        sizes: of the targets.
         no_image: [1, *embed_shape], the embedding that stands for "no image".
     """
 
@@ -46,10 +47,11 @@ class CachedDataset(EncodedDataset):
         text: Text,
         caption_rows: Tensor,
         pairs: Tensor,
+        sizes: SizeConditions,
         no_image: Tensor | None = None,
     ):
         self.latents, self.embeds, self.text, self.caption_rows, self.pairs = latents, embeds, text, caption_rows, pairs
-        self.no_image = no_image
+        self.sizes, self.no_image = sizes, no_image
         if embeds is not None:
             self.embed_shape, self.image_embed_dim = tuple(embeds.shape[1:]), embeds.shape[-1]
 
@@ -64,7 +66,8 @@ class CachedDataset(EncodedDataset):
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, target = self.pairs[indices].unbind(1)
         caption = self.caption_rows[target]
-        batch = {"latents": self.latents[target], **{f"text.{name}": t[caption] for name, t in self.text.items()}}
+        batch = {"latents": self.latents[target], **self.sizes.rows(target)}
+        batch |= {f"text.{name}": t[caption] for name, t in self.text.items()}
         if self.embeds is not None:
             batch["embeds"] = self.embeds[reference]
         return batch
@@ -94,7 +97,8 @@ def encode_images(
         no_image = image_encoder.unconditional().to("cpu", torch.float16)
         embeds = _encode_pixels(images, references, image_encoder, BATCH, folder, "embeds", _encoder_key(image_encoder))
     text, caption_rows = _encode_captions([images.captions[int(i)] for i in targets], backbone, folder)
-    return CachedDataset(latents, embeds, text, caption_rows, torch.stack([reference, target], 1), no_image)
+    pairs = torch.stack([reference, target], 1)
+    return CachedDataset(latents, embeds, text, caption_rows, pairs, images.sizes(targets), no_image)
 
 
 def _encode_pixels(

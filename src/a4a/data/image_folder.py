@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from a4a.backbones import SizeConditions
 from a4a.data.base import TrainingImages, reference_target_pairs
+from a4a.data.prepare.crops import Crop, middle_crop
 from a4a.data.sources.base import HOW_TO_CAPTION, ImageRecord, first_few
 from a4a.data.sources.image_folder import ImageFolder
 from a4a.errors import InputError
@@ -37,7 +39,8 @@ class ImageFolderDataset(TrainingImages):
         source = ImageFolder(str(path))
         records = source.records()
         self._require_captions(records)
-        readable = [record for record in records if _can_be_read(self.path / record.id)]
+        sizes = {record.id: _size(self.path / record.id) for record in records}
+        readable = [record for record in records if sizes[record.id] is not None]
         if not readable:
             raise InputError(f"The data folder {path} has no readable image; give one with PNG or JPEG files.")
         for warning in [*source.warnings(), *_warnings(records, readable)]:
@@ -47,15 +50,22 @@ class ImageFolderDataset(TrainingImages):
         self.pairs = reference_target_pairs([record.subject for record in readable])
         stats = [(r.id, f.stat().st_size, f.stat().st_mtime_ns) for r, f in zip(readable, self.files, strict=True)]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
+        self._sizes = torch.tensor([sizes[record.id] for record in readable])
         self._processor = VaeImageProcessor(do_normalize=False)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        size = (self._side, self._side)
-        images = [ImageOps.fit(open_image(self.files[i]), size, Image.Resampling.LANCZOS) for i in indices.tolist()]
+        crop = Crop(self._side)
+        images = [crop(open_image(self.files[i]), self.files[i].name)[0].image for i in indices.tolist()]
         return self._processor.preprocess(images)  # pyright: ignore[reportArgumentType] (it takes lists of PIL images)
+
+    def sizes(self, indices: Tensor) -> SizeConditions:
+        original = self._sizes[indices]
+        crops = [middle_crop(width, height, self._side, self._side) for height, width in original.tolist()]
+        top_left = torch.tensor([[round(top / scale), round(left / scale)] for scale, left, top in crops])
+        return SizeConditions(original, top_left, torch.full_like(original, self._side))
 
     def _require_captions(self, records: list[ImageRecord]) -> None:
         missing = [record.id for record in records if record.text is None]
@@ -66,12 +76,13 @@ class ImageFolderDataset(TrainingImages):
             )
 
 
-def _can_be_read(file: Path) -> bool:
+def _size(file: Path) -> tuple[int, int] | None:
+    """(height, width) of an image; None where it cannot be read."""
     try:
-        open_image(file)
+        image = open_image(file)
     except InputError:
-        return False
-    return True
+        return None
+    return image.height, image.width
 
 
 def _warnings(records: list[ImageRecord], readable: list[ImageRecord]) -> list[str]:

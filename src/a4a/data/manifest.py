@@ -18,7 +18,7 @@ import numpy as np
 from a4a.data import shards
 from a4a.errors import InputError, first_line
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; raise it when what is written changes."""
 SPLITS = ("train", "validation", "test")
 SplitName = Literal["train", "validation", "test"]
@@ -86,7 +86,7 @@ def index_rows(folder: Path, manifest: dict[str, Any], split: str, embeds: str |
         embeds: name of the image encoder whose embeddings will be read; rows without a face are left out for arcface.
         verify: compare every file with its checksum, not only its size.
     """
-    arrays = ["latents", *([f"embeds.{embeds}"] if embeds is not None else [])]
+    arrays = ["latents", "sizes", *([f"embeds.{embeds}"] if embeds is not None else [])]
     split_of_group: dict[str, tuple[str, Path]] = {}
     parts = []
     for shard in manifest["shards"]:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from a4a.backbones.sizes import SizeConditions
 from a4a.data import shards
 from a4a.data.base import EncodedDataset, evenly_spaced, reference_target_pairs
 from a4a.data.compatibility import check_encodings, choose_image_encoder
@@ -78,6 +79,9 @@ class PreparedDataset(EncodedDataset):
         if len(buckets) != 1:
             raise ValueError(f"A batch has targets of the buckets {buckets}; only rows of one bucket can be stacked.")
         batch = {"latents": self._read_views("latents", target, target_view, self._latent_shapes[buckets[0]])}
+        sizes = self._read_views("sizes", target, target_view, (4,), np.dtype(np.int32))
+        target_size = torch.tensor([self.manifest["sizes"][buckets[0]]]).expand(len(indices), 2)
+        batch |= vars(SizeConditions(sizes[:, :2], sizes[:, 2:], target_size))
         for name, (dtype, shape) in self.manifest["text"].items():
             starts = self._index.offsets[name][target]
             batch[f"text.{name}"] = self._read("text", target, starts, np.dtype(dtype), tuple(shape))
@@ -99,10 +103,17 @@ class PreparedDataset(EncodedDataset):
             raise InputError(f"{self.path} was prepared without image embeddings; set encode.image_encoders.")
         return self._read_views(f"embeds.{self.image_encoder}", rows, views, self.embed_shape)
 
-    def _read_views(self, column: str, rows: np.ndarray, views: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-        """One view of each row; a row holds all its views one after the other, in float16."""
-        starts = self._index.offsets[column][rows] + views * (prod(shape) * np.dtype(np.float16).itemsize)
-        return self._read("rows", rows, starts, np.dtype(np.float16), shape)
+    def _read_views(
+        self,
+        column: str,
+        rows: np.ndarray,
+        views: np.ndarray,
+        shape: tuple[int, ...],
+        dtype: np.dtype = np.dtype(np.float16),
+    ) -> Tensor:
+        """One view of each row; a row holds all its views one after the other."""
+        starts = self._index.offsets[column][rows] + views * (prod(shape) * dtype.itemsize)
+        return self._read("rows", rows, starts, dtype, shape)
 
     def _read(self, file: str, rows: np.ndarray, starts: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> Tensor:
         """[rows, *shape], each from its byte offset in `file`.arrow of its shard."""

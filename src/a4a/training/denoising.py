@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.backbones import Backbone, Text
+from a4a.backbones import Backbone, SizeConditions, Text
 from a4a.backbones.prediction import Density, TimestepDensity, Weighting
 from a4a.injection import Injection
 from a4a.training.base import Batch, Objective
@@ -125,7 +125,7 @@ class Denoising(Objective):
 
         Args:
             batch: `latents` [batch, channels, height, width]; `text.NAME` as the backbone encodes text; with an
-                adapter, `embeds` [batch, *embed_shape].
+                adapter, `embeds` [batch, *embed_shape]; where images were resized or cropped, their `SizeConditions`.
         """
         latents = batch["latents"].float()
         without_image, without_text = self._draw_dropout(latents)
@@ -138,7 +138,7 @@ class Denoising(Objective):
                 _as_mask(without_image, embeds), self.adapter.unconditional(embeds, self._no_image), embeds
             )
             self.set_condition(self.injection, self.adapter, embeds)
-        predicted = self._predict(noisy, timesteps, self._text(batch, without_text))
+        predicted = self._predict(noisy, timesteps, self._text(batch, without_text), SizeConditions.of_batch(batch))
         target = self.prediction.target(latents, noise, timesteps)
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
         return self.prediction.weigh(losses, timesteps, self.config.weighting, self.config.gamma).mean()
@@ -155,7 +155,7 @@ class Denoising(Objective):
         without_text = (draw >= drop.image) & (draw < drop.image + drop.both + drop.text)
         return without_image, without_text
 
-    def _predict(self, noisy: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    def _predict(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions | None) -> Tensor:
         """The denoiser's prediction, in its own precision.
 
         A frozen denoiser in 16 bits runs as it does in use; autocast would only make 32-bit copies for its norms.
@@ -163,7 +163,7 @@ class Denoising(Objective):
         dtype, device = self.denoiser.dtype, noisy.device
         disable = dtype != torch.float32 and torch.amp.is_autocast_available(device.type)
         with torch.autocast(device.type, enabled=False) if disable else nullcontext():
-            return self._backbone.predict(noisy.to(dtype), timesteps, text)
+            return self._backbone.predict(noisy.to(dtype), timesteps, text, sizes)
 
     def _text(self, batch: Batch, without: Tensor) -> Text:
         """The batch's text states, replaced by those of the empty prompt where `without`."""

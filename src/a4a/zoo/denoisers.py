@@ -190,4 +190,4 @@ def _with_traits(dataset: CachedDataset, images: WorldImages) -> CachedDataset:
     """The same encodings with the traits of each reference's subject in place of its image embedding."""
     references = images.pairs[:, 0].unique()
     traits = images.subjects[references].trait_vectors()
-    return CachedDataset(dataset.latents, traits, dataset.text, dataset.caption_rows, dataset.pairs)
+    return CachedDataset(dataset.latents, traits, dataset.text, dataset.caption_rows, dataset.pairs, dataset.sizes)

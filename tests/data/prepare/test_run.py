@@ -251,6 +251,18 @@ def test_rows_hold_what_the_models_encode(photos, models, pixart, tmp_path):
     assert torch.allclose(batch["embeds"].float(), CLIPImageEncoder.from_pretrained(models / "clip")(images), atol=2e-3)
 
 
+def test_rows_tell_the_sizes_of_every_view(photos, models, tmp_path):
+    crop = Crop(SIDE, views=2, flips=True)
+    table = PreparedDataset(prepare_photos(photos, models, tmp_path / "p", crop=crop, split=Split(0, 0)))
+    batch = table.batch(torch.arange(8))  # four views each of a square photo and of one that is half as wide again
+    ids = table.column("id")[:2]
+    views = [view for name in ids for view in crop(Image.open(photos / name), name)]
+    assert batch["original_size"].tolist() == [[64, 64]] * 4 + [[64, 96]] * 4
+    assert batch["crop_top_left"].tolist() == [list(view.crop_top_left) for view in views]
+    assert len({tuple(row) for row in batch["crop_top_left"].tolist()}) > 4
+    assert batch["target_size"].tolist() == [[SIDE, SIDE]] * 8
+
+
 def test_tokens_of_an_encoder_are_stored_beside_pooled_embeddings(photos, models, tmp_path):
     encoders = EncodeConfig(models / "pixart", {"clip": models / "clip"}, {"plus": models / "clip"})
     output = prepare_photos(

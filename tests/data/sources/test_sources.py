@@ -6,8 +6,9 @@ import pickle
 import tarfile
 
 import fsspec
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.filters import CheckConfig, RejectedImage, check_image, decode_image, find_duplicates
@@ -253,13 +254,32 @@ def test_duplicates_are_images_that_look_the_same(tmp_path):
 def test_crops_lie_inside_the_image_and_are_the_same_every_time():
     crop = Crop(32, views=3, flips=True)
     views = crop(random_image(0, 80, 50), "a")
-    assert [v.size for v in views] == [(32, 32)] * 6
-    assert len({v.tobytes() for v in views}) == 6
-    assert [v.tobytes() for v in crop(random_image(0, 80, 50), "a")] == [v.tobytes() for v in views]
-    assert crop(random_image(0, 80, 50), "b")[2].tobytes() != views[2].tobytes()
-    wide = Crop(64, buckets=True, divisibility=8)(random_image(0, 90, 60), "a")[0]
+    assert [v.image.size for v in views] == [(32, 32)] * 6
+    assert len({v.image.tobytes() for v in views}) == 6
+    assert crop(random_image(0, 80, 50), "a") == views
+    assert crop(random_image(0, 80, 50), "b")[2] != views[2]
+    wide = Crop(64, buckets=True, divisibility=8)(random_image(0, 90, 60), "a")[0].image
     assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
     assert ImageRecord("x").text is None
+
+
+def test_a_view_can_be_cut_out_of_the_resized_image_where_its_size_conditions_say():
+    """As IP-Adapter's training does: the image is resized first (mirrored before that), then cropped."""
+    image = random_image(0, 90, 50)
+    for number, view in enumerate(Crop(32, views=3, flips=True)(image, "a")):
+        top, left = view.crop_top_left
+        assert view.original_size == (50, 90) and view.target_size == (32, 32)
+        if number < 2:  # the middle crop is as high as the resized image, the others lie in a larger one
+            assert (top, left) == (0, (round(90 * 32 / 50) - 32) // 2)
+            source = ImageOps.mirror(image) if number % 2 else image
+            whole = source.resize((round(90 * 32 / 50), 32), Image.Resampling.LANCZOS)
+            cut = whole.crop((left, top, left + 32, top + 32))
+            assert np.abs(np.asarray(cut).astype(int) - np.asarray(view.image)).mean() < 8
+        else:
+            assert top >= 0 and left > 0
+    plain, mirrored = Crop(32, views=2, flips=True)(image, "b")[2:]
+    shown = plain.crop_top_left[1] + mirrored.crop_top_left[1] + 32
+    assert plain.crop_top_left[0] == mirrored.crop_top_left[0] and 90 * 32 / 50 <= shown + 1 <= 90 * 32 / 50 / 0.8 + 2
 
 
 # --- captions and what is left aside ----------------------------------------------------------------------------------

@@ -10,6 +10,28 @@ from PIL import Image, ImageOps
 from a4a.errors import InputError
 
 
+def middle_crop(image_width: int, image_height: int, width: int, height: int) -> tuple[float, float, float]:
+    """The largest crop of this shape: image pixels for each of its own, then its left and top in the image."""
+    scale = min(image_width / width, image_height / height)
+    return scale, (image_width - scale * width) / 2, (image_height - scale * height) / 2
+
+
+@dataclass
+class View:
+    """A crop of an image, or the mirror image of one, and its size conditions, see `SizeConditions`."""
+
+    image: Image.Image
+    original_size: tuple[int, int]
+    """(height, width) of the image before it was resized."""
+    crop_top_left: tuple[int, int]
+    """(top, left) in the resized image."""
+
+    @property
+    def target_size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image.height, self.image.width
+
+
 @dataclass
 class Crop:
     """At what size, and in which views, an image is encoded."""
@@ -43,17 +65,27 @@ class Crop:
             return 0
         return int(find_nearest_bucket(image.height, image.width, self.sizes) or 0)
 
-    def __call__(self, image: Image.Image, name: str) -> list[Image.Image]:
+    def __call__(self, image: Image.Image, name: str) -> list[View]:
         """All views at the size of the image's bucket, each followed by its mirror image with `flips`.
 
         `name` seeds where the crops lie, so an image has the same views in every run.
         """
         height, width = self.sizes[self.bucket(image)]
-        views = [ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)]
+        scale, left, top = middle_crop(image.width, image.height, width, height)
+        views = self._views(image, width, height, scale, left, top)
         for number in range(1, self.views):
             rng = random.Random(hashlib.sha256(f"{name} {number}".encode()).digest())
-            scale = rng.uniform(0.8, 1) * min(image.width / width, image.height / height)
-            left, top = rng.uniform(0, image.width - scale * width), rng.uniform(0, image.height - scale * height)
-            box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
-            views.append(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
-        return [v for view in views for v in ((view, ImageOps.mirror(view)) if self.flips else (view,))]
+            part = rng.uniform(0.8, 1) * scale
+            left, top = rng.uniform(0, image.width - part * width), rng.uniform(0, image.height - part * height)
+            views += self._views(image, width, height, part, left, top)
+        return views
+
+    def _views(self, image: Image.Image, width: int, height: int, scale: float, left: float, top: float) -> list[View]:
+        """The crop from (left, top) on of `scale` pixels for each of its own, and its mirror image with `flips`."""
+        box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
+        crop = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        original, row, column = (image.height, image.width), round(top / scale), round(left / scale)
+        views = [View(crop, original, (row, column))]
+        if self.flips:  # as diffusers' training does: mirrored first, then cropped
+            views.append(View(ImageOps.mirror(crop), original, (row, round(image.width / scale) - width - column)))
+        return views

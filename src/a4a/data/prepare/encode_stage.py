@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from a4a.data import shards
 from a4a.data.manifest import SplitName
-from a4a.data.prepare.crops import Crop
+from a4a.data.prepare.crops import Crop, View
 from a4a.data.prepare.encoding import ARCFACE, EncodeConfig, Encoders, rows_as_arrays
 from a4a.data.prepare.filters import RejectedImage
 from a4a.data.prepare.stages import Chunk, Stage, batches, thread_map, views_or_rejection
@@ -26,7 +25,8 @@ class EncodedRow:
 
     bucket: int
     arrays: dict[str, np.ndarray]
-    """`latents` [views, channels, height, width] and, by encoder, `embeds.NAME` [views, *embed_shape]."""
+    """`latents` [views, channels, height, width], `sizes` [views, 4] (original height and width, top and left of the
+    crop) and, by encoder, `embeds.NAME` [views, *embed_shape]."""
 
 
 class EncodeStage(Stage):
@@ -92,7 +92,7 @@ class EncodeStage(Stage):
         """Encodings by id, and why the other images are left out. A batch has images of one bucket."""
         rows: dict[str, EncodedRow] = {}
         left_out: dict[str, str] = {}
-        pending: dict[int, list[tuple[str, list[Image.Image]]]] = {}
+        pending: dict[int, list[tuple[str, list[View]]]] = {}
         batch_size = max(encoders.settings.batch // (self.crop.views * (1 + self.crop.flips)), 1)
         with thread_map() as parallel:
             for batch in batches(chunk.records, batch_size):
@@ -101,7 +101,7 @@ class EncodeStage(Stage):
                     if isinstance(views, RejectedImage):
                         left_out[record.id] = str(views)
                         continue
-                    bucket = self.crop.sizes.index((views[0].height, views[0].width))
+                    bucket = self.crop.sizes.index(views[0].target_size)
                     pending.setdefault(bucket, []).append((record.id, views))
                     if len(pending[bucket]) == batch_size:
                         rows |= _encode_batch(encoders, bucket, pending.pop(bucket))
@@ -122,13 +122,12 @@ class EncodeStage(Stage):
         }
 
 
-def _encode_batch(
-    encoders: Encoders, bucket: int, batch: Sequence[tuple[str, list[Image.Image]]]
-) -> dict[str, EncodedRow]:
+def _encode_batch(encoders: Encoders, bucket: int, batch: Sequence[tuple[str, list[View]]]) -> dict[str, EncodedRow]:
     """The rows of images of one bucket, by id."""
     names, views = zip(*batch, strict=True)
-    images = [view for image_views in views for view in image_views]
-    tensors = {"latents": encoders.latents(images)}
+    images = [view.image for image_views in views for view in image_views]
+    sizes = [[*view.original_size, *view.crop_top_left] for image_views in views for view in image_views]
+    tensors = {"latents": encoders.latents(images), "sizes": torch.tensor(sizes, dtype=torch.int32)}
     tensors |= {f"embeds.{name}": t for name, t in encoders.embeddings(images).items()}
     arrays = {column: rows_as_arrays(t.unflatten(0, (len(names), -1))) for column, t in tensors.items()}
     return {name: EncodedRow(bucket, {c: a[i] for c, a in arrays.items()}) for i, name in enumerate(names)}

@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from a4a.data.prepare.captioning import CaptionConfig, Captioner
-from a4a.data.prepare.crops import Crop
+from a4a.data.prepare.crops import Crop, View
 from a4a.data.prepare.filters import (
     CheckConfig,
     CheckResult,
@@ -119,7 +117,7 @@ class CaptionStage(Stage):
             for batch in batches(without, self.captioner.settings.batch):
                 views = parallel(lambda record: views_or_rejection(self.source, record, self.crop), batch)
                 images = {
-                    record.id: view[0]
+                    record.id: view[0].image
                     for record, view in zip(batch, views, strict=True)
                     if not isinstance(view, RejectedImage)
                 }
@@ -134,7 +132,7 @@ class CaptionStage(Stage):
         )
 
 
-def views_or_rejection(source: Source, record: ImageRecord, crop: Crop) -> list[Image.Image] | RejectedImage:
+def views_or_rejection(source: Source, record: ImageRecord, crop: Crop) -> list[View] | RejectedImage:
     """All views of an image, or why it is left out."""
     try:
         return crop(open_record(source, record)[0], record.id)
