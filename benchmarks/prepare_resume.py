@@ -108,13 +108,16 @@ def run_and_kill(arguments: list[str], after: float | None) -> tuple[bool, float
 def finished_parts(output: Path) -> dict[str, int]:
     """The results of chunks, and when each was written."""
     paths = [
-        p for step in ("checked", "captions", "shards") for p in (output / step).glob("*") if not p.name.startswith(".")
+        p
+        for step in ("checked", "captions", "kept/validation", "kept/test", "shards")
+        for p in (output / step).glob("*")
+        if not p.name.startswith(".")
     ]
     return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in paths}
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    names = ("*/*.json", "shards/*/*", "report.jsonl", "no_text.safetensors")
+    names = ("*/*.json", "kept/*/*.json", "images/*/*/*", "shards/*/*", "report.jsonl", "no_text.safetensors")
     return {
         str(p.relative_to(output)): p.read_bytes() for pattern in names for p in output.glob(pattern) if p.is_file()
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from a4a.cli.main import main
-from a4a.data.manifest import subjects_in_split
+from a4a.data.prepared import PreparedDataset
 from a4a.utils.images import to_pil
 from a4a.zoo.drawing import draw
 from a4a.zoo.world import Subjects, Views, caption
@@ -42,7 +42,7 @@ def test_the_recipe_goes_from_photos_to_scores(in_a_folder_with_photos, capsys):
     recipes = "recipes/my-photos"
     assert main(["prepare", "--config", f"{recipes}/prepare.yaml"]) == 0
     assert f"1 of {SUBJECTS * PHOTOS} images have no caption" in capsys.readouterr().err
-    splits = {name: subjects_in_split(runs / "data", name) for name in ("train", "validation", "test")}
+    splits = {n: set(PreparedDataset(runs / "data", n).column("subject")) for n in ("train", "validation", "test")}
     assert all(splits.values()) and sum(map(len, splits.values())) == SUBJECTS
 
     few = ["--training.samples", "8", "--training.batch_size", "4", "--evaluation.init_args.sampling.steps", "2"]

@@ -68,6 +68,7 @@ COMMANDS = {
             "--crop.size PIXELS": "size of the encoded images",
             "--caption.model MODEL": "captions images that have none",
             "--split.validation SHARE": "share of the subjects that validate; --split.test likewise",
+            "--keep_images SPLIT ...": "keep these splits' images, too (validation test): what methods are scored on",
             "--ray": "run the steps as Ray Data actors; RAY_ADDRESS names the cluster",
         },
         example="a4a prepare --source SubjectFolders --source.path my-photos --output runs/my-data \\\n"

@@ -4,6 +4,7 @@ manifest.json          format, settings, shapes, counts, and each shard's files 
 report.jsonl           images left out or repaired, and warnings
 no_text.safetensors    text states of no prompt
 no_image.safetensors   by image encoder, the embedding of no image
+images/SPLIT/          the images themselves, of the splits that are kept so (kept_images.py)
 shards/000000/         rows.arrow (a row per image), text.arrow (a row per distinct caption)
 """
 
@@ -45,19 +46,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise InputError(f"{file} has format {version}, this version reads {FORMAT}; prepare the data again.")
     return manifest
-
-
-def subjects_in_split(folder: Path, split: SplitName) -> set[str]:
-    """Names of the subjects in a split; InputError where the data were prepared without subjects."""
-    split_of: dict[str, str] = {}
-    for shard in read_manifest(folder)["shards"]:
-        if shard["rows"]:
-            columns, _ = shards.read(folder / "shards" / shard["name"] / "rows.arrow", ["split", "subject"], [])
-            rows = zip(columns["subject"], columns["split"], strict=True)
-            split_of |= {str(subject): row_split for subject, row_split in rows if subject is not None}
-    if not split_of:
-        raise InputError(f"{folder} was prepared without subjects; {NEEDS_SUBJECTS}.")
-    return {subject for subject, row_split in split_of.items() if row_split == split}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
 from a4a.evaluation.tasks.dreambench import DreamBenchTask
 from a4a.evaluation.tasks.folder import FolderTask
+from a4a.evaluation.tasks.prepared import PreparedTask
 from a4a.evaluation.validation import Validator
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ImagePromptMethod",
     "Method",
     "Metric",
+    "PreparedTask",
     "Retrieval",
     "Sampling",
     "Similarity",

@@ -1,8 +1,10 @@
 """`a4a prepare` from drawn images to training samples, interrupted, on a cluster, and with bad input."""
 
+import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import tiny_encoders
 import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import PreparedDataset, shards
-from a4a.data.manifest import subjects_in_split
+from a4a.data.kept_images import KeptImage, read_kept_images, split_folder
 from a4a.data.prepare.captioning import CaptionConfig, Captioner
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.encoding import EncodeConfig
@@ -28,13 +30,28 @@ from a4a.data.prepare.ray_runner import Actor
 from a4a.data.prepare.run import prepare
 from a4a.data.prepare.splits import Split
 from a4a.data.prepare.stages import CheckStage, Chunk
-from a4a.data.sources import ImageFolder, SubjectFolders
+from a4a.data.sources import ImageFolder, ImageRecord, Source, SubjectFolders
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
 from prepare_resume import DEFECTS, draw_images, random_image
 
 SIDE = 2 * tiny_models.SIDE
+
+
+class Drawn(Source):
+    """Images of noise with these records."""
+
+    def __init__(self, records):
+        self._records = records
+
+    def records(self):
+        return self._records
+
+    def read(self, record):
+        file = io.BytesIO()
+        random_image(abs(hash(record.id)) % 1000).save(file, format="PNG")
+        return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -498,8 +515,7 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     from a4a.evaluation.generation import Sampling
     from a4a.evaluation.methods import HeldOutPhoto, ImagePromptMethod
     from a4a.evaluation.metrics import CLIPImageScore
-    from a4a.evaluation.tasks.dreambench import DreamBenchTask
-    from a4a.evaluation.tasks.folder import FolderTask
+    from a4a.evaluation.tasks.prepared import PreparedTask
     from a4a.training.config import TrainingConfig
     from a4a.transfer.config import IPAdapterConfig
     from a4a.transfer.run import transfer
@@ -514,7 +530,8 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
         training=training,
     )
     (tmp_path / "prompts.txt").write_text("a photo of {subject}\n")
-    task = FolderTask(photos, tmp_path / "prompts.txt", generations=1, prepared=prepared)
+    task = PreparedTask(prepared, prompts=tmp_path / "prompts.txt", generations=1)
+    assert task.prompts == [f"a photo of {subject}" for subject in task.subjects]
     assert set(task.subjects) == set(PreparedDataset(prepared, split="test").column("subject"))
     assert not set(task.subjects) & set(PreparedDataset(prepared).column("subject"))
     ours = ImagePromptMethod(
@@ -531,10 +548,72 @@ def test_from_photos_without_captions_to_scores_of_subjects_kept_apart(photos, p
     )
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert {"ours", "a second photo"} <= set(json.dumps(scores).replace('"', ",").split(","))
-    with pytest.raises(InputError, match="subject of the test split"):
-        FolderTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared)
-    with pytest.raises(InputError, match="subject of the validation split"):
-        DreamBenchTask(photos.parent, tmp_path / "prompts.txt", prepared=prepared, split="validation")
+
+
+# --- kept images ------------------------------------------------------------------------------------------------------
+
+
+def as_pixels(image):
+    return np.asarray(image, float)
+
+
+def test_images_of_held_out_subjects_are_kept_as_they_are_encoded_in_a_folder_for_each(prepared, photos):
+    held_out = {split: read_kept_images(prepared, split) for split in ("validation", "test")}
+    assert not (prepared / "images" / "train").exists()
+    for split, images in held_out.items():
+        assert {image.id for image in images} == set(PreparedDataset(prepared, split=split).column("id"))
+        for image in images:
+            original = ImageOps.fit(Image.open(photos / image.id), (SIDE, SIDE), Image.Resampling.LANCZOS)
+            kept = Image.open(split_folder(prepared, split) / image.file_name)
+            assert image.file_name.startswith(f"{image.subject}/") and kept.size == (SIDE, SIDE)
+            assert np.abs(as_pixels(kept) - as_pixels(original)).mean() < 8  # of noise, the worst for JPEG
+
+
+def test_a_later_run_keeps_another_split_and_encodes_nothing_again(copied, photos, models, monkeypatch):
+    from a4a.data import ImageFolderDataset
+
+    before = contents(copied)
+    monkeypatch.setattr("a4a.data.prepare.encode_stage.EncodeStage.__call__", None)
+    prepare_photos(photos, models, copied, keep_images=["train"])
+    kept = read_kept_images(copied, "train")
+    assert before.items() <= contents(copied).items()
+    assert {image.subject for image in kept} == set(PreparedDataset(copied).column("subject"))
+    assert len(ImageFolderDataset(split_folder(copied, "train"), SIDE)) == len(kept)
+
+
+def test_photos_without_subjects_are_a_task_of_one_crop_each_with_their_captions(tmp_path):
+    from a4a.evaluation.tasks.prepared import PreparedTask
+
+    records = [
+        ImageRecord(f"photo{i}/box/{crop}", f"thing {i}.{crop}", group=f"photo{i}") for i in range(6) for crop in "ab"
+    ]
+    prepare(Drawn(records), tmp_path / "p", crop=Crop(SIDE), split=Split(0, 0.5), check=None)
+    task = PreparedTask(tmp_path / "p", generations=2, subjects=2)
+    assert len(set(task.subjects)) == 2
+    assert task.prompts == [f"thing {name.removeprefix('photo')}.a" for name in task.subjects for _ in range(2)]
+    (tmp_path / "named.txt").write_text("a {subject}")
+    for words, options in (
+        ("no name of a subject for photo", {"prompts": tmp_path / "named.txt"}),
+        ("run the same a4a prepare again with --keep_images train", {"split": "train"}),
+        ("no images in the validation split", {"split": "validation"}),
+    ):
+        refuses(words, PreparedTask, tmp_path / "p", **options)
+    with pytest.raises(InputError, match="one photo, its reference"):
+        task.held_out_photo(0)
+
+
+@pytest.mark.parametrize(
+    ("id_", "subject", "file_name"),
+    [
+        ("tom/1.jpg", "tom", r"tom/1\.jpg"),
+        ("7.png", None, r"7\.png/7\.png\.jpg"),
+        ("../x", "..", r"-[0-9a-f]{8}/x\.jpg"),
+        ("a b/1.jpg", "a b", r"a-b-[0-9a-f]{8}/1\.jpg"),
+        ("a-b/" + "x" * 300, "a-b", r"a-b/x{100}-[0-9a-f]{8}\.jpg"),
+    ],
+)
+def test_names_of_kept_images_are_ones_that_every_file_system_takes(id_, subject, file_name):
+    assert re.fullmatch(file_name, KeptImage.of(ImageRecord(id_, subject=subject)).file_name)
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -566,7 +645,7 @@ def test_a_small_set_has_a_subject_in_every_split(photos, models, tmp_path):
     prepare_photos(photos, models, tmp_path / "p", encode=None, split=Split(0.01, 0.01))
     counts = json.loads((tmp_path / "p" / "manifest.json").read_text())["counts"]
     assert (counts["train"], counts["validation"], counts["test"]) == (18, 3, 3)
-    assert len(subjects_in_split(tmp_path / "p", "test")) == 1
+    assert len({image.subject for image in read_kept_images(tmp_path / "p", "test")}) == 1
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -604,7 +683,6 @@ def test_reference_modes_that_the_data_lack_are_refused(prepared, photos, models
     refuses("one view of each photo", PreparedDataset, prepared, reference="view")
     prepare(ImageFolder(str(photos)), tmp_path / "p", crop=Crop(SIDE), encode=encode(models))
     refuses("without subjects.*such as SubjectFolders", PreparedDataset, tmp_path / "p", reference="subject")
-    refuses("without subjects.*such as SubjectFolders", subjects_in_split, tmp_path / "p", "test")
 
 
 def test_a_folder_with_other_files_is_refused_and_left_unchanged(photos, models, tmp_path):

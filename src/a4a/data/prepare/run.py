@@ -5,11 +5,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from a4a.data.manifest import SplitName
 from a4a.data.prepare.captioning import CaptionConfig
 from a4a.data.prepare.crops import Crop
 from a4a.data.prepare.encode_stage import EncodeStage
 from a4a.data.prepare.encoding import EncodeConfig
 from a4a.data.prepare.filters import CheckConfig
+from a4a.data.prepare.keep_stage import KeepStage
 from a4a.data.prepare.ray_runner import run_on_ray
 from a4a.data.prepare.settings import claim_folder, collect_settings, lock_folder, remove_unfinished
 from a4a.data.prepare.splits import Split
@@ -30,6 +32,7 @@ def prepare(
     chunk: int = 512,
     ray: bool = False,
     workers: int = 1,
+    keep_images: list[SplitName] = ["validation", "test"],  # noqa: B006
 ) -> None:
     """Check, crop, caption, encode and split images once, into shards that training reads; a stopped run continues.
 
@@ -44,6 +47,9 @@ def prepare(
         chunk: Images per shard, and at most what has to be done again after a kill.
         ray: Run the stages as Ray Data actors, on the cluster that RAY_ADDRESS names if any.
         workers: Actors of each stage, with a GPU each where there is one.
+        keep_images: Splits whose images are kept as JPEG files in output/images/SPLIT, one folder per subject, with
+            their captions in a metadata.jsonl: those of validation and test are what methods are scored on. With train,
+            too, what needs the images themselves can be trained on them (a4a x-adapter). A later run may keep more.
     """
     output = Path(output)
     for name, value in (("chunk", chunk), ("workers", workers)):
@@ -63,10 +69,13 @@ def prepare(
             chunks, report = check_stage.survivors(chunks)
         if caption is not None:
             chunks = _caption(CaptionStage(output, source, crop, caption), chunks, ray_workers)
-        groups = {record.split_group for part in chunks for record in part.records}
-        encode_stage = EncodeStage(output, source, crop, encode, split.among(groups))
+        split_of = split.among({record.split_group for part in chunks for record in part.records})
+        keep_stages = [KeepStage(output, source, crop, split_of, name) for name in keep_images]
+        for keep_stage in keep_stages:
+            _run(keep_stage, chunks, ray_workers)
+        encode_stage = EncodeStage(output, source, crop, encode, split_of)
         _run(encode_stage, chunks, ray_workers)
-        finish(output, settings, source, len(records), chunks, report, encode_stage)
+        finish(output, settings, source, len(records), chunks, report, encode_stage, keep_stages)
 
 
 def _caption(stage: CaptionStage, chunks: Sequence[Chunk], ray_workers: int) -> list[Chunk]:

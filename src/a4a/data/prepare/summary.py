@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from a4a.data.manifest import FORMAT, SPLITS
 from a4a.data.prepare.encode_stage import EncodeStage
+from a4a.data.prepare.keep_stage import KeepStage
 from a4a.data.prepare.stages import Chunk
 from a4a.data.sources.base import HOW_TO_CAPTION, ImageRecord, Source, first_few
 from a4a.errors import InputError
@@ -46,8 +47,9 @@ def finish(
     chunks: Sequence[Chunk],
     report: list[dict[str, str]],
     stage: EncodeStage,
+    keep_stages: Sequence[KeepStage],
 ) -> None:
-    """Writes the report, then the manifest: a folder with a manifest is complete. Prints what was made."""
+    """Writes the report and the lists of kept images, then the manifest: a folder with a manifest is complete. Prints what was made."""
     summary = _summarise(chunks, stage)
     report = sorted(report + summary.left_out, key=lambda line: ("left_out" not in line, line["id"]))
     left_out = sum("left_out" in line for line in report)
@@ -62,6 +64,8 @@ def finish(
         lines = [{"warning": text} for text in warnings] + report
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     _write_unconditional(output, stage)
+    for keep_stage in keep_stages:
+        keep_stage.finish(chunks, {record.id for record in summary.records})
     counts: Counter[str] = Counter(stage.split(record.split_group) for record in summary.records)
     manifest = {
         "format": FORMAT,

@@ -20,7 +20,7 @@ class DreamBenchTask(FolderTask):
             and those for live subjects, in which the subject's class takes the place of its name.
         generations: images of each subject, which take its prompts in turn; 100 by default, as in the paper: 4 for
             each of 25 prompts.
-        subjects, prepared, split: as of `FolderTask`.
+        subjects: as of `FolderTask`.
     """
 
     default_generations = 100

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from PIL import Image
 
-from a4a.data.manifest import SplitName, subjects_in_split
 from a4a.errors import InputError
 from a4a.evaluation.tasks.base import Task
 from a4a.utils.images import IMAGE_SUFFIXES, open_image
@@ -21,8 +20,6 @@ class FolderTask(Task):
             the prompts in turn.
         generations: images of each subject; 4 by default.
         subjects: use the first so many subjects; all by default.
-        prepared: a folder that `a4a prepare` made of these photos; then only subjects of `split` are used.
-        split: of `prepared`: test, validation (to score while training) or train.
     """
 
     default_generations: ClassVar[int] = 4
@@ -33,13 +30,11 @@ class FolderTask(Task):
         prompts: Path,
         generations: int | None = None,
         subjects: int | None = None,
-        prepared: Path | None = None,
-        split: SplitName = "test",
     ):
         if generations is None:
             generations = self.default_generations
-        _check_counts(generations, subjects)
-        folders = _subject_folders(Path(path), prepared, split)[:subjects]
+        check_counts(generations, subjects)
+        folders = _subject_folders(Path(path))[:subjects]
         names = [folder.name for folder in folders]
         self.files = [_photos(folder) for folder in folders]
         templates = self.read_prompts(Path(prompts), names)
@@ -54,9 +49,7 @@ class FolderTask(Task):
 
         Raises InputError for a subject without prompts.
         """
-        lines = [line.strip() for line in read_prompt_file(file).splitlines() if line.strip()]
-        if not lines:
-            raise InputError(f"The prompts file {file} is empty; give at least one prompt, each on its own line.")
+        lines = read_prompt_lines(file)
         return {subject: [line.replace("{subject}", subject) for line in lines] for subject in subjects}
 
     def held_out_photo(self, index: int) -> Image.Image:
@@ -70,32 +63,33 @@ class FolderTask(Task):
         return open_image(held_out[index % self.generations % len(held_out)])
 
 
+def read_prompt_lines(file: Path) -> list[str]:
+    """The prompts of a text file, one on each line; InputError where there are none."""
+    lines = [line.strip() for line in read_prompt_file(file).splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"The prompts file {file} is empty; give at least one prompt, each on its own line.")
+    return lines
+
+
 def read_prompt_file(file: Path) -> str:
     if not file.is_file():
         raise InputError(f"There is no prompts file {file}; give a text file with one prompt on each line.")
     return file.read_text()
 
 
-def _check_counts(generations: int, subjects: int | None) -> None:
+def check_counts(generations: int, subjects: int | None) -> None:
+    """InputError where there would be nothing to generate."""
     if generations < 1 or (subjects is not None and subjects < 1):
         count = "all" if subjects is None else subjects
         raise InputError(f"The task has generations {generations} and subjects {count}; give at least 1 of each.")
 
 
-def _subject_folders(root: Path, prepared: Path | None, split: SplitName) -> list[Path]:
+def _subject_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise InputError(f"There is no folder of subjects {root}; give one with a folder of photos for each subject.")
     folders = sorted(f for f in root.iterdir() if f.is_dir())
     if not folders:
         raise InputError(f"The folder {root} holds no folders; give one with a folder of photos for each subject.")
-    if prepared is None:
-        return folders
-    kept = subjects_in_split(Path(prepared), split)
-    folders = [f for f in folders if f.name in kept]
-    if not folders:
-        raise InputError(
-            f"No folder in {root} is a subject of the {split} split of {prepared}; give the photos that it was made of."
-        )
     return folders
 
 
