@@ -14,10 +14,11 @@ from torch import nn
 
 import a4a
 import tiny_models
+from a4a.adapters.loading import load_adapter
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.training import checkpoint
-from a4a.training.checkpoint import Checkpoint
+from a4a.training.checkpoint import Checkpoint, SavedModel
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, Denoising, LearningRates, ObjectiveConfig
 from a4a.training.distributed import accelerator_for
@@ -323,7 +324,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
     for weights, optimizer in ((big, {}), (small, {"state": big["w"]})):
         with pytest.raises(InputError, match=r"Cannot write .*0000000016: the disk is full"):
             checkpoint.save(folder, Checkpoint(4, 16, weights, optimizer), keep=2)
-        assert [p.name for p in folder.iterdir()] == ["0000000008"]
+        assert sorted(p.name for p in folder.iterdir()) == ["0000000008", "last"]
     found = checkpoint.load(folder / "0000000008")
     assert (found.step, found.samples) == (2, 8)
     assert equal(found.weights, small)
@@ -335,13 +336,15 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, full_disk):
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_last_checkpoints_are_kept(tmp_path, keep):
     run(tmp_path, keep_checkpoints=keep)
-    assert [int(p.name) for p in sorted((tmp_path / "checkpoints").iterdir())] == [8, 16, 24, 32, 40][-keep:]
+    folders = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert folders == [f"{samples:010d}" for samples in [8, 16, 24, 32, 40][-keep:]] + ["last"]
 
 
 def test_the_newest_checkpoint_is_kept_even_among_later_ones(tmp_path):
     for samples in (24, 32, 8):
         checkpoint.save(tmp_path, Checkpoint(samples // 4, samples, {"w": torch.ones(1)}, {}), keep=1)
     assert [int(p.name) for p in checkpoint.existing(tmp_path)] == [8, 32]
+    assert (tmp_path / "last").resolve().name == "0000000008"
 
 
 def test_a_checkpoint_holds_only_trained_parameters(tmp_path):
@@ -450,26 +453,41 @@ def denoising(pipe, source_pipe=None, **options):
     return Denoising(own, adapter, ObjectiveConfig(**options)), tiny_models.Samples(own)
 
 
-def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
-    def go(output, resume=False, samples=8):
-        torch.manual_seed(0)
-        objective, dataset = denoising(pipe, sd15, rates=LearningRates(1e-3, 1e-2, 1e-3))
-        rows = train(
-            objective,
-            dataset,
-            TrainingConfig(samples=samples, batch_size=2, checkpoint_every=4, ema_decay=0.5, tensorboard=False),
-            output,
-            resume=resume,
-        )
-        return weights(objective.adapter), losses(rows)
+def train_denoising(pipe, source_pipe, output, samples, resume=False, ema_decay=0.5):
+    torch.manual_seed(0)
+    objective, dataset = denoising(pipe, source_pipe, rates=LearningRates(1e-3, 1e-2, 1e-3))
+    options = {"batch_size": 2, "checkpoint_every": 4, "ema_decay": ema_decay, "tensorboard": False}
+    model = SavedModel("adapter", lambda folder, _: objective.adapter.save_pretrained(folder))
+    training = TrainingConfig(samples=samples, **options)
+    rows = train(objective, dataset, training, output, resume=resume, model=model)
+    return objective.adapter, losses(rows)
 
-    straight = go(tmp_path / "a")
-    go(tmp_path / "b", samples=4)
-    resumed = go(tmp_path / "b", resume=True)
+
+def test_denoising_resumes_bit_for_bit(pipe, sd15, tmp_path):
+    straight = train_denoising(pipe, sd15, tmp_path / "a", 8)
+    train_denoising(pipe, sd15, tmp_path / "b", 4)
+    resumed = train_denoising(pipe, sd15, tmp_path / "b", 8, resume=True)
     assert straight[1] == resumed[1]
-    assert equal(straight[0], resumed[0])
+    assert equal(weights(straight[0]), weights(resumed[0]))
     saved = set(load_file(tmp_path / "a" / "checkpoints" / "0000000008" / "weights.safetensors"))
-    assert saved == {f"adapter.{name}" for name in straight[0] if name.startswith("mapping.")}
+    assert saved == {f"adapter.{name}" for name in weights(straight[0]) if name.startswith("mapping.")}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_checkpoint_is_an_adapter_of_the_averaged_weights(pixart, sd15, tmp_path, ema_decay):
+    trained, _ = train_denoising(pixart, sd15, tmp_path, 8, ema_decay=ema_decay)
+    folder = tmp_path / "checkpoints" / "last"
+    assert equal(weights(load_adapter(folder)), weights(trained))
+    raw, names = (
+        folder / "weights.safetensors",
+        {f"adapter.{n}" for n, p in trained.named_parameters() if p.requires_grad},
+    )
+    assert not (folder / "ema.safetensors").exists() and raw.exists() == bool(ema_decay)
+    loaded = checkpoint.load(folder)
+    assert set(loaded.weights) == names and (loaded.ema is None) == (ema_decay is None)
+    resumed = train_denoising(pixart, sd15, tmp_path, 16, resume=True, ema_decay=ema_decay)
+    whole = train_denoising(pixart, sd15, tmp_path / "whole", 16, ema_decay=ema_decay)
+    assert resumed[1] == whole[1] and equal(weights(resumed[0]), weights(whole[0]))
 
 
 def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):

@@ -170,5 +170,10 @@ def save_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, A
     """Write the folder whole or not at all. `facts`: see `card`."""
     with atomic_write(folder) as temporary:
         temporary.mkdir(parents=True)
-        adapter.save_pretrained(temporary)
-        card(adapter, facts).save(temporary / "README.md")
+        write_with_card(adapter, temporary, facts)
+
+
+def write_with_card(adapter: ImagePromptAdapter, folder: Path, facts: dict[str, Any]) -> None:
+    """Write into an empty folder."""
+    card(adapter, facts).save(folder / "README.md")
+    adapter.save_pretrained(folder)

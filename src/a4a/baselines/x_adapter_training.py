@@ -14,6 +14,7 @@ from a4a.baselines.x_adapter import XAdapter, add_residuals, record_features
 from a4a.baselines.x_adapter_pipeline import resized, side
 from a4a.data.base import TrainingImages
 from a4a.training.base import Batch, Dataset, Objective
+from a4a.training.checkpoint import SavedModel
 from a4a.training.config import TrainingConfig
 from a4a.training.trainer import train
 from a4a.utils.files import atomic_write
@@ -132,7 +133,8 @@ def train_x_adapter(
     objective = XAdapterMapping(base_backbone, upgraded_backbone, mapper, learning_rate)
     dataset = _encoded(data, base_backbone, upgraded_backbone, Path(cache) if cache else output / "cache")
 
-    train(objective, dataset, training, output, resume=resume, description=output.name)
+    saved = SavedModel("mapper", lambda folder, _: mapper.save_pretrained(folder))
+    train(objective, dataset, training, output, resume=resume, description=output.name, model=saved)
     mapper.eval()
     with atomic_write(output / "x_adapter") as temporary:
         mapper.save_pretrained(temporary)

@@ -108,7 +108,7 @@ COMMANDS = {
             "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
             "--objective.rates.mapping RATE": "learning rate; also --objective.rates.projection, ...",
             "--evaluation CLASS": "scores and images to log every --training.evaluate_every samples",
-            "--init ADAPTER": "start from a trained adapter's folder: another stage, other data, another rate",
+            "--init ADAPTER": "start from a trained adapter or checkpoint: another stage, other data, another rate",
             "--resume": "continue the run that --output holds",
             "--dry_run": "two steps on random weights of the right shapes; no download, no training",
         },
@@ -121,7 +121,7 @@ COMMANDS = {
         target="a4a.cli.generate:generate",
         summary="Draw every prompt with every reference image: PNG files and a grid.",
         options={
-            "--adapter ADAPTER": "adapter folder, published IP-Adapter file, hub name or zoo:NAME",
+            "--adapter ADAPTER": "adapter or checkpoint folder, published IP-Adapter file, hub name or zoo:NAME",
             "--model MODEL": "the model that the adapter is for: diffusers folder, hub name or zoo:NAME",
             "--image FILE ...": "reference images",
             "--prompt TEXT ...": "prompts, each in quotes",

@@ -153,7 +153,7 @@ def _train(run: Run, title: str) -> None:
         if other.read_text() == settings and other.parent != run.folder:
             shutil.rmtree(run.folder, ignore_errors=True)
             with atomic_write(run.folder) as folder:
-                shutil.copytree(other.parent, folder)
+                shutil.copytree(other.parent, folder, symlinks=True)
             return
     transfer(**check_recipe(run.arguments).build())
     with atomic_write(run.folder / ARGUMENTS) as file:

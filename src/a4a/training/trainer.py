@@ -22,6 +22,7 @@ from tqdm import tqdm
 from a4a.errors import InputError
 from a4a.training import checkpoint
 from a4a.training.base import Batch, Dataset, Objective, Scores
+from a4a.training.checkpoint import SavedModel
 from a4a.training.config import TrainingConfig
 from a4a.training.distributed import (
     accelerator_for,
@@ -47,10 +48,12 @@ def train(
     evaluate: Callable[[int], Scores] | None = None,
     description: str = "training",
     accelerator: Accelerator | None = None,
+    model: SavedModel | None = None,
 ) -> list[dict[str, float]]:
     """Trains the objective in place and returns the rows of `output/log.csv`.
 
-    With a moving average, the objective holds the averaged weights during `evaluate(samples)` and in the end.
+    With a moving average, the objective holds the averaged weights during `evaluate(samples)`, while `model` is written
+    into a checkpoint, and in the end.
     On SIGTERM and Ctrl-C it saves a checkpoint and raises SystemExit. Raises InputError on an empty dataset or a folder
     that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite.
     """
@@ -59,7 +62,7 @@ def train(
         raise InputError(f"The training data for {output} is empty; give at least one sample.")
     accelerator = accelerator or accelerator_for(config.mixed_precision, config.gradient_accumulation)
     check_supported(accelerator)
-    return _Run(objective, dataset, config, output, accelerator, resume, evaluate).train(description)
+    return _Run(objective, dataset, config, output, accelerator, resume, evaluate, model).train(description)
 
 
 class _Run:
@@ -74,9 +77,11 @@ class _Run:
         accelerator: Accelerator,
         resume: bool,
         evaluate: Callable[[int], Scores] | None,
+        model: SavedModel | None,
     ):
         self.objective, self.dataset, self.config, self.accelerator = objective, dataset, config, accelerator
         self.output, self.checkpoints, self.evaluate = output, output / "checkpoints", evaluate
+        self.saved_model = None if model is None else SavedModel(model.name, self._write_averaged(model))
         samples_per_pass = config.batch_size * accelerator.num_processes
         self.samples_per_step = samples_per_pass * config.gradient_accumulation
         self.total_steps = math.ceil(config.samples / self.samples_per_step)
@@ -223,8 +228,15 @@ class _Run:
     def _save(self) -> None:
         if self.accelerator.is_main_process:
             saved = self.state.to_checkpoint(self.samples)
-            checkpoint.save(self.checkpoints, saved, self.config.keep_checkpoints)
+            checkpoint.save(self.checkpoints, saved, self.config.keep_checkpoints, self.saved_model)
         self.accelerator.wait_for_everyone()
+
+    def _write_averaged(self, model: SavedModel) -> Callable[[Path, int], None]:
+        def write(folder: Path, samples: int) -> None:
+            with self.state.averaged():
+                model.write(folder, samples)
+
+        return write
 
     def _progress(self, description: str) -> tqdm:
         return tqdm(

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.loading import load_adapter, save_with_card
+from a4a.adapters.loading import load_adapter, save_with_card, write_with_card
 from a4a.backbones import Backbone, backbone_for, denoiser_of, load_pipeline
 from a4a.data.base import EncodedDataset, TrainingData
 from a4a.encoders.base import ImageEncoder, check_width
@@ -18,6 +18,7 @@ from a4a.errors import InputError
 from a4a.evaluation.scoring import scores_to_json
 from a4a.evaluation.validation import Validator
 from a4a.training.base import Scores
+from a4a.training.checkpoint import SavedModel
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.distributed import process_device, state
@@ -117,16 +118,16 @@ def train_adapter(
     loss = Denoising(models.backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
+    facts = {"model": str(settings.model), "source": settings.source, "init": settings.init}
+    saved = SavedModel("adapter", lambda folder, at: write_with_card(adapter, folder, {**facts, "samples": at}))
     validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output)
     try:
-        train(loss, dataset, training, output, resume=resume, evaluate=validate, description=output.name)
+        train(loss, dataset, training, output, resume=resume, evaluate=validate, description=output.name, model=saved)
     finally:
         loss.detach()
     adapter.eval()
     if state().is_main_process:
-        origin = {"source": settings.source, "init": settings.init}
-        facts = {"samples": training.samples, "model": str(settings.model), **origin}
-        save_with_card(adapter, output / "adapter", facts)
+        save_with_card(adapter, output / "adapter", {**facts, "samples": training.samples})
     return adapter
 
 

@@ -470,7 +470,7 @@ def test_a_run_starts_from_the_adapter_of_another(prepared, models, sd15, tmp_pa
     common += ["--data", str(prepared), "--training.samples", "2", "--training.batch_size", "2", "--method.rounds", "1"]
     source = ["--source", str(tmp_path / "source.safetensors")]
     assert main([*common, *source, "--output", str(tmp_path / "first")]) == 0
-    first = ["--init", str(tmp_path / "first" / "adapter")]
+    first = ["--init", str(tmp_path / "first" / "checkpoints" / "last")]
     still = [f"--objective.rates.{name}=0" for name in ("projection", "mapping")]
     again = [*common, *first, *still, "--training.seed", "1", "--training.weight_decay", "0"]
     assert main([*again, "--output", str(tmp_path / "again")]) == 0
