@@ -14,7 +14,7 @@ from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import a4a.transfer.dry_run
+import a4a.transfer.config
 import tiny_models
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
@@ -150,7 +150,7 @@ def _dry(process, output):
     tempfile.tempdir = output
     torch.manual_seed(process)
     over = []
-    a4a.transfer.dry_run.shard = lambda *args: over.append(args) or shard(*args)
+    a4a.transfer.config.shard = lambda *args: over.append(args) or shard(*args)
     settings = TransferSettings(
         "zoo:pixart-mini",
         "zoo:clip-large/image_encoder",

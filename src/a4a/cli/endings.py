@@ -35,7 +35,8 @@ def _plan(values: Values) -> str:
 def _transfer(values: Values) -> str:
     if values["dry_run"]:
         return (
-            "Nothing was trained; the figures are in benchmarks/results. To train: the same command without --dry_run."
+            "Nothing was downloaded, and nothing trained was kept. To train: the same command without --dry_run.\n"
+            "Hours of the whole run at a GPU's rate: a4a plan --config RECIPE --samples_per_second RATE"
         )
     output, model = values["output"], values["model"]
     return (

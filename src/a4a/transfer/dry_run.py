@@ -3,24 +3,29 @@
 import json
 import resource
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from a4a.adapters.base import ImagePromptAdapter
+from a4a.adapters.base import ImagePromptAdapter, adapter_from_config, adapter_to_config
 from a4a.adapters.loading import load_adapter, save_with_card
+from a4a.adapters.meta import load_meta_adapter
 from a4a.backbones import Backbone
+from a4a.backbones.meta import load_meta_model
+from a4a.data.base import EncodedDataset
 from a4a.injection import attach
 from a4a.training.denoising import Denoising
-from a4a.training.distributed import process_device, shard, state
+from a4a.training.distributed import process_device, state
 from a4a.training.trainer import train
 from a4a.transfer.config import TransferSettings
-from a4a.transfer.memory import estimate_memory
+from a4a.transfer.dry_run_report import report
+from a4a.transfer.gradient_watch import watch_gradients
+from a4a.transfer.memory import MemoryEstimate, estimate_memory
 from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine
@@ -29,42 +34,52 @@ from a4a.utils.modules import parameter_count
 RESULTS = Path("benchmarks/results")
 STEPS = 2
 
+Figures = dict[str, Any]
 
-def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path = RESULTS) -> dict[str, Any]:
-    """Two optimizer steps on random data, then save, load and one step of denoising; prints and writes the figures.
 
-    Builds denoiser and adapter as training on prepared data does: without VAE and encoders.
+def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path = RESULTS) -> Figures:
+    """Two optimizer steps on random data, then save, load and one prediction; prints and writes the figures.
+
+    The denoiser and the source adapter get random weights; the adapter starts from them as in training. VAE and
+    encoders are left out, as in training on prepared data. Raises FloatingPointError on a loss, gradients or latents
+    that are not finite.
 
     Args:
         settings: of the transfer.
         pixels: side of the training images; the model's own size by default.
         results: folder for the figures.
     """
+    before = _peak_bytes()
     built = load_meta_transfer(settings)
     estimate = estimate_memory(built, state().num_processes, pixels)
-    _fill_models(built)
-    objective = _objective(built)
-    measured = _train(built, objective, pixels)
+    backbone, adapter = _random_models(settings, built.embed_shape[-1])
+    dataset = _RandomDataset(built, _samples_per_step(settings), pixels)
+    settings.method.init_from_data(adapter, dataset)
+    objective = Denoising(backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
+    settings.precision.apply(backbone)
     figures = {
-        **_setup_figures(built, pixels),
-        "trained": estimate.trained_parameters,
-        **measured,
-        "planned_bytes": estimate.peak(settings.training.batch_size),
-        "plan": asdict(estimate),
+        **_setup_figures(settings, built, pixels),
+        **_train(settings, objective, adapter, dataset),
+        "memory": _memory_figures(estimate, settings.training.batch_size, before),
     }
+    objective.detach()
+    figures["change_by_adapter"] = _change_by_adapter(backbone, _saved_and_loaded(settings, adapter), dataset)
     if state().is_main_process:
-        name = slug(str(settings.model).split("/")[-1].replace(":", "-"))
-        with atomic_write(results / f"dry-run-{name}-{process_device().type}.json") as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
-        print(json.dumps(figures, indent=1))
+        path = results / _file_name(figures)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+        print(f"{report(figures)}\nThe figures are in {path}.")
     return figures
 
 
-@dataclass
-class _RandomDataset:
+class _RandomDataset(EncodedDataset):
     """Random samples in the shapes of encoded data."""
 
-    tensors: dict[str, Tensor]
+    def __init__(self, built: MetaTransfer, samples: int, pixels: int | None):
+        torch.manual_seed(built.settings.training.seed)  # the same data in all processes
+        self.tensors = built.random_batch(samples, pixels, "cpu")
+        self.embed_shape = built.embed_shape
+        self.no_text, self.no_image = built.random_text(1, process_device()), built.no_image(process_device())
 
     def __len__(self) -> int:
         return len(self.tensors["latents"])
@@ -72,70 +87,23 @@ class _RandomDataset:
     def batch(self, indices: Tensor) -> dict[str, Any]:
         return {name: t[indices] for name, t in self.tensors.items()}
 
-
-def _fill_models(built: MetaTransfer) -> None:
-    """Gives denoiser and adapter random weights; a denoiser that will be sharded stays on the CPU."""
-    torch.manual_seed(built.settings.training.seed)  # the same weights and data in all processes
-    denoiser_device = torch.device("cpu") if built.settings.precision.shard else process_device()
-    fill_with_random_weights(built.model.backbone.denoiser, denoiser_device)
-    fill_with_random_weights(built.adapter, process_device())
+    def references(self, count: int) -> Tensor:
+        return torch.randn(count, *self.embed_shape or ())
 
 
-def _objective(built: MetaTransfer) -> Denoising:
-    if process_device().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    backbone, settings = built.model.backbone, built.settings
-    no_text, no_image = built.random_text(1, process_device()), built.no_image(process_device())
-    objective = Denoising(backbone, built.adapter, settings.objective, no_text, no_image)
-    if settings.precision.shard:  # int8 weights need nothing more
-        shard(backbone.denoiser, backbone.block)
-    return objective
+def _random_models(settings: TransferSettings, image_embed_dim: int) -> tuple[Backbone, ImagePromptAdapter]:
+    """A denoiser with random weights, and the adapter that training would start with for a source of random weights.
 
-
-def _train(built: MetaTransfer, objective: Denoising, pixels: int | None) -> dict[str, Any]:
-    """Trains, saves and loads the adapter; what was measured."""
-    settings, device = built.settings, process_device()
-    training = settings.training
-    samples_per_step = training.batch_size * training.gradient_accumulation * state().num_processes
-    config = replace(training, samples=STEPS * samples_per_step, warmup=0, evaluate_every=None, tensorboard=False)
-    before = _peak_bytes()
-    dataset = _RandomDataset(built.random_batch(samples_per_step, pixels, "cpu"))
-    with TemporaryDirectory() as folder:  # one for each process: all of them save and load the adapter
-        began = time.perf_counter()
-        log = train(objective, dataset, config, Path(folder), description="dry run")
-        seconds = time.perf_counter() - began
-        objective.detach()
-        peak = _peak_bytes()
-        facts = {"samples": 0, "model": settings.model, "source": settings.source}
-        save_with_card(built.adapter, Path(folder) / "adapter", facts)
-        adapter = load_adapter(Path(folder) / "adapter")
-    nn.Module.to(adapter, device)
-    first, second = (row["samples"] / row["samples_per_second"] for row in log)
-    change = _change_by_adapter(built.model.backbone, adapter, dataset.batch(torch.arange(1)))
-    return {
-        "losses": [row["loss"] for row in log],
-        "seconds_in_all": seconds,
-        "step_seconds": second - first,
-        "samples_per_second": samples_per_step / (second - first),
-        "peak_bytes": peak,
-        "peak_is": "GPU memory allocated" if device.type == "cuda" else "resident memory, including libraries",
-        "before_training_bytes": before,
-        "latent_step_changed_by_adapter": change,
-    }
-
-
-def _setup_figures(built: MetaTransfer, pixels: int | None) -> dict[str, Any]:
-    settings, backbone = built.settings, built.model.backbone
-    return {
-        "model": str(settings.model),
-        "machine": machine(),
-        "dtype": settings.precision.frozen,
-        "pixels": built.model.side(pixels) * backbone.vae_scale_factor,
-        "batch": settings.training.batch_size,
-        "processes": state().num_processes,
-        "gradient_checkpointing": settings.objective.gradient_checkpointing,
-        "parameters": {"denoiser": parameter_count(backbone.denoiser), "adapter": parameter_count(built.adapter)},
-    }
+    A denoiser that will be sharded stays on the CPU.
+    """
+    torch.manual_seed(settings.training.seed)  # the same weights in all processes
+    backbone = load_meta_model(settings.model).backbone
+    # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
+    nn.Module.to(backbone.denoiser, settings.precision.dtype)
+    fill_with_random_weights(backbone.denoiser, torch.device("cpu") if settings.precision.shard else process_device())
+    source = load_meta_adapter(settings.source)
+    source = None if source is None else adapter_from_config(adapter_to_config(source))
+    return backbone, settings.method.build(backbone, source, image_embed_dim)
 
 
 def fill_with_random_weights(model: nn.Module, device: torch.device) -> None:
@@ -145,18 +113,79 @@ def fill_with_random_weights(model: nn.Module, device: torch.device) -> None:
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
             if t.ndim < 2:
                 t.fill_(1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith(".scale"):  # of int8 weights
-                t.fill_(0.02 / 73)
-            elif t.is_floating_point():
-                t.normal_(0, 0.02)
             else:
-                t.random_(-127, 128)
+                t.normal_(0, 0.02)
+
+
+def _samples_per_step(settings: TransferSettings) -> int:
+    training = settings.training
+    return training.batch_size * training.gradient_accumulation * state().num_processes
+
+
+def _train(
+    settings: TransferSettings, objective: Denoising, adapter: ImagePromptAdapter, dataset: _RandomDataset
+) -> Figures:
+    """Trains for `STEPS` steps; what was measured."""
+    samples = len(dataset)
+    config = replace(settings.training, samples=STEPS * samples, warmup=0, evaluate_every=None, tensorboard=False)
+    if process_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with TemporaryDirectory() as folder, watch_gradients(adapter) as gradients:
+        log = train(objective, dataset, config, Path(folder), description="dry run")
+    first, second = (row["samples"] / row["samples_per_second"] for row in log)
+    return {
+        "losses": [row["loss"] for row in log],
+        "gradients": gradients.figures(),
+        "seconds_of_first_step": first,
+        "seconds_per_step": second - first,
+        "seconds_per_sample": (second - first) / samples,
+        "samples_per_second": samples / (second - first),
+    }
+
+
+def _setup_figures(settings: TransferSettings, built: MetaTransfer, pixels: int | None) -> Figures:
+    backbone = built.model.backbone
+    return {
+        "model": str(settings.model),
+        "source": None if settings.source is None else str(settings.source),
+        "method": type(settings.method).__name__,
+        "machine": machine(),
+        "device": process_device().type,
+        "processes": state().num_processes,
+        "pixels": built.model.side(pixels) * backbone.vae_scale_factor,
+        "batch_size": settings.training.batch_size,
+        "gradient_accumulation": settings.training.gradient_accumulation,
+        "gradient_checkpointing": settings.objective.gradient_checkpointing,
+        "frozen": settings.precision.frozen,
+        "shard": settings.precision.shard,
+        "mixed_precision": settings.training.mixed_precision,
+        "denoiser_parameters": parameter_count(backbone.denoiser),
+        "adapter_parameters": parameter_count(built.adapter),
+    }
+
+
+def _memory_figures(estimate: MemoryEstimate, batch_size: int, before: int) -> Figures:
+    """Planned against measured peaks of a process: of several, the largest."""
+    return {
+        "planned_bytes": estimate.peak(batch_size),
+        "measured_bytes": max(gather_object([_peak_bytes() - before])),
+        "libraries_bytes": before,
+        "plan": asdict(estimate),
+    }
+
+
+def _saved_and_loaded(settings: TransferSettings, adapter: ImagePromptAdapter) -> ImagePromptAdapter:
+    """The adapter as it comes back from a folder, of which each process has its own."""
+    facts = {"samples": 0, "model": settings.model, "source": settings.source}
+    with TemporaryDirectory() as folder:
+        save_with_card(adapter, Path(folder) / "adapter", facts)
+        return load_adapter(Path(folder) / "adapter").to(process_device())
 
 
 @torch.no_grad()
-def _change_by_adapter(backbone: Backbone, adapter: ImagePromptAdapter, sample: dict[str, Tensor]) -> float:
+def _change_by_adapter(backbone: Backbone, adapter: ImagePromptAdapter, dataset: _RandomDataset) -> float:
     """By how much the adapter changes a prediction, relative to the prediction; the latents must stay finite."""
-    device = process_device()
+    device, sample = process_device(), dataset.batch(torch.arange(1))
     adapter.eval()
     latents = sample["latents"].to(device, backbone.dtype)
     timesteps = torch.full((1,), 500, device=device)
@@ -170,7 +199,14 @@ def _change_by_adapter(backbone: Backbone, adapter: ImagePromptAdapter, sample: 
     return float((prompted - without).norm() / without.norm())
 
 
+def _file_name(figures: Figures) -> str:
+    model = slug(figures["model"].split("/")[-1].replace(":", "-"))
+    processes = f"-{figures['processes']}-processes" if figures["processes"] > 1 else ""
+    return f"dry-run-{model}-{figures['device']}{processes}.json"
+
+
 def _peak_bytes() -> int:
+    """The most memory that this process has had: allocated on its GPU, or resident."""
     if process_device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
