@@ -27,6 +27,7 @@ from a4a.transfer.dry_run_report import report
 from a4a.transfer.gradient_watch import watch_gradients
 from a4a.transfer.memory import MemoryEstimate, estimate_memory
 from a4a.transfer.meta import MetaTransfer, load_meta_transfer
+from a4a.transfer.start import source_within
 from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine
 from a4a.utils.modules import parameter_count
@@ -101,7 +102,7 @@ def _random_models(settings: TransferSettings, image_embed_dim: int) -> tuple[Ba
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(backbone.denoiser, settings.precision.dtype)
     fill_with_random_weights(backbone.denoiser, torch.device("cpu") if settings.precision.shard else process_device())
-    source = load_meta_adapter(settings.source)
+    source = load_meta_adapter(settings.source) if settings.source else source_within(load_meta_adapter(settings.init))
     source = None if source is None else adapter_from_config(adapter_to_config(source))
     return backbone, settings.method.build(backbone, source, image_embed_dim)
 
