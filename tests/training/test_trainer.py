@@ -131,6 +131,11 @@ def test_evaluation_uses_the_moving_average_and_does_not_change_training(straigh
     assert read_log(tmp_path / "log.csv") == rows
 
 
+def test_a_run_can_be_evaluated_at_listed_counts_too(tmp_path):
+    _, rows = run(tmp_path, evaluate=lambda _: {"score": 1.0}, evaluate_every=32, evaluate_at=[7, 12])
+    assert [r["samples"] for r in rows if "score" in r] == [0, 8, 12, 32, 40]
+
+
 def test_a_finished_run_that_is_resumed_does_nothing(straight, tmp_path):
     run(tmp_path)
     objective, rows = run(tmp_path, resume=True)

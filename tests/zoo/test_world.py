@@ -32,6 +32,23 @@ def test_an_unknown_split_is_named():
         Subjects.sample(3, "nonsense")
 
 
+def test_a_domain_has_the_subjects_of_its_kind_alone_and_in_their_order():
+    caps = Subjects.sample(10, "test", {"hat": "cap"})
+    world = Subjects.sample(200, "test")
+    assert torch.equal(caps.lightness, world.lightness[world.hat == HATS.index("cap")][:10])
+    images = WorldImages("train", 6, domain={"shape": "tall", "hat": "cap"})
+    assert set(images.subjects.shape.tolist()) == {SHAPES.index("tall")}
+    assert images.key != WorldImages("train", 6).key
+
+
+@pytest.mark.parametrize(
+    ("domain", "message"), [({"nose": "long"}, "names the trait 'nose'"), ({"hat": "fez"}, "no hat 'fez'")]
+)
+def test_an_unknown_domain_is_named(domain, message):
+    with pytest.raises(InputError, match=message):
+        Subjects.sample(1, "test", domain)
+
+
 def test_captions_name_the_view_and_never_the_subject():
     views = Views.sample(400, 4)
     lines = caption(views, 4)

@@ -1,6 +1,6 @@
 """Settings of a training run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from a4a.errors import InputError
@@ -39,6 +39,8 @@ class TrainingConfig:
     """Older checkpoints are removed."""
     evaluate_every: int | None = None
     """Samples between two evaluations; only at the start and the end by default."""
+    evaluate_at: list[int] = field(default_factory=list)
+    """Sample counts to evaluate at besides, for curves that rise early."""
     tensorboard: bool = True
     """Log to TensorBoard besides the CSV file."""
 

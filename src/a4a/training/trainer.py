@@ -205,11 +205,16 @@ class _Run:
         passed = every is not None and self.samples // every > before // every
         return passed or self.state.step == self.total_steps
 
+    def _is_evaluation_due(self) -> bool:
+        before = self.samples - self.samples_per_step
+        listed = any(before < count <= self.samples for count in self.config.evaluate_at)
+        return listed or self._is_due(self.config.evaluate_every)
+
     def _log(self, loss: float, throughput: Throughput) -> None:
         """Writes a row of the log, with scores where an evaluation is due."""
         rate = throughput.samples_per_second
         row = {"step": self.state.step, "samples": self.samples, "loss": loss, "samples_per_second": rate}
-        if self.evaluate is not None and self._is_due(self.config.evaluate_every):
+        if self.evaluate is not None and self._is_evaluation_due():
             with throughput.paused():
                 row |= self._evaluate(self.evaluate)
         self.log.write(row)

@@ -1,7 +1,7 @@
 """The settings of a transfer that concern the adapter (`A4AConfig`, `IPAdapterConfig`) and the frozen models."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -127,6 +127,8 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
     """Keys and values start at random, instead of as the model's own text projections (as IP-Adapter does)."""
     family: str = "base"
     """Family of the image projection, as IP-Adapter publishes it."""
+    projection: dict[str, int] = field(default_factory=dict)
+    """Sizes of the image projection besides its tokens (plus: width, heads, depth); the family's own by default."""
     keep_projection: bool = False
     """Start from the source's image projection, and train it too. If its width differs from the model's text states,
     keys and values start at random."""
@@ -147,7 +149,7 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
         if not self.keep_projection:
             text_width = backbone.text_projections()[0][0].in_features
             sizes = {"image_embed_dim": image_embed_dim, "text_width": text_width, "tokens": self.tokens}
-            return self._fresh(backbone, {"family": self.family, **sizes})
+            return self._fresh(backbone, {"family": self.family, **sizes, **self.projection})
         if source is None:
             raise InputError("method.keep_projection is set but no source adapter is given; set source.")
         projection = source.image_projection()

@@ -26,14 +26,15 @@ class WorldImages(TrainingImages):
         split: train, validation or test.
         subjects: how many subjects.
         views: targets of each subject.
+        domain: traits that all subjects share, a kind by trait (`{shape: tall}`); any by default.
     """
 
-    def __init__(self, split: str, subjects: int, views: int = 2):
-        self.key = f"world {VERSION} {split} {subjects} x {views}"
+    def __init__(self, split: str, subjects: int, views: int = 2, domain: dict[str, str] | None = None):
+        self.key = f"world {VERSION} {split} {subjects} x {views}" + (f" {sorted(domain.items())}" if domain else "")
         targets = Views.sample(subjects * views, 100 + len(split))
         portraits = Views.sample(subjects, 200 + len(split)).as_portraits()
         subject_of_target = torch.arange(subjects).repeat_interleave(views)
-        self.subjects = Subjects.sample(subjects, split)[torch.cat([subject_of_target, torch.arange(subjects)])]
+        self.subjects = Subjects.sample(subjects, split, domain)[torch.cat([subject_of_target, torch.arange(subjects)])]
         self.views = targets + portraits
         self.captions = caption(self.views, 5)
         self.pairs = torch.stack([len(targets) + subject_of_target, torch.arange(len(targets))], 1)

@@ -37,10 +37,17 @@ class WorldTask(Task):
         split: validation while choosing anything, test for what is published.
         subjects: how many subjects.
         generations: images of each.
+        domain: traits that all subjects share, a kind by trait (`{shape: tall}`); any by default.
     """
 
-    def __init__(self, split: str = "test", subjects: int = 100, generations: int = 4):
-        self.creatures = Subjects.sample(subjects, split)
+    def __init__(
+        self,
+        split: str = "test",
+        subjects: int = 100,
+        generations: int = 4,
+        domain: dict[str, str] | None = None,
+    ):
+        self.creatures = Subjects.sample(subjects, split, domain)
         self.views = Views.sample(subjects * generations, 901)
         references = to_pil(draw(self.creatures, Views.sample(subjects, 900).as_portraits()))
         super().__init__([f"{split} {i}" for i in range(subjects)], references, caption(self.views, 902))
@@ -136,6 +143,7 @@ class WorldValidator(Validator):
         models: the zoo's folder.
         scale: weight of the image prompt.
         grid_subjects: subjects in the image grid that is kept.
+        domain: traits that all subjects share, a kind by trait (`{shape: tall}`); any by default.
     """
 
     def __init__(
@@ -146,9 +154,10 @@ class WorldValidator(Validator):
         models: Path = MODELS,
         scale: float = 1.0,
         grid_subjects: int = 12,
+        domain: dict[str, str] | None = None,
     ):
         super().__init__(
-            WorldTask(split, subjects, generations),
+            WorldTask(split, subjects, generations, domain),
             world_metrics(Path(models)),
             SAMPLING,
             scale,

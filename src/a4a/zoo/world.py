@@ -47,6 +47,9 @@ PATTERNS = ("plain", "spotted", "striped", "white-bellied")
 HATS = ("no hat", "top hat", "cone hat", "cap")
 HUES = ("red", "orange", "yellow", "lime", "green", "teal", "cyan", "azure", "blue", "violet", "magenta", "pink")
 
+KINDS = {"shape": SHAPES, "ears": EARS, "pattern": PATTERNS, "hat": HATS}
+"""The traits that have kinds, by which a domain of the world can be told."""
+
 SPLITS = {"train": 11, "validation": 12, "test": 13, "clip": 14, "identity": 15, "vae": 16}
 """Seeds of the splits. They share no subject, since some traits are continuous and each split has a seed of its own."""
 
@@ -86,11 +89,31 @@ class Subjects(_Columns):
     eye_distance: Tensor
 
     @classmethod
-    def sample(cls, count: int, split: str) -> Self:
-        """The first `count` subjects of a split; a larger count begins with the same subjects."""
+    def sample(cls, count: int, split: str, domain: dict[str, str] | None = None) -> Self:
+        """The first `count` subjects of a split; a larger count begins with the same subjects.
+
+        Args:
+            count: how many subjects.
+            split: one of SPLITS.
+            domain: traits that all subjects share, a kind by trait (`{"hat": "cap"}`); any by default. They are the
+                first `count` such subjects of the whole split.
+        """
         if split not in SPLITS:
             raise InputError(f"There is no split {split!r} in the world; choose one of {', '.join(SPLITS)}.")
-        uniform = torch.rand(count, 11, generator=torch.Generator().manual_seed(SPLITS[split]), dtype=torch.float64)
+        wanted = _kinds(domain or {})
+        drawn = count
+        while True:
+            subjects = cls._sample(drawn, SPLITS[split])
+            matches = torch.ones(drawn, dtype=torch.bool)
+            for trait, kind in wanted.items():
+                matches &= getattr(subjects, trait) == kind
+            if int(matches.sum()) >= count:
+                return subjects[matches.nonzero()[:count, 0]]
+            drawn *= 2
+
+    @classmethod
+    def _sample(cls, count: int, seed: int) -> Self:
+        uniform = torch.rand(count, 11, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         column = iter(uniform.float().unbind(1))
         shape, ears, pattern, hat = ((next(column) * 4).long().clamp(max=3) for _ in range(4))
         skin_hue, lightness = next(column), next(column)
@@ -131,6 +154,16 @@ class Views(_Columns):
         which = torch.as_tensor(which)
         middle, large = torch.tensor(PLACES.index("in the middle")), torch.tensor(SIZES.index("large"))
         return replace(self, place=torch.where(which, middle, self.place), size=torch.where(which, large, self.size))
+
+
+def _kinds(domain: dict[str, str]) -> dict[str, int]:
+    """The kinds that a domain names, as indices into KINDS."""
+    for trait, kind in domain.items():
+        if trait not in KINDS:
+            raise InputError(f"A domain of the world names the trait {trait!r}; choose one of {', '.join(KINDS)}.")
+        if kind not in KINDS[trait]:
+            raise InputError(f"There is no {trait} {kind!r} in the world; choose one of {', '.join(KINDS[trait])}.")
+    return {trait: KINDS[trait].index(kind) for trait, kind in domain.items()}
 
 
 def caption(views: Views, seed: int = 0) -> list[str]:
