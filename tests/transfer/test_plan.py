@@ -77,6 +77,15 @@ def test_prepared_data_that_are_there_tell_their_size(recipe, tmp_path):
         write_manifest(tmp_path, size)
         per_image[size] = plan_facts(recipe)[0]["encoded data per 100,000 samples, bytes"]
     assert per_image[128] - per_image[64] == 100_000 * 2 * 8 * (16**2 - 8**2)  # latents: 8 channels, 2 bytes
+    (tmp_path / "manifest.json").unlink()
+    assert plan_facts(recipe, size=128)[0]["encoded data per 100,000 samples, bytes"] == per_image[128]
+
+
+def test_a_second_stage_is_planned_before_the_first_has_run(recipe):
+    changes = {"init": "runs/first/adapter"}
+    assert plan_facts(recipe, changes=changes) == plan_facts(recipe)
+    with pytest.raises(InputError, match="runs/first/adapter"):
+        plan_facts(recipe, changes=changes | {"source": None})
 
 
 @pytest.mark.parametrize(

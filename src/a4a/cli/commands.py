@@ -85,6 +85,7 @@ COMMANDS = {
             "--gpu GB": "memory of one GPU (80)",
             "--processes N": "GPUs, one process each (1)",
             "--samples_per_second X": "as measured, of all processes together; without it the hours are estimated",
+            "--size PIXELS": "of the training images, where the data are not there yet (the model's own size)",
             "--OPTION VALUE": "an option of a4a transfer, on top of the recipe: --training.batch_size 8, --data FOLDER",
             "--json": "print JSON with plain numbers instead of a table",
         },

@@ -16,6 +16,7 @@ from a4a.backbones.meta import MetaModel, load_meta_model
 from a4a.training.denoising import Denoising
 from a4a.transfer.config import AdapterConfig, TransferSettings
 from a4a.transfer.start import check_init, source_within
+from a4a.utils.hub import resolve_zoo
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ class MetaTransfer:
 def load_meta_transfer(settings: TransferSettings) -> MetaTransfer:
     """Builds denoiser and adapter on the meta device, the denoiser in its precision (but not sharded).
 
-    Takes seconds. No weights are read, but for a source adapter that is not a published one.
+    Takes seconds. No weights are read, but for a source adapter that is not a published one. The adapter to start from
+    need not be there yet where the recipe names its source: it has the same shapes.
     """
     model = load_meta_model(settings.model)
-    adapter, shape = build_meta_adapter(
-        settings.method, model.backbone, settings.source, settings.image_encoder, settings.init
-    )
+    init = settings.init
+    if init is not None and settings.source is not None and not Path(resolve_zoo(init)).exists():
+        init = None
+    adapter, shape = build_meta_adapter(settings.method, model.backbone, settings.source, settings.image_encoder, init)
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(model.backbone.denoiser, settings.precision.dtype)
     with torch.device("meta"):

@@ -32,6 +32,7 @@ def plan(
     processes: int = 1,
     samples_per_second: float | None = None,
     json: bool = False,
+    size: int | None = None,
     changes: dict | None = None,
 ) -> None:
     """Estimate what a transfer needs: parameters, memory, largest batch, disk, time.
@@ -43,11 +44,12 @@ def plan(
         samples_per_second: As measured (log.csv, or a dry run), of all processes together; gives the hours. Without it
             they are estimated: the operations of a step, at 40 % of the peak of an A100.
         json: Print JSON, with sizes in bytes, instead of a table.
+        size: Side of the training images in pixels, where the data are not there yet; the model's own size by default.
         changes: Options of a4a transfer that come on top of the recipe.
 
     InputError where the batch does not fit the GPU, or data that are there were prepared for another model.
     """
-    facts, misfit = plan_facts(recipe, gpu, processes, samples_per_second, changes)
+    facts, misfit = plan_facts(recipe, gpu, processes, samples_per_second, size, changes)
     print(json_format.dumps(facts, indent=1) if json else "\n".join(_line(*fact) for fact in facts.items()))
     if misfit is not None:
         raise misfit
@@ -58,6 +60,7 @@ def plan_facts(
     gpu: float = 80.0,
     processes: int = 1,
     samples_per_second: float | None = None,
+    size: int | None = None,
     changes: dict | None = None,
 ) -> tuple[Facts, InputError | None]:
     """The facts, and the error for a batch that does not fit the GPU (None where it fits)."""
@@ -67,13 +70,15 @@ def plan_facts(
     with_encoders = not data.is_encoded or written.get("evaluation") is not None
     built = load_meta_transfer(settings)
     _check_data(data, built)
-    estimate = estimate_memory(built, processes, data.size, with_encoders)
+    pixels = data.size or size
+    estimate = estimate_memory(built, processes, pixels, with_encoders)
     facts = {
         "model": str(settings.model),
+        "pixels": built.model.side(pixels) * built.model.backbone.vae_scale_factor,
         **_parameter_facts(built, estimate),
         **_memory_facts(estimate, settings.training.batch_size, gpu),
-        "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, data.size),
-        **_time_facts(built, processes, data.size, samples_per_second),
+        "encoded data per 100,000 samples, bytes": 100_000 * _bytes_per_sample(built, pixels),
+        **_time_facts(built, processes, pixels, samples_per_second),
     }
     try:
         check_fit(estimate, settings.training.batch_size, gpu * 1e9)
