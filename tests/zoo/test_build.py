@@ -59,6 +59,12 @@ def test_built_models_load_through_the_public_functions(built):
     )
 
 
+def test_weights_that_a_pipeline_shares_with_another_stage_are_links(built):
+    shared = built / "models" / "pixart-mini" / "vae" / "diffusion_pytorch_model.safetensors"
+    assert shared.readlink() == Path("../../vae/diffusion_pytorch_model.safetensors")
+    assert shared.is_file()
+
+
 def test_finished_stages_are_not_run_again(built):
     before = {p: p.stat().st_mtime_ns for p in (built / "models").rglob("*") if p.is_file()}
     build(crumbs(), built / "models", built / "runs", subjects=2, generations=2, validation=2)

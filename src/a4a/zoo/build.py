@@ -4,6 +4,8 @@
 exists is not run again, and a stage that was stopped goes on from its last checkpoint.
 """
 
+import filecmp
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,7 @@ def build(
             target.mkdir(parents=True)
             STAGES.get(name, build_adapter)(context, name, target, **recipe[name])
             _load_in_float32(target)
+            _link_duplicates(target, models)
 
 
 def _load_in_float32(folder: Path) -> None:
@@ -81,3 +84,17 @@ def _load_in_float32(folder: Path) -> None:
     """
     for config in folder.rglob("config.json"):
         config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+
+
+def _link_duplicates(target: Path, models: Path) -> None:
+    """Replace weights that an earlier stage has, too, by a relative link to them.
+
+    The denoisers' pipelines contain the VAE and text encoders of other stages; every loader follows links, and a wheel
+    contains what they point to.
+    """
+    others = [f for f in sorted(models.glob("*/**/*.safetensors")) if not f.is_symlink() and target not in f.parents]
+    for file in target.rglob("*.safetensors"):
+        same = next((other for other in others if filecmp.cmp(file, other, shallow=False)), None)
+        if same is not None:
+            file.unlink()
+            file.symlink_to(os.path.relpath(same, file.parent))

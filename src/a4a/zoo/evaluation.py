@@ -175,7 +175,7 @@ def write_test_scores(
 ) -> None:
     """Publish a model's scores on the test subjects, images of some of them, and how many samples it was trained on."""
     result = _test_validator(context)(pipe, adapter, CLIPImageEncoder.from_pretrained(context.image_encoder))
-    result.samples.save(target / "samples.png")
+    result.samples.save(target / "samples.webp", quality=85, method=6)
     write_card(target, {"samples": samples, **{name: asdict(estimate) for name, estimate in result.scores.items()}})
 
 
