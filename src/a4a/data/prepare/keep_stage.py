@@ -48,5 +48,5 @@ class KeepStage(Stage):
             return None
         image = KeptImage.of(record)
         with atomic_write(split_folder(self.output, self.split) / image.file_name) as temporary:
-            views[0].save(temporary, format="JPEG", **JPEG_OPTIONS)
+            views[0].image.save(temporary, format="JPEG", **JPEG_OPTIONS)
         return image
