@@ -165,6 +165,12 @@ class Backbone(ABC):
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample()
         return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode_pixels`."""
+        vae = self.vae
+        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+        return vae.decode(latents + (vae.config.get("shift_factor") or 0.0)).sample
+
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
     """The denoiser of a pipeline, whose modules the sites name; without the wrappers of `torch.compile` and peft."""

@@ -44,7 +44,8 @@ def read_arguments(name: str, command: Command, function: Any, words: list[str])
     for option, raw in options:
         if option == "config" and command.config == "recipe":
             for file in raw:
-                settings = merged(settings, read_recipe(file))
+                recipe = read_recipe(file)
+                settings = merged(settings, {n: value for n, value in recipe.items() if n not in command.ignores})
         elif option == "config" and command.config == "positional":
             positionals += raw
     for option, raw in options:

@@ -29,6 +29,8 @@ class Command:
     """How to go on after Ctrl-C."""
     overrides: str | None = None
     """A command whose options may be given, too: they come on top of the recipe, as the parameter `changes`."""
+    ignores: tuple[str, ...] = ()
+    """Sections of a recipe that other commands read."""
 
     @property
     def parameters(self) -> set[str]:
@@ -95,6 +97,23 @@ COMMANDS = {
         config="positional",
         overrides="transfer",
     ),
+    "check": Command(
+        target="a4a.transfer.check.run:check",
+        summary="Try a recipe of a4a transfer out in minutes, before hours are paid for; stops at what is not as expected.",
+        options={
+            "--config RECIPE": "YAML file of a4a transfer with a section check, which says what to expect",
+            "--output FOLDER": "for check.json and the images of every step (OUTPUT/check of the recipe)",
+            "--subjects N": "held-out subjects that published adapters draw (20, or as the recipe says)",
+            "--steps N": "optimizer steps that overfit a few training samples (500, or as the recipe says)",
+            "--OPTION VALUE": "an option of a4a transfer, on top of the recipe: --training.batch_size 2, --data FOLDER",
+        },
+        example="a4a check recipes/miniature/transfer.yaml",
+        others=("recipe", "changes"),
+        positional="recipe",
+        config="positional",
+        resume="The same command starts the check again; what is encoded already is kept.",
+        overrides="transfer",
+    ),
     "transfer": Command(
         target="a4a.transfer.run:transfer",
         summary="Train an adapter for a model: transfer one made for another (A4A), or train one from scratch.",
@@ -116,6 +135,7 @@ COMMANDS = {
         example="a4a transfer --config recipes/sd15-to-pixart.yaml --data runs/my-data --output runs/mine",
         others=("precision", "cache"),
         config="recipe",
+        ignores=("check",),
         resume="The same command with --resume continues from the last checkpoint.",
     ),
     "generate": Command(

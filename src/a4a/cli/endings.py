@@ -32,6 +32,13 @@ def _plan(values: Values) -> str:
     )
 
 
+def _check(values: Values) -> str:
+    return (
+        "All is as expected; check.json and the images of every step are in the output folder: look at them, too.\n"
+        f"Next: a4a transfer --config {values['recipe']}"
+    )
+
+
 def _transfer(values: Values) -> str:
     if values["dry_run"]:
         return (
@@ -88,6 +95,7 @@ def _demo(values: Values) -> str:
 ENDINGS: dict[str, Callable[[Values], str]] = {
     "prepare": _prepare,
     "plan": _plan,
+    "check": _check,
     "transfer": _transfer,
     "x-adapter": _x_adapter,
     "evaluate": _evaluate,

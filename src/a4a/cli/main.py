@@ -10,7 +10,7 @@ from typing import Any
 
 from a4a.cli.commands import COMMANDS, Command
 from a4a.cli.help import command_help, find_command, group_overview, overview
-from a4a.errors import InputError
+from a4a.errors import CheckFailed, InputError
 
 HELP = ("-h", "--help")
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_command(name, command, rest)
     except InputError as error:
         return _fail(str(error), 2)
-    except FloatingPointError as error:
+    except (CheckFailed, FloatingPointError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _stopped(command, 130)

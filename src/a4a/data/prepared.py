@@ -89,6 +89,11 @@ class PreparedDataset(EncodedDataset):
             batch["embeds"] = self._embeddings(reference, reference_view)
         return batch
 
+    def reference_latents(self, indices: Tensor) -> Tensor:
+        """[n, channels, height, width]: latents of the references, which must all be of one bucket."""
+        rows, views = self.samples[indices, :2].numpy().T
+        return self._read_views("latents", rows, views, self._latent_shapes[int(self._index.bucket[rows[0]])])
+
     def references(self, count: int) -> Tensor:
         rows, views = self.samples[evenly_spaced(len(self), count), :2].numpy().T
         return self._embeddings(rows, views).float()

@@ -149,7 +149,7 @@ def _read(recipe: Path) -> dict[str, Any]:
 
 def _settings(written: dict[str, Any]) -> TransferSettings:
     """The recipe's typed settings, without those that need its data and metrics to be there."""
-    arguments = parse_arguments(transfer, {"output": "runs/plan"} | written, skip=("data", "evaluation"))
+    arguments = parse_arguments(transfer, {"output": "runs/plan"} | written, skip=("data", "evaluation", "check"))
     return TransferSettings(**arguments.build(only=[field.name for field in fields(TransferSettings)]))
 
 

@@ -21,6 +21,7 @@ import tiny_encoders
 import tiny_models
 from a4a.backbones import backbone_for, load_pipeline
 from a4a.data import PreparedDataset, shards
+from a4a.data.base import EncodedDataset
 from a4a.data.kept_images import KeptImage, read_kept_images, split_folder
 from a4a.data.prepare.captioning import CaptionConfig, Captioner
 from a4a.data.prepare.crops import Crop
@@ -31,6 +32,7 @@ from a4a.data.prepare.run import prepare
 from a4a.data.prepare.splits import Split
 from a4a.data.prepare.stages import CheckStage, Chunk
 from a4a.data.sources import ImageFolder, ImageRecord, Source, SubjectFolders
+from a4a.data.subset import few_samples
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.utils.images import to_tensor
@@ -310,6 +312,20 @@ def test_references_are_embeddings_evenly_over_the_table(prepared):
     assert found.shape == (3, table.image_embed_dim) and len(all_) == len(table)
     for place, row in ((0, 0), (2, len(table) - 1)):
         assert torch.equal(found[place], table.batch(torch.tensor([row]))["embeds"][0].float())
+
+
+def test_a_few_samples_can_be_shown_and_start_values_still_know_all(photos, prepared, pixart):
+    table = PreparedDataset(prepared)
+    few = few_samples(table, 3)
+    assert isinstance(few, EncodedDataset) and len(few) == 3
+    assert torch.equal(few.references(100), table.references(100))
+    last = few.batch(torch.tensor([2]))
+    assert all(torch.equal(t, last[name]) for name, t in table.batch(torch.tensor([len(table) - 1])).items())
+    images, captions = few.examples(backbone_for(pixart))
+    assert {image.size for image in images} == {(SIDE, SIDE)} and captions[2] == table.column("text")[-1]
+    with torch.no_grad():
+        pixels = pixart.vae.decode(last["latents"].float() / pixart.vae.config.scaling_factor).sample
+    assert torch.allclose(to_tensor(images[2:]), (pixels / 2 + 0.5).clamp(0, 1), atol=1 / 255)
 
 
 def test_every_image_is_in_one_split_and_subjects_stay_together(prepared):

@@ -1,0 +1,65 @@
+"""Step 4 of a check: speed and memory as measured while overfitting, against what `a4a plan` says."""
+
+from collections.abc import Generator
+
+from a4a.training.distributed import process_device
+from a4a.transfer.check.overfit import Measured, overfit_settings
+from a4a.transfer.check.report import Finding
+from a4a.transfer.check.setup import CheckSetup
+from a4a.transfer.compute import flops_per_sample, gpu_hours
+from a4a.transfer.memory import RESERVED, estimate_memory
+from a4a.transfer.meta import load_meta_transfer
+
+
+def compare_cost(setup: CheckSetup, measured: Measured) -> Generator[Finding, None, None]:
+    """Hours of the whole run by the measured rate, and the peak of memory."""
+    yield _hours(setup, measured)
+    yield _memory(setup, measured)
+
+
+def _hours(setup: CheckSetup, measured: Measured) -> Finding:
+    training, slowdown = setup.settings.training, setup.config.slowdown
+    flops = flops_per_sample(load_meta_transfer(setup.settings), setup.data.size)
+    planned = gpu_hours(flops, training.samples)
+    hours = training.samples / measured.samples_per_second / 3600
+    evaluations = 2 + (training.samples - 1) // (training.evaluate_every or training.samples)
+    evaluating = evaluations * len(setup.evaluation.task) * measured.seconds_per_image / 3600
+    limit = f"at most {slowdown:g} times that" if slowdown is not None else "not compared, by the recipe"
+    return Finding(
+        f"hours of one GPU for {training.samples:,} samples",
+        f"{hours:.1f} at {measured.samples_per_second:.1f} samples/s, and {evaluating:.1f} for {evaluations} evaluations",
+        f"{planned:.1f} on an A100 by a4a plan, {limit}",
+        slowdown is None or hours <= slowdown * planned,
+        "the GPU (nvidia-smi: is it the one you pay for, and alone?), the disk of prepared data, objective.compile and "
+        "objective.gradient_checkpointing",
+        {
+            "samples_per_second": measured.samples_per_second,
+            "hours": hours,
+            "evaluation_hours": evaluating,
+            "planned_hours": planned,
+        },
+    )
+
+
+def _memory(setup: CheckSetup, measured: Measured) -> Finding:
+    settings = overfit_settings(setup.settings, setup.config.steps)
+    batch, pixels = settings.training.batch_size, setup.data.size
+    peak, whole = (
+        estimate_memory(load_meta_transfer(s), 1, pixels, with_encoders=True).peak(batch)
+        for s in (settings, setup.settings)
+    )
+    values = {"peak_bytes": measured.peak_bytes, "planned_bytes": peak, "planned_bytes_of_the_run": whole}
+    found = f"{measured.peak_bytes / 1e9:.2f} GB"
+    if process_device().type != "cuda":
+        expected = f"not compared, since it includes all libraries: {peak / 1e9:.2f} GB by a4a plan"
+        return Finding("memory at the peak, of this process", found, expected, values=values)
+    return Finding(
+        "memory at the peak of training",
+        found,
+        f"at most {peak / 1e9:.2f} GB by a4a plan and {RESERVED / 1e9:.2f} for libraries; the whole run "
+        f"{whole / 1e9:.2f}",
+        measured.peak_bytes <= peak + RESERVED,
+        "a4a plan and the table of what saves memory in docs/your-own-adapter.md; the plan is wrong for this model: "
+        "take a smaller training.batch_size, and tell us",
+        values,
+    )
