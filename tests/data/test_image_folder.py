@@ -39,6 +39,20 @@ def test_the_sizes_are_those_of_the_files_and_of_the_middle_crop(tmp_path):
     assert sizes.target_size.tolist() == [[15, 15]] * 2
 
 
+def test_images_that_would_be_enlarged_are_left_out_unless_asked_for(tmp_path, capsys):
+    rows = [{"file_name": f"{i}.png", "text": str(i)} for i in range(3)]  # 30 high, 40 to 42 wide
+    Image.new("RGB", (50, 60)).save(folder(tmp_path, rows) / "1.png")
+    images = ImageFolderDataset(tmp_path, size=32)
+    assert images.captions == ["1"] and len(images.pairs) == len(images) == 1
+    assert "2 images are smaller than 32 x 32 pixels (0.png, 2.png) and left out" in capsys.readouterr().err
+    every = ImageFolderDataset(tmp_path, size=32, enlarge=True)
+    assert every.sizes(torch.arange(3)).original_size.tolist() == [[30, 40], [60, 50], [30, 42]]
+    assert every.sizes(torch.tensor([0])).crop_top_left.tolist() == [[0, 5]]
+    assert "and enlarged" in capsys.readouterr().err and every.key != images.key
+    with pytest.raises(InputError, match=r"All 3 images .* smaller than 64 x 64 pixels; .* set enlarge to true"):
+        ImageFolderDataset(tmp_path, size=64)
+
+
 def test_images_of_one_subject_are_paired_with_each_other(tmp_path):
     rows = [{"file_name": f"{i}.png", "text": "x", "subject": "a" if i < 3 else "b"} for i in range(4)]
     pairs = ImageFolderDataset(folder(tmp_path, rows), size=16).pairs.tolist()
@@ -71,7 +85,7 @@ def test_16_bit_and_transparent_images_are_decoded_as_prepare_does(tmp_path):
 
 def test_the_key_changes_with_content_and_size(tmp_path):
     rows = [{"file_name": "a.png", "text": "x"}]
-    keys = {ImageFolderDataset(folder(tmp_path, rows), size=16).key, ImageFolderDataset(tmp_path, size=32).key}
+    keys = {ImageFolderDataset(folder(tmp_path, rows), size=16).key, ImageFolderDataset(tmp_path, size=24).key}
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
     assert len(keys | {ImageFolderDataset(tmp_path, size=16).key}) == 3
 
@@ -120,7 +134,7 @@ def test_images_without_a_caption_are_refused_with_how_to_caption_them(tmp_path)
 def test_empty_captions_and_images_that_metadata_does_not_name_are_announced(tmp_path, capsys):
     folder(tmp_path, [{"file_name": f"{i}.png", "text": "x"} for i in range(3)])
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": ""}\n{"file_name": "1.png", "text": "x"}')
-    assert len(ImageFolderDataset(tmp_path)) == 2
+    assert len(ImageFolderDataset(tmp_path, size=16)) == 2
     announced = capsys.readouterr().err
     assert "1 of 2 images have an empty caption" in announced and "0.png" in announced
     assert "1 images" in announced and "2.png" in announced and "does not name them" in announced

@@ -67,7 +67,7 @@ COMMANDS = {
             "--output FOLDER": "for the shards, manifest.json and report.jsonl (what was left out, and why)",
             "--encode.model MODEL": "the model that the data are for: diffusers folder, hub name or zoo:NAME",
             "--encode.image_encoders.NAME PATH": "the adapter's CLIP vision model, under a name of your choice",
-            "--crop.size PIXELS": "size of the encoded images",
+            "--crop.size PIXELS": "size of the encoded images; smaller ones are left out, or --crop.enlarge true",
             "--caption.model MODEL": "captions images that have none",
             "--split.validation SHARE": "share of the subjects that validate; --split.test likewise",
             "--keep_images SPLIT ...": "keep these splits' images, too (validation test): what methods are scored on",

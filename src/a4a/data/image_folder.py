@@ -26,16 +26,17 @@ class ImageFolderDataset(TrainingImages):
     name. Each image is scaled to cover `size` x `size` and cropped to its middle. Reference and target are the same
     image (as the paper trains), or two different ones of a subject where subjects are named.
 
-    InputError where an image has no caption. Broken images are left out; they, empty captions and images that
-    metadata.jsonl does not name are counted and listed on the error stream.
+    InputError where an image has no caption. Broken images, and those that would have to be enlarged, are left out;
+    they, empty captions and images that metadata.jsonl does not name are counted and listed on the error stream.
 
     Args:
         path: of the folder.
         size: side in pixels, the size that the denoiser is trained at.
+        enlarge: use images that are smaller, too; SDXL and PixArt-alpha are told their true original size.
     """
 
-    def __init__(self, path: Path, size: int = 512):
-        self.path, self.size, self._side = Path(path), size, size
+    def __init__(self, path: Path, size: int = 512, enlarge: bool = False):
+        self.path, self.size, self._crop = Path(path), size, Crop(size, enlarge=enlarge)
         source = ImageFolder(str(path))
         records = source.records()
         self._require_captions(records)
@@ -43,29 +44,39 @@ class ImageFolderDataset(TrainingImages):
         readable = [record for record in records if sizes[record.id] is not None]
         if not readable:
             raise InputError(f"The data folder {path} has no readable image; give one with PNG or JPEG files.")
-        for warning in [*source.warnings(), *_warnings(records, readable)]:
+        small = {record.id for record in readable if min(sizes[record.id] or (0,)) < size}
+        used = [record for record in readable if enlarge or record.id not in small]
+        if not used:
+            raise InputError(
+                f"All {len(readable)} images in the data folder {path} are smaller than {size} x {size} pixels; "
+                "give larger ones or a smaller size, or set enlarge to true."
+            )
+        for warning in [
+            *source.warnings(),
+            *_warnings(records, readable),
+            *_size_warning(sorted(small), size, enlarge),
+        ]:
             print(f"{path}: {warning}", file=sys.stderr)
-        self.files = [self.path / record.id for record in readable]
-        self.captions = [record.text or "" for record in readable]
-        self.pairs = reference_target_pairs([record.subject for record in readable])
-        stats = [(r.id, f.stat().st_size, f.stat().st_mtime_ns) for r, f in zip(readable, self.files, strict=True)]
+        self.files = [self.path / record.id for record in used]
+        self.captions = [record.text or "" for record in used]
+        self.pairs = reference_target_pairs([record.subject for record in used])
+        stats = [(r.id, f.stat().st_size, f.stat().st_mtime_ns) for r, f in zip(used, self.files, strict=True)]
         self.key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()
-        self._sizes = torch.tensor([sizes[record.id] for record in readable])
+        self._sizes = torch.tensor([sizes[record.id] for record in used])
         self._processor = VaeImageProcessor(do_normalize=False)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        crop = Crop(self._side)
-        images = [crop(open_image(self.files[i]), self.files[i].name)[0].image for i in indices.tolist()]
+        images = [self._crop(open_image(self.files[i]), self.files[i].name)[0].image for i in indices.tolist()]
         return self._processor.preprocess(images)  # pyright: ignore[reportArgumentType] (it takes lists of PIL images)
 
     def sizes(self, indices: Tensor) -> SizeConditions:
-        original = self._sizes[indices]
-        crops = [middle_crop(width, height, self._side, self._side) for height, width in original.tolist()]
+        original, side = self._sizes[indices], self._crop.size
+        crops = [middle_crop(width, height, side, side) for height, width in original.tolist()]
         top_left = torch.tensor([[round(top / scale), round(left / scale)] for scale, left, top in crops])
-        return SizeConditions(original, top_left, torch.full_like(original, self._side))
+        return SizeConditions(original, top_left, torch.full_like(original, side))
 
     def _require_captions(self, records: list[ImageRecord]) -> None:
         missing = [record.id for record in records if record.text is None]
@@ -83,6 +94,13 @@ def _size(file: Path) -> tuple[int, int] | None:
     except InputError:
         return None
     return image.height, image.width
+
+
+def _size_warning(small: list[str], size: int, enlarge: bool) -> list[str]:
+    if not small:
+        return []
+    what = "enlarged" if enlarge else "left out; to use them, give a smaller size or set enlarge to true"
+    return [f"{len(small)} images are smaller than {size} x {size} pixels ({first_few(small)}) and {what}."]
 
 
 def _warnings(records: list[ImageRecord], readable: list[ImageRecord]) -> list[str]:

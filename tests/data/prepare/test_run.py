@@ -132,7 +132,7 @@ def test_killed_five_times_the_rows_are_those_of_an_undisturbed_run(models, tmp_
 
 def test_every_defect_is_repaired_or_left_out_and_reported(tmp_path):
     expected = draw_images(tmp_path / "pictures", 2 * len(DEFECTS))
-    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=CheckConfig(32))
+    prepare(ImageFolder(str(tmp_path / "pictures")), tmp_path / "out", check=CheckConfig(32), crop=Crop(SIDE))
     found = {line["id"]: line.get("left_out") or line["repaired"] for line in report(tmp_path / "out")[0]}
     assert {name for name, words in expected.items() if words} == found.keys()
     for name, words in found.items():
@@ -250,6 +250,55 @@ def test_a_model_that_cannot_be_asked_for_captions_is_refused(tmp_path):
     ).save_pretrained(tmp_path)
     BlipImageProcessorPil().save_pretrained(tmp_path)
     refuses("no processor of images and text together", Captioner(CaptionConfig(tmp_path)), [random_image(0)])
+
+
+def test_images_smaller_than_the_crop_are_left_out_and_counted(photos, models, tmp_path, capsys):
+    for name, size in (("a.png", 64), ("b.png", 40), ("c.png", 63)):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        random_image(ord(name[0]), size, 80).save(tmp_path / "pictures" / name)
+    source, output = ImageFolder(str(tmp_path / "pictures")), tmp_path / "out"
+    for check in (CheckConfig(32), None):
+        shutil.rmtree(output, ignore_errors=True)
+        prepare(source, output, check, Crop(64), encode=encode(models), split=Split(0, 0))
+        lines, (warning, _) = report(output)
+        assert lines == [
+            {"id": "b.png", "left_out": "small: 40 x 80 pixels, for a crop of 64 x 64"},
+            {"id": "c.png", "left_out": "small: 63 x 80 pixels, for a crop of 64 x 64"},
+        ]
+        assert warning.startswith("2 of 3 images are left out because they are smaller than the crop (b.png, c.png)")
+        assert warning in capsys.readouterr().err
+    refuses(
+        "Nothing is left of 3 images .small: 3.*crop.enlarge",
+        prepare,
+        source,
+        tmp_path / "no",
+        None,
+        Crop(96),
+        encode=encode(models),
+    )
+
+
+def test_images_may_be_enlarged_and_keep_their_original_size(models, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name, size in (("a.png", 64), ("b.png", 40)):
+        random_image(ord(name[0]), size, 80).save(tmp_path / "pictures" / name)
+    crop = Crop(64, enlarge=True)
+    prepare(
+        ImageFolder(str(tmp_path / "pictures")),
+        tmp_path / "out",
+        crop=crop,
+        encode=encode(models),
+        check=None,
+        split=Split(0, 0),
+    )
+    lines, (warning, _) = report(tmp_path / "out")
+    assert lines == [{"id": "b.png", "enlarged": "40 x 80 pixels, to 64 x 64"}]
+    assert warning.startswith("1 of 2 images are smaller than the crop and enlarged (b.png)")
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert (counts["rows"], counts["enlarged"], counts["left_out"], counts["repaired"]) == (2, 1, 0, 0)
+    batch = PreparedDataset(tmp_path / "out").batch(torch.arange(2))
+    assert batch["original_size"].tolist() == [[80, 64], [80, 40]]
+    assert batch["crop_top_left"].tolist() == [[8, 0], [32, 0]]
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -395,7 +444,7 @@ def test_an_actor_gives_the_same_rows(prepared, photos, models, tmp_path, monkey
     monkeypatch.setattr("a4a.data.prepare.run.run_on_ray", over)
     assert contents(prepare_photos(photos, models, tmp_path / "p", ray=True)) == contents(prepared)
     (tmp_path / "file").write_text("in the way")
-    broken = Actor(CheckStage(tmp_path / "file", SubjectFolders(str(photos)), CheckConfig()))
+    broken = Actor(CheckStage(tmp_path / "file", SubjectFolders(str(photos)), CheckConfig(), Crop(SIDE)))
     assert "not a folder" in broken({"chunk": [pickle.dumps(Chunk(0, []))]})["error"][0]
 
 
@@ -653,7 +702,7 @@ def test_with_all_captions_nothing_is_announced(tmp_path, capsys):
     for i in range(3):
         random_image(i).save(tmp_path / "photos" / f"{i}.png")
         (tmp_path / "photos" / f"{i}.txt").write_text("a caption")
-    prepare(ImageFolder(str(tmp_path / "photos")), tmp_path / "p")
+    prepare(ImageFolder(str(tmp_path / "photos")), tmp_path / "p", crop=Crop(SIDE))
     assert "Warning" not in capsys.readouterr().err and report(tmp_path / "p")[1] == []
 
 
@@ -762,7 +811,7 @@ def test_a_subject_in_two_splits_is_named(copied):
 
 
 def test_a_full_disk_gives_one_sentence_and_leaves_whole_shards(photos, models, full_disk):
-    refuses("disk is full", prepare_photos, photos, models, full_disk / "p", crop=Crop(128), chunk=3)
+    refuses("disk is full", prepare_photos, photos, models, full_disk / "p", crop=Crop(128, enlarge=True), chunk=3)
     left = [p.name for p in (full_disk / "p").rglob("*") if p.name.startswith(".")]
     assert left == [] and not (full_disk / "p" / "manifest.json").exists()
 

@@ -40,7 +40,7 @@ def test_a_folder_with_metadata_gives_what_it_names(tmp_path):
         ("gone.png", None, None),
     ]
     assert opened(source, found[0]).size == (64, 64)
-    assert check_image(source, found[2], CheckConfig()) == {"id": "gone.png", "left_out": "missing"}
+    assert check_image(source, found[2], CheckConfig(), Crop(16)) == {"id": "gone.png", "left_out": "missing"}
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png", "text": ["x", "y"]}')
     with pytest.raises(InputError, match=r"metadata\.jsonl, line 2: expected .* text as a string"):
         source.records()
@@ -139,9 +139,11 @@ def test_a_dataset_on_the_hub_is_listed_and_read(tmp_path):
         ("000000002", None, "ben"),
     ]
     assert opened(source, found[2]).tobytes() == random_image(2).tobytes()
-    prepare(source, tmp_path / "out")
+    prepare(source, tmp_path / "out", crop=Crop(16))
     with pytest.raises(InputError, match=r"made with source.image = photo, not mask"):
-        prepare(HubDataset(str(tmp_path / "set"), image="mask", text="said", subject="who"), tmp_path / "out")
+        prepare(
+            HubDataset(str(tmp_path / "set"), image="mask", text="said", subject="who"), tmp_path / "out", crop=Crop(16)
+        )
     with pytest.raises(InputError, match="no column 'image' for image; it has photo"):
         HubDataset(str(tmp_path / "set")).records()
     with pytest.raises(InputError, match="could not be loaded"):
@@ -196,6 +198,13 @@ def test_openimages_boxes_are_cut_out(tmp_path):
     assert (found.text, found.group, found.subject) == ("a photo of a dog", "000a", None)
     assert opened(source, found).tobytes() == random_image(1, 60, 60).tobytes()
     assert [opened(source, i).size for i in OpenImages(**options).records()] == [(192, 96), (72, 72)]
+    both = OpenImages(**options).records()
+    (largest,) = OpenImages(**options, per_photo=1).records()
+    assert largest == both[0] and largest.box == pytest.approx((0.02, 0.02, 0.98, 0.98))
+    assert OpenImages(**options, limit=1).records() == OpenImages(**options, limit=1, margin=0.1).records()
+    assert OpenImages(**options, limit=1).records()[0] in both
+    with pytest.raises(InputError, match=r"source\.limit is 0"):
+        OpenImages(**options, limit=0)
     with pytest.raises(InputError, match="no class 'dog'"):
         OpenImages(**options, labels=["dog"]).records()
     with pytest.raises(InputError, match=r"no table of classes .*gone\.csv"):
@@ -247,7 +256,7 @@ def test_duplicates_are_images_that_look_the_same(tmp_path):
     for i, image in enumerate(pictures):
         image.save(tmp_path / f"{i}.png")
     source = ImageFolder(str(tmp_path))
-    records = [check_image(source, item, CheckConfig()) for item in source.records()]
+    records = [check_image(source, item, CheckConfig(), Crop(16)) for item in source.records()]
     assert find_duplicates(records, 2) == {"1.png": "0.png", "5.png": "3.png"}
 
 
@@ -261,6 +270,30 @@ def test_crops_lie_inside_the_image_and_are_the_same_every_time():
     wide = Crop(64, buckets=True, divisibility=8)(random_image(0, 90, 60), "a")[0].image
     assert wide.width > wide.height and wide.width % 8 == wide.height % 8 == 0
     assert ImageRecord("x").text is None
+
+
+def test_a_crop_grows_into_the_photo_around_its_box():
+    square, shaped = Crop(32), Crop(32, buckets=True, divisibility=8)
+    assert square.around((40, 40, 50, 60), 200, 100) == (29, 34, 61, 66)  # to the size of the crop, not a magnified box
+    assert square.around((0, 0, 10, 10), 200, 100) == (0, 0, 32, 32)
+    assert square.around((190, 95, 200, 100), 200, 100) == (168, 68, 200, 100)
+    assert square.around((20, 10, 80, 50), 200, 100) == (20, 0, 80, 60)  # square, so that the crop shows all of the box
+    assert shaped.around((20, 10, 80, 20), 200, 100) == (20, 0, 80, 32)
+    assert square.around((5, 5, 15, 10), 40, 20) == (0, 0, 32, 20)  # as much as the photo has
+    photo = random_image(3, 200, 100)
+    data = encoded(photo, "PNG")
+    assert decode_image(data, (0.2, 0.4, 0.25, 0.6), square)[0].tobytes() == photo.crop((29, 34, 61, 66)).tobytes()
+
+
+def test_no_view_is_magnified_unless_enlarging_is_asked_for():
+    image = random_image(0, 36, 48)
+    for view in Crop(32, views=6)(image, "a"):  # at most 36 / 32 pixels of the image for one of the crop
+        top, left = view.crop_top_left
+        assert top + 32 <= 48 and left + 32 <= 36
+    assert Crop(32).too_small(image) is None and Crop(40, enlarge=True).too_small(image) is None
+    assert Crop(40).too_small(image) == "small: 36 x 48 pixels, for a crop of 40 x 40"
+    (enlarged,) = Crop(40, enlarge=True)(image, "a")
+    assert enlarged.original_size == (48, 36) and enlarged.crop_top_left == (7, 0)
 
 
 def test_a_view_can_be_cut_out_of_the_resized_image_where_its_size_conditions_say():

@@ -46,6 +46,9 @@ class Crop:
     """Crops of an image: the middle one, and views - 1 at other places, with 0.8 to 1 of its sides."""
     flips: bool = False
     """Encode the mirror image of every view too."""
+    enlarge: bool = False
+    """Enlarge images that are smaller than the crop; SDXL and PixArt-alpha are told their true original size. By
+    default they are left out, and no view is magnified."""
 
     def __post_init__(self):
         for name, minimum in (("size", 8), ("divisibility", 1), ("views", 1)):
@@ -65,6 +68,28 @@ class Crop:
             return 0
         return int(find_nearest_bucket(image.height, image.width, self.sizes) or 0)
 
+    def too_small(self, image: Image.Image) -> str | None:
+        """Why an image is left out, where it would have to be enlarged and must not be."""
+        height, width = self.sizes[self.bucket(image)]
+        if self.enlarge or (image.width >= width and image.height >= height):
+            return None
+        return f"small: {image.width} x {image.height} pixels, for a crop of {width} x {height}"
+
+    def around(self, box: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
+        """A box (left, top, right, bottom) of a photo with as much around it as the crop needs and the photo has.
+
+        So the crop, a square without buckets, shows all that is in the box, and shows it larger only where the photo is
+        smaller than the crop.
+        """
+        left, top, right, bottom = box
+        across, down = max(right - left, self.size), max(bottom - top, self.size)
+        if not self.buckets:
+            across = down = max(across, down)
+        across, down = min(across, width), min(down, height)
+        left = min(max((left + right - across) // 2, 0), width - across)
+        top = min(max((top + bottom - down) // 2, 0), height - down)
+        return left, top, left + across, top + down
+
     def __call__(self, image: Image.Image, name: str) -> list[View]:
         """All views at the size of the image's bucket, each followed by its mirror image with `flips`.
 
@@ -75,7 +100,7 @@ class Crop:
         views = self._views(image, width, height, scale, left, top)
         for number in range(1, self.views):
             rng = random.Random(hashlib.sha256(f"{name} {number}".encode()).digest())
-            part = rng.uniform(0.8, 1) * scale
+            part = rng.uniform(0.8 if self.enlarge else max(0.8, 1 / scale), 1) * scale
             left, top = rng.uniform(0, image.width - part * width), rng.uniform(0, image.height - part * height)
             views += self._views(image, width, height, part, left, top)
         return views

@@ -73,7 +73,7 @@ class EncodeStage(Stage):
                 if self.encoders is not None:
                     facts |= self._write_text(folder / "text.arrow", columns, self.encoders)
                     arrays = _arrays([rows[record.id] for record in records], columns)
-                    facts |= {"models": models, **_shapes(columns["bucket"], arrays)}
+                    facts |= {"models": models, "enlarged": self._enlarged(rows), **_shapes(columns["bucket"], arrays)}
                 shards.write(folder / "rows.arrow", columns, arrays)
             for file in sorted(folder.iterdir()):
                 facts["files"][file.name] = {"bytes": file.stat().st_size, "sha256": shards.checksum(file)}
@@ -108,6 +108,17 @@ class EncodeStage(Stage):
         for bucket in sorted(pending):
             rows |= _encode_batch(encoders, bucket, pending[bucket])
         return rows, left_out
+
+    def _enlarged(self, rows: dict[str, EncodedRow]) -> dict[str, str]:
+        """By id, from and to which size images were enlarged."""
+        sizes = {
+            name: (*row.arrays["sizes"][0, :2].tolist(), *self.crop.sizes[row.bucket]) for name, row in rows.items()
+        }
+        return {
+            name: f"{width} x {height} pixels, to {crop_width} x {crop_height}"
+            for name, (height, width, crop_height, crop_width) in sizes.items()
+            if height < crop_height or width < crop_width
+        }
 
     def _write_text(self, path: Path, columns: dict[str, list], encoders: Encoders) -> dict[str, Any]:
         """Writes each distinct caption's text states, adds to `columns` which of them is a row's, returns shapes."""

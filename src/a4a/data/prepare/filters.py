@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from a4a.data.prepare.crops import Crop
 from a4a.data.sources.base import ImageRecord, Source
 from a4a.utils.images import rgb
 
@@ -37,14 +38,18 @@ class CheckConfig:
     """Bits out of 64 in which the perceptual hashes of one image, saved twice, may differ."""
 
 
-def decode_image(data: bytes, box: tuple[float, float, float, float] | None = None) -> tuple[Image.Image, list[str]]:
-    """An upright RGB image, cropped to `box` (see `ImageRecord`), and what had to be repaired.
+def decode_image(
+    data: bytes, box: tuple[float, float, float, float] | None = None, crop: Crop | None = None
+) -> tuple[Image.Image, list[str]]:
+    """An upright RGB image, and what had to be repaired.
+
+    With a `box` (see `ImageRecord`) it is that part of the image, and what the `crop` needs around it.
 
     RejectedImage with the reason where there is none.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            return _upright_rgb(image, box)
+            return _upright_rgb(image, box, crop)
     except RejectedImage:
         raise
     except Image.DecompressionBombError as error:
@@ -55,7 +60,9 @@ def decode_image(data: bytes, box: tuple[float, float, float, float] | None = No
         raise RejectedImage(f"broken: {reason}") from error
 
 
-def _upright_rgb(image: Image.Image, box: tuple[float, float, float, float] | None) -> tuple[Image.Image, list[str]]:
+def _upright_rgb(
+    image: Image.Image, box: tuple[float, float, float, float] | None, crop: Crop | None
+) -> tuple[Image.Image, list[str]]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # cameras store a second view or a depth map in MPO files
         raise RejectedImage(f"animated: {frames} frames")
@@ -64,7 +71,8 @@ def _upright_rgb(image: Image.Image, box: tuple[float, float, float, float] | No
     repaired = []
     if box is not None:
         left, top, right, bottom = (round(f * side) for f, side in zip(box, image.size * 2, strict=True))
-        image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        pixels = left, top, max(right, left + 1), max(bottom, top + 1)
+        image = image.crop(crop.around(pixels, *image.size) if crop is not None else pixels)
     if is_rotated:
         repaired.append("turned upright as its EXIF says")
         image = ImageOps.exif_transpose(image)
@@ -72,21 +80,27 @@ def _upright_rgb(image: Image.Image, box: tuple[float, float, float, float] | No
     return image, repaired + conversions
 
 
-def open_record(source: Source, record: ImageRecord) -> tuple[Image.Image, list[str]]:
-    """A source's image, decoded, and what was repaired; RejectedImage where it cannot be read."""
+def open_record(source: Source, record: ImageRecord, crop: Crop) -> tuple[Image.Image, list[str]]:
+    """A source's image, decoded, and what was repaired.
+
+    RejectedImage where it cannot be read, and where it is smaller than the crop.
+    """
     try:
         data = source.read(record)
     except FileNotFoundError as error:
         raise RejectedImage("missing") from error
     except OSError as error:
         raise RejectedImage(f"cannot be read: {error}") from error
-    return decode_image(data, record.box)
+    image, repaired = decode_image(data, record.box, crop)
+    if (reason := crop.too_small(image)) is not None:
+        raise RejectedImage(reason)
+    return image, repaired
 
 
-def check_image(source: Source, record: ImageRecord, check: CheckConfig) -> CheckResult:
+def check_image(source: Source, record: ImageRecord, check: CheckConfig, crop: Crop) -> CheckResult:
     """Reads an image, and tells why it is left out, or its size, hash and colours."""
     try:
-        image, repaired = open_record(source, record)
+        image, repaired = open_record(source, record, crop)
         if min(image.size) < check.minimum:
             raise RejectedImage(f"tiny: {image.width} x {image.height} pixels")
     except RejectedImage as reason:

@@ -64,7 +64,7 @@ def prepare(
         chunks = [Chunk(i, records[start : start + chunk]) for i, start in enumerate(range(0, len(records), chunk))]
         report: list[dict[str, str]] = []
         if check is not None:
-            check_stage = CheckStage(output, source, check)
+            check_stage = CheckStage(output, source, check, crop)
             _run(check_stage, chunks, ray_workers)
             chunks, report = check_stage.survivors(chunks)
         if caption is not None:

@@ -74,13 +74,13 @@ class CheckStage(Stage):
 
     name = "checked"
 
-    def __init__(self, output: Path, source: Source, check: CheckConfig):
+    def __init__(self, output: Path, source: Source, check: CheckConfig, crop: Crop):
         super().__init__(output)
-        self.source, self.check = source, check
+        self.source, self.check, self.crop = source, check, crop
 
     def __call__(self, chunk: Chunk) -> None:
         with thread_map() as parallel:
-            results = list(parallel(lambda record: check_image(self.source, record, self.check), chunk.records))
+            results = list(parallel(lambda r: check_image(self.source, r, self.check, self.crop), chunk.records))
         self.write_json(chunk, results)
 
     def survivors(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[dict[str, str]]]:
@@ -135,7 +135,7 @@ class CaptionStage(Stage):
 def views_or_rejection(source: Source, record: ImageRecord, crop: Crop) -> list[View] | RejectedImage:
     """All views of an image, or why it is left out."""
     try:
-        return crop(open_record(source, record)[0], record.id)
+        return crop(open_record(source, record, crop)[0], record.id)
     except RejectedImage as reason:
         return reason
 

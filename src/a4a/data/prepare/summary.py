@@ -19,6 +19,9 @@ from a4a.data.sources.base import HOW_TO_CAPTION, ImageRecord, Source, first_few
 from a4a.errors import InputError
 from a4a.utils.files import atomic_write
 
+REMEDY = "set crop.size to what they have, or crop.enlarge to true"
+"""For images that are smaller than their crop."""
+
 
 @dataclass
 class Summary:
@@ -29,6 +32,8 @@ class Summary:
     """Of the images in the shards."""
     left_out: list[dict[str, str]] = field(default_factory=list)
     """Lines for the report on images that could not be encoded."""
+    enlarged: list[dict[str, str]] = field(default_factory=list)
+    """Lines for the report on images that are smaller than their crop."""
     latents: dict[str, list[int]] = field(default_factory=dict)
     """Shape by bucket."""
     encoders: dict[str, Any] = field(default_factory=lambda: {"models": None, "text": None, "embeds": None})
@@ -51,15 +56,16 @@ def finish(
 ) -> None:
     """Writes the report and the lists of kept images, then the manifest: a folder with a manifest is complete. Prints what was made."""
     summary = _summarise(chunks, stage)
-    report = sorted(report + summary.left_out, key=lambda line: ("left_out" not in line, line["id"]))
-    left_out = sum("left_out" in line for line in report)
+    lines = report + summary.left_out + summary.enlarged
+    report = sorted(lines, key=lambda line: ("left_out" not in line, "repaired" not in line, line["id"]))
+    left_out, repaired = (sum(kind in line for line in report) for kind in ("left_out", "repaired"))
     if not summary.records:
         reasons = Counter(line["left_out"].partition(":")[0] for line in report if "left_out" in line).most_common(1)
+        remedy = REMEDY if reasons[0][0] == "small" else "set check to null to keep all that can be read"
         raise InputError(
-            f"Nothing is left of {listed} images ({reasons[0][0]}: {reasons[0][1]}); "
-            "give other images, or set check to null to keep all that can be read."
+            f"Nothing is left of {listed} images ({reasons[0][0]}: {reasons[0][1]}); give other images, or {remedy}."
         )
-    warnings = source.warnings() + _caption_warning(summary)
+    warnings = source.warnings() + _size_warnings(report, listed) + _caption_warning(summary)
     with atomic_write(output / "report.jsonl") as temporary:
         lines = [{"warning": text} for text in warnings] + report
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -83,7 +89,8 @@ def finish(
         "counts": {
             "listed": listed,
             "left_out": left_out,
-            "repaired": len(report) - left_out,
+            "repaired": repaired,
+            "enlarged": len(summary.enlarged),
             "rows": len(summary.records),
             "without_caption": len(summary.without_caption),
             **counts,
@@ -95,7 +102,7 @@ def finish(
     splits = ", ".join(f"{name} {counts[name]:,}" for name in SPLITS)
     print(
         f"{output}: {len(summary.records):,} of {listed:,} images ({splits}); {left_out:,} left out, "
-        f"{len(report) - left_out:,} repaired: {output / 'report.jsonl'}"
+        f"{repaired:,} repaired: {output / 'report.jsonl'}"
     )
     for text in warnings:
         print(f"Warning: {text}", file=sys.stderr)
@@ -108,6 +115,7 @@ def _summarise(chunks: Sequence[Chunk], stage: EncodeStage) -> Summary:
         facts = stage.result(chunk)
         summary.shards.append({"name": chunk.name, "rows": facts["rows"], "files": facts["files"]})
         summary.left_out += [{"id": name, "left_out": reason} for name, reason in facts["left_out"].items()]
+        summary.enlarged += [{"id": name, "enlarged": sizes} for name, sizes in facts.get("enlarged", {}).items()]
         summary.records += [record for record in chunk.records if record.id not in facts["left_out"]]
         summary.latents |= facts.get("latents", {})
         for name, before in summary.encoders.items():
@@ -119,6 +127,24 @@ def _summarise(chunks: Sequence[Chunk], stage: EncodeStage) -> Summary:
                 )
             summary.encoders[name] = now
     return summary
+
+
+def _size_warnings(report: Sequence[dict[str, str]], listed: int) -> list[str]:
+    """How many images are smaller than their crop, and what that means."""
+    small = [line["id"] for line in report if line.get("left_out", "").startswith("small:")]
+    enlarged = [line["id"] for line in report if "enlarged" in line]
+    warnings = []
+    if small:
+        warnings.append(
+            f"{len(small):,} of {listed:,} images are left out because they are smaller than the crop "
+            f"({first_few(small)}); to use them, {REMEDY}."
+        )
+    if enlarged:
+        warnings.append(
+            f"{len(enlarged):,} of {listed:,} images are smaller than the crop and enlarged ({first_few(enlarged)}); "
+            "an adapter for a model that is not told the original size learns their blur."
+        )
+    return warnings
 
 
 def _caption_warning(summary: Summary) -> list[str]:

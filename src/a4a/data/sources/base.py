@@ -32,7 +32,9 @@ class ImageRecord:
     group: str | None = None
     """What the split keeps together where that is more than the subject: the photo that crops are taken from."""
     box: tuple[float, float, float, float] | None = None
-    """Part of the stored image to use: left, top, right, bottom as fractions of its sides."""
+    """Part of the stored image to use: left, top, right, bottom as fractions of its sides. `a4a prepare` takes more
+    around it where the crop is larger; what it takes counts as the whole image, of which it stores the original size.
+    """
     bytes: int | None = None
     """Size of the file where the listing tells, so that another file under the same name is noticed."""
 

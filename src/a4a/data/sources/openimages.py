@@ -5,6 +5,7 @@ oidv6-train-annotations-bbox.csv            a box per line: ImageID, LabelName, 
 oidv7-class-descriptions-boxable.csv        LabelName, name of the class
 """
 
+import hashlib
 import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +27,8 @@ class OpenImages(Source):
     """OpenImages: objects cut out of photos by its table of boxes. Crops of one photo stay in one split.
 
     Boxes are fractions of the image as it is stored, before its EXIF rotation. Boxes around a group of objects, boxes
-    of depictions (a toy, a drawing) and boxes of photos that are not there are left out.
+    of depictions (a toy, a drawing) and boxes of photos that are not there are left out. Where a box is smaller than
+    the crop that will be encoded, more of the photo around it is taken, not a magnified box.
 
     Args:
         images: folder of the photos, IMAGEID.jpg at any depth.
@@ -35,6 +37,8 @@ class OpenImages(Source):
         labels: names of the classes to take, such as [Dog, Teddy bear]; all by default.
         minimum: shortest side of a box, as a fraction of the photo; `check.minimum` is in pixels.
         margin: how much of a box's sides to add around it.
+        per_photo: at most so many boxes of a photo, the largest ones; all by default.
+        limit: at most so many boxes in all, the same random ones in every run; all by default.
         text: a caption with {label} in it; by default there are no captions and the caption step can write them.
     """
 
@@ -46,12 +50,18 @@ class OpenImages(Source):
         labels: list[str] | None = None,
         minimum: float = 0.2,
         margin: float = 0.1,
+        per_photo: int | None = None,
+        limit: int | None = None,
         text: str | None = None,
     ):
+        for option, value in (("per_photo", per_photo), ("limit", limit)):
+            if value is not None and value < 1:
+                raise InputError(f"source.{option} is {value}; expected at least 1, or null for all boxes.")
         if classes is None and (labels or text):
             raise InputError("source.labels and source.text need source.classes; give the CSV file with class names.")
         self.images, self.boxes, self.classes, self.labels = images, boxes, classes, labels
         self.minimum, self.margin, self.text = minimum, margin, text
+        self.per_photo, self.limit = per_photo, limit
         self.photos: dict[str, str] = {}
         """File name by image id."""
 
@@ -59,13 +69,18 @@ class OpenImages(Source):
         sizes = list_files(self.images)
         self.photos = {posixpath.splitext(posixpath.basename(name))[0]: name for name in sizes if is_image(name)}
         class_names = self._class_names()
-        records = {}
+        boxes: dict[str, list[dict[str, Any]]] = {}
         for box in _read_boxes(self.boxes):
             if self._is_wanted(box, class_names):
-                record = self._record(box, class_names, sizes)
-                records[record.id] = record
+                of_photo = boxes.setdefault(box["ImageID"], [])
+                of_photo.append(box)
+                if self.per_photo is not None and len(of_photo) > self.per_photo:
+                    of_photo.remove(min(of_photo, key=_area))
+        records = {
+            r.id: r for of_photo in boxes.values() for r in (self._record(b, class_names, sizes) for b in of_photo)
+        }
         return sorted_records(
-            list(records.values()),
+            sorted(records.values(), key=lambda record: _random_order(record.id))[: self.limit],
             f"No box of {self.boxes} is of a photo in {self.images}, with the labels and minimum size asked for.",
         )
 
@@ -114,6 +129,14 @@ class OpenImages(Source):
                 f"its names begin with a capital, such as {next(reversed(names.values()), '')!r}."
             )
         return {label: name for label, name in names.items() if not self.labels or name in self.labels}
+
+
+def _area(box: dict[str, Any]) -> float:
+    return (box["XMax"] - box["XMin"]) * (box["YMax"] - box["YMin"])
+
+
+def _random_order(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
 
 
 def _read_boxes(path: str) -> Iterator[dict[str, Any]]:
