@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 
 from a4a.cli.main import main
@@ -206,6 +208,50 @@ def test_a_training_run_that_was_stopped_says_how_to_resume(capsys, monkeypatch)
     monkeypatch.setattr("a4a.cli.commands.Command.load", stopped)
     assert main(["transfer", "--output", "x"]) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def out_of_gpu_memory():
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB."
+    )
+
+
+def out_of_memory():
+    torch.empty(2**60)
+
+
+def not_on_the_hub():
+    try:
+        hf_hub_download("a4a-tests/nothing", "model.safetensors")  # the hub is offline while tests run
+    except OSError as error:
+        raise RuntimeError("The model could not be loaded.") from error  # as other libraries wrap it
+
+
+@pytest.mark.parametrize(
+    ("name", "fail", "words"),
+    [
+        ("transfer", out_of_gpu_memory, ["The GPU is out of memory (20.00 GiB more", "lower training.batch_size"]),
+        ("generate", out_of_gpu_memory, ["lower --count"]),
+        ("evaluate", out_of_gpu_memory, ["lower --batch"]),
+        ("evaluate", out_of_memory, ["This machine is out of memory", "lower --batch"]),
+        ("evaluate", not_on_the_hub, ["The hub did not give", "check the connection"]),
+    ],
+)
+def test_a_run_that_memory_or_the_hub_fails_ends_with_one_sentence(name, fail, words, capsys, monkeypatch):
+    monkeypatch.setattr("a4a.cli.commands.Command.load", lambda _: fail())
+    assert main([name, "--output", "x"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("a4a: ") and "\n" not in said
+    assert all(word in said for word in words)
+
+
+def test_any_other_error_shows_its_traceback(monkeypatch):
+    def broken(_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("a4a.cli.commands.Command.load", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["transfer", "--output", "x"])
 
 
 def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):

@@ -1,9 +1,12 @@
-"""The last lines of a command: where things are, what comes next, how to go on."""
+"""The last lines of a command: where things are, what comes next, how to go on; or what a failed run lacked."""
 
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from a4a.errors import first_line
 from a4a.utils.arguments import read_recipe
 
 Values = dict[str, Any]
@@ -103,3 +106,54 @@ ENDINGS: dict[str, Callable[[Values], str]] = {
     "report": _report_page,
     "demo": _demo,
 }
+
+
+TRAINING = (
+    "lower training.batch_size and raise training.gradient_accumulation, set objective.gradient_checkpointing to true, "
+    "or precision.frozen to int8; a4a plan says what fits"
+)
+LESS_MEMORY = {
+    "transfer": TRAINING,
+    "experiment": TRAINING,
+    "x-adapter": "lower training.batch_size and raise training.gradient_accumulation",
+    "prepare": "lower encode.batch or caption.batch",
+    "generate": "lower --count, or --height and --width",
+    "evaluate": "lower --batch",
+}
+"""What needs less memory, by command."""
+
+
+def failure(name: str, error: BaseException) -> str | None:
+    """One sentence where memory or the hub failed a command; None for all else, whose traceback is needed."""
+    if needed := _out_of_memory(error):
+        return f"{needed}; {LESS_MEMORY.get(name, 'end other programs that use it, or use a larger machine')}."
+    if (cause := _hub_error(error)) is not None:
+        return (
+            f"The hub did not give what this command needs ({first_line(cause)}); check the connection and the name, "
+            "and run `hf auth login` for a model with terms to accept. What is downloaded already is kept."
+        )
+    return None
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """Which memory ran out, and how much more was asked for."""
+    text = str(error)
+    on_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's; without importing torch
+    if not on_gpu and not isinstance(error, MemoryError) and "can't allocate memory" not in text:
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    return f"{'The GPU' if on_gpu else 'This machine'} is out of memory{f' ({asked[1]} more were needed)' if asked else ''}"
+
+
+def _hub_error(error: BaseException) -> BaseException | None:
+    """The error of the hub or the connection that is behind an error."""
+    hub, http = sys.modules.get("huggingface_hub.errors"), sys.modules.get("httpx")
+    kinds = (hub.HfHubHTTPError, hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) if hub else ()
+    kinds += (http.TransportError,) if http else ()
+    return next((e for e in _chain(error) if isinstance(e, kinds)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

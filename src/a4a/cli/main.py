@@ -18,6 +18,7 @@ HELP = ("-h", "--help")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. 0: done, 1: the run failed, 2: bad input, 130: stopped by Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    name = ""
     command: Command | None = None
     try:
         if not words or words[0] in HELP:
@@ -43,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # a4a zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        from a4a.cli.endings import failure
+
+        if (sentence := failure(name, error)) is None:
+            raise
+        return _fail(sentence, 1)
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from a4a.adapters import formats
 from a4a.backbones import load_pipeline
+from a4a.backbones.base import denoiser_part
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ConditionDropout, LearningRates, ObjectiveConfig
 from a4a.transfer.config import A4AConfig, IPAdapterConfig, Precision, TransferSettings
@@ -56,7 +57,7 @@ def build_adapter(
         resume=True,
     )
     pipe = load_pipeline(context.models / model)
-    if source is None and hasattr(pipe, "load_ip_adapter"):  # diffusers can load it too
+    if source is None and denoiser_part(pipe) == "unet":  # the published format numbers the attention layers of U-Nets
         formats.write(adapter, target / f"{name}.safetensors")
     else:
         adapter.set_image_encoder(IMAGE_ENCODER)
