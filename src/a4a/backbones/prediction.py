@@ -105,18 +105,6 @@ class Prediction(ABC):
     def mixture(alpha: Any, sigma: Any) -> tuple[Any, Any]:
         """a and b of the prediction a x0 + b eps."""
 
-    def to_noise(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """eps, from a prediction at noisy latents: (alpha p - a x) / (alpha b - sigma a)."""
-        alpha, sigma = (_column(level, noisy) for level in self.levels(timesteps))
-        a, b = self.mixture(alpha, sigma)
-        return (alpha * prediction - a * noisy) / (alpha * b - sigma * a)
-
-    def to_sample(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """x0, from a prediction at noisy latents: (b x - sigma p) / (alpha b - sigma a)."""
-        alpha, sigma = (_column(level, noisy) for level in self.levels(timesteps))
-        a, b = self.mixture(alpha, sigma)
-        return (b * noisy - sigma * prediction) / (alpha * b - sigma * a)
-
     def noise_per_prediction(self, log_snr: float) -> float:
         """By how much eps changes where the prediction changes by one, at the same noisy latents."""
         alpha, sigma = self.levels_at(log_snr)
