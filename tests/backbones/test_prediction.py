@@ -195,7 +195,7 @@ def test_an_exact_denoiser_has_no_loss(sd15, kind):
     batch = tiny_models.Samples(backbone, 3).batch(torch.arange(3))
     prediction = objective.prediction
 
-    def exact(noisy, timesteps, text):  # the latents are known, so the noise is, too
+    def exact(noisy, timesteps, *_):  # the latents are known, so the noise is, too
         alpha, sigma = (level.float().view(-1, 1, 1, 1) for level in prediction.levels(timesteps))
         return prediction.target(batch["latents"], (noisy - alpha * batch["latents"]) / sigma, timesteps)
 

@@ -1,11 +1,11 @@
 """One training step against a second statement of it, written here from the descriptions alone.
 
 IP-Adapter's training (tencent-ailab/IP-Adapter, `tutorial_train.py`, `tutorial_train_sdxl.py`): text as the last (SD1.5) or
-penultimate (SDXL) hidden states of the text encoders; noisy latents by the model's schedule; image tokens beside the
-text at every cross-attention, each with keys and values of its own; the mean squared error of the noise; a dropped
-image is a zero embedding, a dropped text the empty prompt. PixArt is trained the same way on its own inputs. A4A's
-features by eq. 7 to 12. Nothing below calls a4a but for the names and weights of parameters: text encoding, schedule,
-attention, features and loss are restated with plain tensor operations.
+penultimate (SDXL) hidden states of the text encoders; original size, crop and target size as SDXL's `time_ids`; noisy
+latents by the model's schedule; image tokens beside the text at every cross-attention, each with keys and values of its
+own; the mean squared error of the noise; a dropped image is a zero embedding, a dropped text the empty prompt. PixArt
+is trained the same way on its own inputs. A4A's features by eq. 7 to 12. Nothing below calls a4a but for the names and
+weights of parameters: text encoding, schedule, attention, features and loss are restated with plain tensor operations.
 
 Where ours differs from IP-Adapter's script on purpose: SDXL's empty prompt is zeros, since that is what the published
 pipeline's guidance has (`force_zeros_for_empty_prompt`).
@@ -23,7 +23,12 @@ from a4a.training.denoising import ConditionDropout, Denoising, ObjectiveConfig
 
 PROMPTS = ["a red cat", "a small dog", "two birds"]
 LATENT_SIDE = tiny_models.SIDE
-PIXELS = 2 * LATENT_SIDE
+SIZES = {
+    "original_size": [[480, 640], [1023, 700], [16, 16]],
+    "crop_top_left": [[0, 107], [61, 0], [0, 0]],
+    "target_size": [[16, 16], [16, 24], [32, 16]],
+}
+"""Of the training images in pixels, height before width: conditions of SDXL and of the 1024-pixel PixArt."""
 LETTER = {"residual": False, "warm_start": False, "sharing": "width"}
 """A4A as the paper has it."""
 
@@ -90,21 +95,19 @@ def noised(pipe, latents, noise, timesteps):
 
 
 def predicted_noise(denoiser, name, noisy, timesteps, text):
-    rows = len(noisy)
+    original, crop, target = (torch.tensor(size, dtype=torch.float) for size in SIZES.values())
     if name == "pixart":
-        sizes = {"resolution": [[PIXELS, PIXELS]] * rows, "aspect_ratio": [[1.0]] * rows}
         output = denoiser(
             noisy,
             encoder_hidden_states=text["states"],
             encoder_attention_mask=text["mask"],
             timestep=timesteps,
-            added_cond_kwargs={key: torch.tensor(value, dtype=torch.float) for key, value in sizes.items()},
+            added_cond_kwargs={"resolution": original, "aspect_ratio": target[:, :1] / target[:, 1:]},
         )
         return output.sample[:, : noisy.shape[1]]  # the rest is the learned variance
     added = None
-    if name == "sdxl":  # original size, top left of the crop, size of the crop
-        time_ids = torch.tensor([[PIXELS, PIXELS, 0, 0, PIXELS, PIXELS]] * rows, dtype=torch.float)
-        added = {"text_embeds": text["pooled"], "time_ids": time_ids}
+    if name == "sdxl":
+        added = {"text_embeds": text["pooled"], "time_ids": torch.cat([original, crop, target], dim=1)}
     return denoiser(noisy, timesteps, text["states"], added_cond_kwargs=added).sample
 
 
@@ -216,6 +219,7 @@ def compare(name, make_adapter, drop, request, **options):
         "latents": torch.randn(len(PROMPTS), backbone.latent_channels, LATENT_SIDE, LATENT_SIDE, generator=generator),
         "embeds": torch.randn(len(PROMPTS), tiny_models.EMBED, generator=generator),
         **{f"text.{key}": t for key, t in backbone.encode_text(PROMPTS).items()},
+        **{key: torch.tensor(size) for key, size in SIZES.items()},
     }
     loss, gradients, seen = our_step(pipe, adapter, sample, drop, **options)
     expected_loss, expected = reference_step(pipe, name, adapter, sample, seen)
