@@ -1,9 +1,7 @@
 import json
 import shutil
 from functools import wraps
-from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -11,8 +9,6 @@ from a4a.cli.main import main
 from a4a.experiments import checks
 from a4a.experiments import run as experiment
 from a4a.experiments.checks import check_variants
-from a4a.experiments.claims import Claim, Evidence, decide
-from a4a.experiments.results import MethodResult
 from a4a.utils.settings import merged
 
 RECIPE = {
@@ -37,8 +33,17 @@ RECIPE = {
     "claims": [
         {"description": "A4A is above at every point.", "kind": "always_above", "a": "A4A", "b": "IP-Adapter*"},
         {"description": "A4A ends above.", "kind": "above", "a": "A4A", "b": "IP-Adapter*"},
-        {"description": "A4A reaches the copier.", "kind": "reaches", "a": "A4A", "b": "copier"},
+        {
+            "description": "A4A reaches the copier.",
+            "kind": "fewer_samples",
+            "a": "A4A",
+            "b": "copier",
+            "b_samples": 10,
+            "paper": "the paper copies nothing",
+        },
     ],
+    "savings": {"method": "A4A", "reference": "copier"},
+    "paper": {"copier": "identity 1"},
     "final": {
         "task": {"class_path": "a4a.zoo.WorldTask", "init_args": {"split": "test", "subjects": 3, "generations": 2}},
         "metrics": [
@@ -72,6 +77,7 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
     assert run(tmp_path, recipe) == 0 and adapters[0].stat().st_mtime_ns == before  # finished: not run again
 
     again = json.loads(json.dumps(recipe)) | {"variants": {"ours": {}}, "seeds": [1], "claims": []}
+    again |= {"savings": None, "paper": {}}
     again.pop("final")
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
     with monkeypatch.context() as patch:  # what another experiment has trained is not trained again
@@ -99,7 +105,8 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
         "What the paper shows.",
         "| A4A | 16 | 2 |",
         "copier",
-        "does not hold",
+        "cannot be told",
+        "A4A comes to",
         "Seeds 0, 1",
     ):
         assert words in text, words
@@ -114,6 +121,20 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
             {"claims": [{"description": "", "kind": "above", "a": "A4A", "b": "nobody"}]},
             "about 'nobody', which is no variant",
         ),
+        (
+            {"claims": [{"description": "X", "kind": "always_above", "a": "A4A", "b": "copier"}]},
+            "compares curves, is about 'copier', which is no variant",
+        ),
+        (
+            {"claims": [{"description": "X", "kind": "equal", "a": "A4A", "b": "IP-Adapter*"}]},
+            "The claim 'X' of kind equal has no margin; add it.",
+        ),
+        (
+            {"claims": [{"description": "X", "kind": "above", "a": "A4A", "b": "copier", "margin": 0.1}]},
+            "The claim 'X' of kind above has margin; that kind takes fraction",
+        ),
+        ({"savings": {"method": "copier", "reference": "A4A"}}, "savings.method is about 'copier'"),
+        ({"paper": {"nobody": "0.5"}}, "paper is about 'nobody'"),
         ({"seeds": []}, "no variants or no seeds"),
         (
             {"claims": [], "variants": {"A4A": {"method": {"roundz": 1}}}},
@@ -190,60 +211,3 @@ def test_an_override_reaches_the_runs_and_keeps_the_rest_of_its_group(tmp_path, 
         training = values["training"]
         assert (training.samples, training.warmup, training.batch_size, training.seed) == (8, 3, 4, 4)
     assert a4a["method"].rounds == 1 and type(ip_adapter["method"]).__name__ == "IPAdapterConfig"
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
-
-
-def method(name, *seeds):
-    return MethodResult(name, len(seeds), {"identity": np.array(seeds, dtype=float)}, {}, {}, Path())
-
-
-def log(*scores):
-    return [[{"samples": 1000.0 * i, "identity": s} for i, s in enumerate(scores)]]
-
-
-def verdict_of(kind, methods, logs, validation=()):
-    """Verdict and figures of a claim of this kind about `a` and `b`."""
-    evidence = Evidence({m.name: m for m in methods}, logs, {m.name: m for m in validation})
-    decided = decide(Claim("", kind, "a", "b"), evidence)
-    return decided.verdict, decided.figures
-
-
-def test_above_needs_the_whole_interval_of_the_paired_difference():
-    base = [[i / 10] for i in range(20)]
-    higher = [[v[0] + 0.1 + 0.001 * i] for i, v in enumerate(base)]
-    assert (
-        verdict_of("above", [method("a", higher), method("b", base)], {})[0] == "holds"
-    )  # paired: spread between subjects does not matter
-    assert verdict_of("above", [method("a", base), method("b", higher)], {})[0] == "does not hold"
-    assert verdict_of("not_above", [method("a", base), method("b", higher)], {})[0] == "holds"
-    assert verdict_of("above", [method("a", base)], {})[0] == "not measured"
-    assert verdict_of("above", [method("a", higher)], {}, [method("b", base)])[0] == "not measured"  # on other subjects
-    mixed = [[v[0] + 0.1 * (-1) ** i] for i, v in enumerate(base)]
-    assert verdict_of("above", [method("a", mixed), method("b", base)], {})[0] == "cannot be told"
-
-
-def test_a_claim_is_undecided_where_training_seeds_disagree():
-    base = [[i / 10] for i in range(20)]
-    moved = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (-0.02, 0.03, 0.04)]
-    verdict, figures = verdict_of("above", [method("a", *moved), method("b", base, base, base)], {})
-    assert verdict == "cannot be told" and "by seed -0.011, +0.040, +0.050" in figures
-    agreed = [[[v[0] + d + 0.001 * i] for i, v in enumerate(base)] for d in (0.02, 0.03, 0.04)]
-    assert verdict_of("above", [method("a", *agreed), method("b", base)], {})[0] == "holds"
-
-
-def test_always_above_looks_at_every_common_point_but_the_untrained_one():
-    assert verdict_of("always_above", [], {"a": log(0, 0.2, 0.3), "b": log(0.5, 0.1, 0.2)})[0] == "holds"
-    verdict, figures = verdict_of("always_above", [], {"a": log(0, 0.2, 0.1), "b": log(0, 0.1, 0.2)})
-    assert verdict == "does not hold" and "1 of 2" in figures
-
-
-def test_reaches_reports_the_sample_count_and_its_ratio():
-    verdict, figures = verdict_of("reaches", [], {"a": log(0, 0.1, 0.5), "b": log(0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4)})
-    assert verdict == "holds" and "2,000 samples" in figures and "4.0 times fewer" in figures
-    assert verdict_of("reaches", [], {"a": log(0, 0.1, 0.2), "b": log(0, 0.5)})[0] == "does not hold"
-    assert verdict_of("reaches", [], {"a": log(0, 0.41)}, [method("b", [[0.3], [0.5]])])[0] == "holds"
-    assert (
-        verdict_of("reaches", [method("b", [[0.3], [0.5]])], {"a": log(0, 0.41)})[0] == "not measured"
-    )  # on other subjects than the curve

@@ -43,6 +43,7 @@ def evaluate(
     grid_subjects: int = 12,
     title: str | None = None,
     description: str = "",
+    paper: dict[str, str] = {},  # noqa: B006
 ) -> None:
     """Generate the images of a task with several methods, score them, and write tables and image grids.
 
@@ -59,8 +60,9 @@ def evaluate(
         grid_subjects: Subjects in the image grids.
         title: Of the section in a report; by default the folder's name.
         description: What this comparison shows, in sentences for the report.
+        paper: By the name of a method, what the paper reports of it, in words for the report.
     """
-    _check_arguments(methods, metrics, baseline)
+    _check_arguments(methods, metrics, baseline, paper)
     output = Path(output)
     task_settings = {"subjects": len(task.subjects), "generations": task.generations, "seed": seed}
     _claim(output / "task.json", {"task": task.key} | task_settings)
@@ -85,6 +87,7 @@ def evaluate(
     results = {
         "title": title or output.name,
         "description": description,
+        "paper": paper,
         "task": {"key": task.key} | task_settings,
         "baseline": baseline,
         "machine": machine(),
@@ -93,11 +96,16 @@ def evaluate(
     _save_results(output, results, task, scores)
 
 
-def _check_arguments(methods: dict[str, Method], metrics: Sequence[Metric], baseline: str | None) -> None:
+def _check_arguments(
+    methods: dict[str, Method], metrics: Sequence[Metric], baseline: str | None, paper: dict[str, str]
+) -> None:
     if not methods or not metrics:
         raise InputError("There is nothing to evaluate: give at least one of methods and one of metrics.")
     if baseline is not None and baseline not in methods:
         raise InputError(f"baseline is {baseline!r}; expected one of the methods {', '.join(methods)}.")
+    for name in paper:
+        if name not in methods:
+            raise InputError(f"paper is about {name!r}; expected one of the methods {', '.join(methods)}.")
 
 
 def _claim(file: Path, settings: dict[str, Any]) -> None:

@@ -100,6 +100,13 @@ def _crossed_half_width(means: np.ndarray) -> float:
     return float(t.ppf(0.975, freedom) * np.sqrt(square / means.size))
 
 
+def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of the values that are not NaN; NaN where there is none, without a warning."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=axis)
+    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(counts, 1), np.nan)
+
+
 def _sums_and_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Over the last axis: the sum of the values that are not NaN, and how many there are."""
     known = ~np.isnan(values)

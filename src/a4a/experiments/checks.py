@@ -7,31 +7,61 @@ from typing import Any
 from a4a.errors import InputError
 from a4a.evaluation.metrics.base import GeneratedSet, Metric
 from a4a.evaluation.tasks.base import Task
-from a4a.experiments.claims import Claim
+from a4a.experiments.claims import Claim, Savings
 from a4a.transfer.recipe import check_adapter, check_recipe
 from a4a.utils.settings import did_you_mean
 
 TRIAL_SUBJECTS = 4
 """Subjects whose references every metric scores: enough for one that compares sets (KID needs three)."""
+TRAINED = "variant (of another method, a claim of kind fewer_samples can name b_samples)"
 ADAPTER = ("model", "image_encoder", "source", "method", "init")
 """The arguments of `a4a transfer` that decide what the adapter is."""
 
 
-def check_claims(claims: Sequence[Claim], names: Iterable[str], scores: Sequence[str]) -> None:
-    """InputError for a claim about a method or a curve that the experiment does not have."""
-    names = list(names)
+def check_claims(
+    claims: Sequence[Claim],
+    savings: Savings | None,
+    variants: Iterable[str],
+    others: Iterable[str],
+    scores: Sequence[str],
+) -> None:
+    """InputError for a claim or a table about a method or a curve that the experiment does not have.
+
+    Args:
+        variants: names of what is trained, which alone has curves.
+        others: names of the extra methods.
+        scores: whose curves are kept.
+    """
+    variants = list(variants)
+    names = [*variants, *others]
     for claim in claims:
-        for name in (claim.a, claim.b):
-            if name not in names:
-                raise InputError(
-                    f"The claim {claim.description!r} is about {name!r}, which is no variant or extra method"
-                    f"{did_you_mean(name, names)} Those are: {', '.join(names)}."
-                )
-        if claim.kind in ("always_above", "reaches") and claim.score not in scores:
+        what = f"The claim {claim.description!r}"
+        check_names(what, [name for name in (claim.a, claim.b, claim.reference) if name is not None], names)
+        if claim.needs_curves:
+            curves = [claim.a] if claim.b_samples is not None else [claim.a, claim.b]
+            check_names(f"{what}, which compares curves,", curves, variants, TRAINED)
+            _check_score(what, claim.score, scores)
+    if savings is not None:
+        check_names("savings.method", [savings.method], variants, TRAINED)
+        check_names("savings.reference", [savings.reference], names)
+        _check_score("savings", savings.score, scores)
+
+
+def check_names(what: str, given: Iterable[str], names: Sequence[str], kind: str = "variant or extra method") -> None:
+    """InputError for a name that is none of the known ones."""
+    for name in given:
+        if name not in names:
             raise InputError(
-                f"The claim {claim.description!r} is about the curve of {claim.score}; "
-                f"the curves (scores) are of {', '.join(scores)}: add it there."
+                f"{what} is about {name!r}, which is no {kind}{did_you_mean(name, names)} "
+                f"Those are: {', '.join(names)}."
             )
+
+
+def _check_score(what: str, score: str, scores: Sequence[str]) -> None:
+    if score not in scores:
+        raise InputError(
+            f"{what} is about the curve of {score}; the curves (scores) are of {', '.join(scores)}: add it there."
+        )
 
 
 def check_variants(arguments: dict[str, dict[str, Any]]) -> None:

@@ -1,33 +1,81 @@
-"""Claims of the paper as comparisons that recorded scores decide."""
+"""Claims of the paper, as comparisons that recorded scores decide, and the rules by which they do."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-import numpy as np
-
-from a4a.evaluation.statistics import mean_over_seeds
-from a4a.experiments.results import CurvePoint, Log, MethodResult, learning_curve
+from a4a.errors import InputError
 
 HOLDS, FAILS = "holds", "does not hold"
 UNDECIDED, NOT_MEASURED = "cannot be told", "not measured"
 
+OPTIONS = {
+    "above": ("fraction",),
+    "equal": ("margin",),
+    "always_above": ("until",),
+    "at_least_times": ("times", "until", "floor"),
+    "fewer_samples": ("times", "reference", "fraction", "b_samples"),
+}
+"""The options of a claim that each kind takes."""
+REQUIRED = {"equal": "margin", "at_least_times": "times"}
+
 
 @dataclass
 class Claim:
-    """A statement of the paper, or one of our own, in words and as a comparison that a program can decide."""
+    """A statement of the paper, or one of our own, in words and as a comparison that a program can decide.
+
+    Final scores are those of the final task; curves, and levels that curves reach, are those of the validation task of
+    the recipe. All intervals are 95 %, over subjects and over training seeds.
+    """
 
     description: str
-    kind: Literal["always_above", "above", "not_above", "reaches"]
-    """`always_above`: a's curve is above b's at every sample count that both have.
-    `above`: the final scores of a are higher; the interval of the paired difference lies above zero.
-    `not_above`: that interval reaches down to zero or below.
-    `reaches`: a's curve reaches b's last score; the verdict says after how many samples.
-    Final scores are those of the final task; curves, and the scores they are compared with, those of the validation
-    task of the recipe."""
+    kind: Literal["above", "equal", "always_above", "at_least_times", "fewer_samples"]
+    """`above`: a's final score is higher than b's (or than a `fraction` of it): the interval of the paired difference
+    lies above zero.
+    `equal`: a's final score is b's: the interval of the difference lies within `margin` on both sides of zero.
+    `always_above`: a's curve is above b's at every sample count that both have.
+    `at_least_times`: at every such count a's curve is at least `times` b's, or b's is still below `floor`.
+    `fewer_samples`: a reaches a level with at least `times` fewer samples than b. The level is b's last score, or a
+    `fraction` of it, or of that of a `reference`."""
     a: str
     b: str
     score: str = "identity"
+    margin: float | None = None
+    """Of `equal`: the largest difference that does not matter, in units of the score."""
+    times: float | None = None
+    """Of `at_least_times`; of `fewer_samples` (default: 1)."""
+    fraction: float | None = None
+    """Of `above` and `fewer_samples`: the share of the other score (default: 1)."""
+    reference: str | None = None
+    """Of `fewer_samples`: the method whose score is the level (default: b)."""
+    until: float | None = None
+    """Of `always_above` and `at_least_times`: the last sample count that counts (default: all)."""
+    floor: float | None = None
+    """Of `at_least_times`: below this score b has learned nothing, whatever a has (default: no such score)."""
+    b_samples: float | None = None
+    """Of `fewer_samples`: how many samples b was trained with, where it is not trained here."""
+    paper: str = ""
+    """What the paper reports, in words, to stand beside ours."""
+
+    def __post_init__(self) -> None:
+        known = {name for options in OPTIONS.values() for name in options}
+        given = [f.name for f in fields(self) if f.name in known and getattr(self, f.name) is not None]
+        allowed = OPTIONS[self.kind]
+        for name in given:
+            if name not in allowed:
+                raise InputError(
+                    f"The claim {self.description!r} of kind {self.kind} has {name}; that kind takes "
+                    f"{', '.join(allowed)}: leave it out, or choose another kind."
+                )
+            value = getattr(self, name)
+            if not isinstance(value, str) and value <= 0:
+                raise InputError(f"The claim {self.description!r} has {name} {value}; give a number above zero.")
+        required = REQUIRED.get(self.kind)
+        if required is not None and required not in given:
+            raise InputError(f"The claim {self.description!r} of kind {self.kind} has no {required}; add it.")
+
+    @property
+    def needs_curves(self) -> bool:
+        return self.kind in ("always_above", "at_least_times", "fewer_samples")
 
 
 @dataclass(frozen=True)
@@ -38,103 +86,18 @@ class Verdict:
     """HOLDS, FAILS, UNDECIDED or NOT_MEASURED."""
     figures: str = ""
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """What an experiment measured, by the name of the variant or method."""
-
-    methods: Mapping[str, MethodResult]
-    """Scores of the final task."""
-    logs: Mapping[str, list[Log]]
-    """Training logs of the variants, one for each seed."""
-    validation: Mapping[str, MethodResult]
-    """Scores of methods that are not trained here on the validation task, on which curves are measured."""
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.figures}" if self.figures else self.verdict
 
 
-def decide(claim: Claim, evidence: Evidence) -> Verdict:
-    return _DECISIONS[claim.kind](claim, evidence)
+@dataclass
+class Savings:
+    """A table: how many samples each variant needs to reach shares of a method's score, and how many times fewer one
+    of them needs."""
 
-
-def _above(claim: Claim, evidence: Evidence) -> Verdict:
-    return _compare_final_scores(claim, evidence, _verdict_above)
-
-
-def _not_above(claim: Claim, evidence: Evidence) -> Verdict:
-    return _compare_final_scores(claim, evidence, lambda low, _: HOLDS if low <= 0 else FAILS)
-
-
-def _verdict_above(low: float, high: float) -> str:
-    if low <= 0 < high:
-        return UNDECIDED
-    return HOLDS if low > 0 else FAILS
-
-
-def _compare_final_scores(claim: Claim, evidence: Evidence, verdict: Callable[[float, float], str]) -> Verdict:
-    """`verdict` judges the interval of a's final scores minus b's."""
-    pair = [evidence.methods[name] for name in (claim.a, claim.b) if name in evidence.methods]
-    if len(pair) < 2 or any(claim.score not in method.scores for method in pair):
-        return Verdict(NOT_MEASURED)
-    differences = _seed_differences(*(method.scores[claim.score] for method in pair))
-    mean = mean_over_seeds(differences)
-    figures = f"{claim.score}, {claim.a} minus {claim.b}: {mean}"
-    if len(differences) > 1:
-        figures += f"; by seed {', '.join(f'{np.nanmean(seed):+.3f}' for seed in differences)}"
-    return Verdict(verdict(mean.low, mean.high), figures)
-
-
-def _seed_differences(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Paired differences [seeds, subjects, ...], for the same subjects, prompts and noise.
-
-    Seed by seed where both methods have as many seeds; else against the mean over the other method's seeds.
-    """
-    return scores - (others if len(others) == len(scores) else np.nanmean(others, axis=0, keepdims=True))
-
-
-def _always_above(claim: Claim, evidence: Evidence) -> Verdict:
-    if claim.a not in evidence.logs or claim.b not in evidence.logs:
-        return Verdict(NOT_MEASURED)
-    a, b = (_means(learning_curve(evidence.logs[name], claim.score)) for name in (claim.a, claim.b))
-    common = [samples for samples in a if samples in b and samples > 0]
-    above = [samples for samples in common if a[samples] > b[samples]]
-    figures = f"{claim.a} is above at {len(above)} of {len(common)} sample counts"
-    return Verdict(HOLDS if common and above == common else FAILS, figures)
-
-
-def _means(curve: list[CurvePoint]) -> dict[float, float]:
-    return {point.samples: point.mean for point in curve}
-
-
-def _reaches(claim: Claim, evidence: Evidence) -> Verdict:
-    target = _last_score(claim, evidence)
-    if claim.a not in evidence.logs or target is None:
-        return Verdict(NOT_MEASURED)
-    score, samples = target
-    curve = learning_curve(evidence.logs[claim.a], claim.score)
-    if not curve:
-        return Verdict(NOT_MEASURED)
-    crossing = next((point.samples for point in curve if point.mean >= score), None)
-    if crossing is None:
-        best = max(point.mean for point in curve)
-        return Verdict(FAILS, f"{claim.a} comes to {best:.3f} of {score:.3f}")
-    figures = f"{claim.a} reaches {score:.3f} at {crossing:,.0f} samples"
-    if samples and crossing:
-        figures += f", {samples / crossing:.1f} times fewer than {claim.b}'s {samples:,.0f}"
-    return Verdict(HOLDS, figures)
-
-
-def _last_score(claim: Claim, evidence: Evidence) -> tuple[float, float | None] | None:
-    """b's last score on the validation task, and after how many samples if b is trained here; None if not measured."""
-    if claim.b in evidence.logs:
-        curve = learning_curve(evidence.logs[claim.b], claim.score)
-        return (curve[-1].mean, curve[-1].samples) if curve else None
-    if claim.b in evidence.validation and claim.score in evidence.validation[claim.b].scores:
-        return evidence.validation[claim.b].estimate(claim.score).mean, None
-    return None
-
-
-_DECISIONS: dict[str, Callable[[Claim, Evidence], Verdict]] = {
-    "above": _above,
-    "not_above": _not_above,
-    "always_above": _always_above,
-    "reaches": _reaches,
-}
+    method: str
+    """The variant that the others are compared with."""
+    reference: str
+    """The method whose score is the full level, for example the adapter that is transferred, on its own base."""
+    score: str = "identity"
+    fractions: tuple[float, ...] = (0.5, 0.75, 0.9)

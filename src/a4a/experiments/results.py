@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from a4a.evaluation.statistics import Estimate, bootstrap_mean
+from a4a.errors import InputError
+from a4a.evaluation.resampling import ScoreCurve
+from a4a.evaluation.statistics import Estimate, bootstrap_mean, nan_mean
 from a4a.training.log import read_log
 
+LOG_COLUMNS = {"step", "samples", "loss", "samples_per_second"}
+"""The columns of a log that are no scores."""
 Log = list[dict[str, float]]
 """The rows of one run's `log.csv`."""
 
@@ -74,30 +78,36 @@ def read_logs(folder: Path, seeds: Sequence[int]) -> list[Log]:
     return [read_log(file) for seed in seeds if (file := folder / f"seed{seed}" / "log.csv").exists()]
 
 
-@dataclass(frozen=True)
-class CurvePoint:
-    """A point of a learning curve. The interval is the range over seeds, or, with one seed, that over subjects."""
+def read_curves(folder: Path, seeds: Sequence[int], scores: Sequence[str]) -> dict[str, ScoreCurve]:
+    """The learning curves of a variant by score, where all seeds that have been trained have it.
 
-    samples: float
-    mean: float
-    low: float
-    high: float
-
-
-def learning_curve(logs: Sequence[Log], score: str) -> list[CurvePoint]:
-    """A score against the sample count, where the logs of all seeds have it."""
-    if not logs:
-        return []
-    runs = [{row["samples"]: row for row in log if score in row} for log in logs]
-    return [
-        _point(samples, [run[samples] for run in runs], score) for samples in sorted(set.intersection(*map(set, runs)))
-    ]
+    Raises InputError for a run that lacks the scores of single subjects.
+    """
+    runs = [_read_run(folder / f"seed{seed}") for seed in seeds if (folder / f"seed{seed}" / "log.csv").exists()]
+    common = sorted(set.intersection(*map(set, runs))) if runs else []
+    if not common:
+        return {}
+    measured = [name for name in scores if all(name in run[samples] for run in runs for samples in common)]
+    return {
+        name: ScoreCurve(
+            np.array(common, dtype=float), np.array([[run[n][name] for n in common] for run in runs]).swapaxes(1, 2)
+        )
+        for name in measured
+    }
 
 
-def _point(samples: float, rows: list[dict[str, float]], score: str) -> CurvePoint:
-    values = [row[score] for row in rows]
-    if len(values) > 1:
-        low, high = min(values), max(values)
-    else:
-        low, high = (rows[0].get(f"{score}.{end}", values[0]) for end in ("low", "high"))
-    return CurvePoint(samples, float(np.mean(values)), low, high)
+def _read_run(folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    """By sample count, the validation scores of a run by name, [subjects]."""
+    rows = [row for row in read_log(folder / "log.csv") if set(row) - LOG_COLUMNS]
+    return {int(row["samples"]): _read_scores(folder / "scores" / f"{int(row['samples']):010d}.json") for row in rows}
+
+
+def _read_scores(file: Path) -> dict[str, np.ndarray]:
+    """Scores of every subject, averaged over its images; those of a whole set have none."""
+    if not file.exists():
+        raise InputError(
+            f"There is no {file}, the validation scores of every subject, which intervals of curves need; "
+            f"train that run again (remove {file.parent.parent})."
+        )
+    found = {name: np.array(v, dtype=float) for name, v in json.loads(file.read_text()).items() if isinstance(v, list)}
+    return {name: values if values.ndim == 1 else nan_mean(values, axis=1) for name, values in found.items()}

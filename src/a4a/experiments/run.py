@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from a4a.errors import InputError
 from a4a.evaluation.evaluate import evaluate
@@ -12,12 +12,12 @@ from a4a.evaluation.generation import Sampling
 from a4a.evaluation.methods import ImagePromptMethod, Method
 from a4a.evaluation.metrics.base import Metric
 from a4a.evaluation.tasks.base import Task
-from a4a.experiments.checks import check_claims, check_metrics, check_variants
-from a4a.experiments.claims import Claim
+from a4a.experiments.checks import check_claims, check_metrics, check_names, check_variants
+from a4a.experiments.claims import Claim, Savings
 from a4a.training import distributed
 from a4a.transfer.recipe import check_recipe
 from a4a.transfer.run import transfer
-from a4a.utils.files import atomic_write, slug
+from a4a.utils.files import atomic_write, slug, write_json
 from a4a.utils.settings import did_you_mean, flat, merged
 
 ARGUMENTS = "arguments.json"
@@ -70,6 +70,9 @@ def experiment(
     scores: list[str] = ["identity"],  # noqa: B006
     description: str = "",
     claims: list[Claim] = [],  # noqa: B006
+    savings: Savings | None = None,
+    paper: dict[str, str] = {},  # noqa: B006
+    part: Literal["headline", "figure", "ablation"] = "figure",
     only: list[str] | None = None,
 ) -> None:
     """Train every variant of a transfer with every seed, and score the adapters; what is finished is not run again.
@@ -85,6 +88,9 @@ def experiment(
         scores: Columns of the logs that the report draws.
         description: Sentences for the report: what this shows in the paper.
         claims: Statements that the report decides.
+        savings: Table of the samples that each variant needs to reach shares of a method's score.
+        paper: By the name of a variant or extra method, what the paper reports of it, in words.
+        part: Where the report shows this: at its head, among the figures, or among the ablations behind them.
         only: Train these variants alone; others are scored where they are finished.
     """
     if not variants or not seeds:
@@ -92,7 +98,9 @@ def experiment(
     for name in only or ():
         if name not in variants:
             raise InputError(f"There is no variant {name!r}{did_you_mean(name, variants)} See variants in the recipe.")
-    check_claims(claims, [*variants, *(final.extra_methods if final else ())], scores)
+    extra_methods = final.extra_methods if final is not None else {}
+    check_claims(claims, savings, variants, extra_methods, scores)
+    check_names("paper", paper, [*variants, *extra_methods])
     runs = [_run(recipe, change, output, name, seed) for name, change in variants.items() for seed in seeds]
     runs = [run for run in runs if not only or run.variant in only or run.is_finished]
     for run in runs:
@@ -105,23 +113,22 @@ def experiment(
         _train(run, title)
     if not distributed.state().is_main_process:
         return
-    facts = {"title": title, "description": description, "scores": scores, "seeds": seeds}
-    _write_manifest(output, facts, recipe, variants, claims)
+    manifest = {  # what `a4a report` reads
+        "title": title,
+        "description": description,
+        "part": part,
+        "variants": {name: slug(name) for name in variants},
+        "seeds": seeds,
+        "scores": scores,
+        "claims": [asdict(claim) for claim in claims],
+        "savings": asdict(savings) if savings else None,
+        "paper": paper,
+    }
+    write_json(output / "experiment.json", manifest, indent=1)
     if final is not None:
         _score_extra_methods(recipe, final, output)
         methods = final.extra_methods | {run.name: _method(run, final.sampling) for run in runs}
         evaluate(final.task, methods, final.metrics, output / "final", batch=final.batch)
-
-
-def _write_manifest(output: Path, facts: dict, recipe: dict, variants: dict, claims: list[Claim]) -> None:
-    """What `a4a report` reads."""
-    manifest = facts | {
-        "variants": {name: slug(name) for name in variants},
-        "claims": [asdict(claim) for claim in claims],
-        "samples": recipe.get("training", {}).get("samples"),
-    }
-    with atomic_write(output / "experiment.json") as file:
-        file.write_text(json.dumps(manifest, indent=1))
 
 
 def _run(recipe: dict, change: dict, output: Path, variant: str, seed: int) -> Run:

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from a4a.evaluation.resampling import ScoreCurve
 from a4a.evaluation.tables import Rows, difference_rows
-from a4a.experiments.claims import Claim, Evidence, Verdict, decide
-from a4a.experiments.results import Log, MethodResult, learning_curve, read_logs, read_results
+from a4a.experiments.claims import Claim, Savings, Verdict
+from a4a.experiments.decisions import decide
+from a4a.experiments.evidence import Evidence
+from a4a.experiments.results import Log, MethodResult, read_curves, read_logs, read_results
+from a4a.experiments.savings import savings_table
 from a4a.utils.images import grid, open_image
 from a4a.web.plots import Curve, curves
 
@@ -58,19 +62,24 @@ def _experiment(folder: Path, name: str, grid_subjects: int) -> Section:
     logs = {variant: runs for variant, runs in logs.items() if runs}
     methods, results = _read(folder / "final", experiment["variants"])
     validation, _ = _read(folder / "validation")
+    savings = Savings(**experiment["savings"]) if experiment["savings"] else None
     claims = [Claim(**claim) for claim in experiment["claims"]]
-    evidence = Evidence(methods, logs, validation)
+    curves = {
+        variant: read_curves(folder / run, experiment["seeds"], experiment["scores"])
+        for variant, run in experiment["variants"].items()
+    }
+    evidence = Evidence(methods, curves, validation, list(experiment["variants"]))
     samples = {variant: int(runs[0][-1]["samples"]) for variant, runs in logs.items()}
     images, columns = _image_grid(methods, folder / "final", grid_subjects)
     return Section(
         name,
         experiment["title"],
         experiment["description"],
-        [_score_table(methods, samples)],
+        [_score_table(methods, samples), *([savings_table(savings, evidence)] if savings else [])],
         images,
         columns,
         f"Seeds {', '.join(map(str, experiment['seeds']))}. {_task_note(results)} {_speed_note(logs)}",
-        {score: _plot(experiment["title"], score, logs, validation) for score in experiment["scores"]},
+        {score: _plot(experiment["title"], score, evidence) for score in experiment["scores"]},
         [(claim.description, decide(claim, evidence)) for claim in claims],
     )
 
@@ -89,17 +98,18 @@ def _read(folder: Path, variants: Mapping[str, str] | None = None) -> tuple[Meth
     return read_results(folder, list(variants or ())) if (folder / "results.json").exists() else ({}, {})
 
 
-def _plot(title: str, score: str, logs: Mapping[str, list[Log]], validation: Methods) -> str:
-    """Learning curves of the variants; the scores of untrained methods as dashed lines."""
-    levels = {method.name: method.estimate(score).mean for method in validation.values() if score in method.scores}
-    lines = [_curve(variant, runs, score) for variant, runs in logs.items()]
-    return curves(title, f"{score}, validation", [line for line in lines if line.samples], levels)
+def _plot(title: str, score: str, evidence: Evidence) -> str:
+    """Learning curves of the variants with their 95 % bands; the scores of untrained methods as dashed lines."""
+    validation = evidence.validation.values()
+    levels = {method.name: method.estimate(score).mean for method in validation if score in method.scores}
+    found = {name: evidence.curve(name, score) for name in evidence.variants}
+    lines = [_curve(name, curve) for name, curve in found.items() if curve is not None]
+    return curves(title, f"{score}, validation", lines, levels)
 
 
-def _curve(name: str, logs: list[Log], score: str) -> Curve:
-    points = learning_curve(logs, score)
-    low, high = [p.low for p in points], [p.high for p in points]
-    return Curve(name, [p.samples for p in points], [p.mean for p in points], low=low, high=high)
+def _curve(name: str, curve: ScoreCurve) -> Curve:
+    low, high = curve.band()
+    return Curve(name, list(curve.samples), list(curve.mean), low=list(low), high=list(high))
 
 
 def _score_table(methods: Methods, samples: Mapping[str, int]) -> Rows:
