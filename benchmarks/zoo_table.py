@@ -9,13 +9,18 @@ from a4a.zoo.registry import MODELS, figures
 ROWS = {
     "ceiling": "a fresh drawing (the ceiling)",
     "sd15-mini": "sd15-mini, text only (the floor)",
-    "ip-adapter-sd15-mini": "PTA on sd15-mini",
+    "ip-adapter-plus-sd15-mini": "PTA (Plus) on sd15-mini",
+    "ip-adapter-sd15-mini": "base family on sd15-mini",
     "pixart-mini": "pixart-mini, text only",
-    "ip-adapter-pixart-mini": "IP-Adapter* on pixart-mini",
-    "a4a-pixart-mini": "**A4A on pixart-mini**",
+    "ip-adapter-plus-pixart-mini": "IP-Adapter* (Plus) on pixart-mini",
+    "a4a-plus-pixart-mini": "**A4A (Plus) on pixart-mini**",
+    "ip-adapter-pixart-mini": "IP-Adapter* (base) on pixart-mini",
+    "a4a-pixart-mini": "A4A (base) on pixart-mini",
     "sdxl-mini": "sdxl-mini, text only",
-    "ip-adapter-sdxl-mini": "PTA-UM on sdxl-mini",
-    "a4a-sdxl-mini": "**A4A on sdxl-mini**",
+    "ip-adapter-plus-sdxl-mini": "PTA-UM (Plus) on sdxl-mini",
+    "a4a-plus-sdxl-mini": "**A4A (Plus) on sdxl-mini**",
+    "ip-adapter-sdxl-mini": "PTA-UM (base) on sdxl-mini",
+    "a4a-sdxl-mini": "A4A (base) on sdxl-mini",
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The zoo's adapters: IP-Adapters trained from scratch, and A4A transfers of one of them."""
 
-import shutil
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -62,5 +62,14 @@ def build_adapter(
     else:
         adapter.set_image_encoder(IMAGE_ENCODER)
         adapter.half().save_pretrained(target)
-    shutil.copy(context.runs / name / "log.csv", target / "log.csv")
+    _copy_scores(context.runs / name / "log.csv", target / "log.csv")
     write_test_scores(context, target, pipe, adapter.float(), training["samples"])
+
+
+def _copy_scores(log: Path, target: Path) -> None:
+    """The rows of a run's log that have scores; those of its other steps would be most of a small adapter's size."""
+    with log.open(newline="") as source, target.open("w", newline="") as output:
+        rows = csv.DictReader(source)
+        writer = csv.DictWriter(output, rows.fieldnames or [])
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["identity"])
