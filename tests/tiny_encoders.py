@@ -124,9 +124,9 @@ def faces(folder, detector=True, recogniser=True, landmarks=True):
     """A tiny antelopev2: a detector with SCRFD's outputs for strides 8, 16, 32, and an encoder of 112 x 112 faces."""
     folder.mkdir(parents=True, exist_ok=True)
     if detector:
-        _save(_detector(landmarks), folder / "scrfd.onnx")
+        save_onnx(_detector(landmarks), folder / "scrfd.onnx")
     if recogniser:
-        _save(_recogniser(), folder / "arcface.onnx")
+        save_onnx(_recogniser(), folder / "arcface.onnx")
     return folder
 
 
@@ -189,7 +189,7 @@ def _recogniser():
     )
 
 
-def _save(graph, path):
+def save_onnx(graph, path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
