@@ -43,8 +43,8 @@ def check(tmp_path, cache):
 
 
 def only_the_source(recipe, **changes):
-    """The recipe, with the source on its base model as the only published adapter that is drawn."""
-    recipe["check"]["adapters"] = {"source": {"model": "zoo:sd15-mini", **changes}}
+    """The recipe, with the source on its base model as the only published adapter, and two samples to overfit."""
+    recipe["check"] |= {"adapters": {"source": {"model": "zoo:sd15-mini", **changes}}, "overfit": 2}
     return recipe
 
 
