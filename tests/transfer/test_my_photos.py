@@ -45,6 +45,11 @@ def test_the_recipe_goes_from_photos_to_scores(in_a_folder_with_photos, capsys):
     splits = {n: set(PreparedDataset(runs / "data", n).column("subject")) for n in ("train", "validation", "test")}
     assert all(splits.values()) and sum(map(len, splits.values())) == SUBJECTS
 
+    assert main(["check", f"{recipes}/transfer.yaml", "--steps", "12", "--training.batch_size", "8"]) == 0
+    assert (
+        len(list((runs / "transfer" / "check").rglob("*.png"))) == 3
+    )  # published adapter, before and after overfitting
+
     few = ["--training.samples", "8", "--training.batch_size", "4", "--evaluation.init_args.sampling.steps", "2"]
     assert main(["transfer", "--config", f"{recipes}/transfer.yaml", *few]) == 0
     rows = list(csv.DictReader((runs / "transfer" / "log.csv").open()))

@@ -27,11 +27,13 @@ def _prepare(values: Values) -> str:
 
 def _plan(values: Values) -> str:
     recipe = values["recipe"]
-    if "recipe" in read_recipe(recipe):
+    content = read_recipe(recipe)
+    if "recipe" in content:
         return f"Next: a4a experiment --config {recipe} --output runs/mine"
+    check = f"then a4a check {recipe} (minutes), " if "check" in content else ""
     return (
         f"Next: a4a transfer --config {recipe} --dry_run (two steps on random weights, no download), "
-        "then without --dry_run."
+        f"{check}then without --dry_run."
     )
 
 

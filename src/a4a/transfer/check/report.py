@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ class Report:
                 self.save()
                 raise
             print(finding.lines(), flush=True)
-            entry["findings"].append(asdict(finding))
+            entry["findings"].append(asdict(replace(finding, look_at="") if finding.passed else finding))
             entry["seconds"] = round(time.perf_counter() - began, 1)
             self.save()
             if not finding.passed:
