@@ -1,5 +1,6 @@
 """Every recipe fits the command that its first lines name."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from a4a.backbones.meta import load_meta_model
 from a4a.cli.arguments import read_arguments
 from a4a.cli.commands import COMMANDS
+from a4a.transfer.meta import build_meta_adapter
+from a4a.transfer.plan import plan_facts
 from a4a.transfer.recipe import check_recipe
 from a4a.utils.arguments import parse_arguments
 from a4a.utils.settings import merged
@@ -44,10 +48,79 @@ def test_the_slurm_script_is_a_script():
     subprocess.run(["bash", "-n", str(ROOT / "recipes" / "accelerate" / "slurm.sh")], check=True)
 
 
-def test_recipes_for_two_gpus_have_the_papers_rates_and_batch():
-    files = [f for f in RECIPES if re.match(r"(identity|object)-to-", f.name)]
-    assert len(files) == 8
-    for file in files:
-        recipe = yaml.safe_load(file.read_text())
-        assert recipe["training"]["batch_size"] == 4
-        assert (recipe["objective"]["rates"]["projection"], recipe["objective"]["rates"]["mapping"]) == (1e-5, 1e-4)
+def settings_of(file):
+    """The arguments of a4a transfer in a recipe; of an experiment, those of each variant."""
+    content = yaml.safe_load(file.read_text())
+    if "recipe" in content:
+        return [merged(content["recipe"], change) for change in content["variants"].values()]
+    return [content] if "training" in content else []
+
+
+REAL = [f for f in RECIPES if "zoo:" not in f.read_text() and settings_of(f)]
+
+
+@pytest.mark.parametrize("file", REAL, ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_real_recipe_trains_on_one_split_and_is_scored_on_another_of_the_same_data(file):
+    for settings in settings_of(file):
+        data, validator = settings["data"]["init_args"], settings["evaluation"]["init_args"]
+        task = validator["task"]["init_args"]
+        assert settings["evaluation"]["class_path"] == "a4a.evaluation.Validator"
+        assert (data["path"], data["split"], task["split"]) == (task["path"], "train", "validation")
+        assert 16 <= task["subjects"] <= 32 and task["generations"] == 1
+        metrics = [metric["class_path"].rpartition(".")[2] for metric in validator["metrics"]]
+        assert "CLIPImageScore" in metrics and ("IDA" in metrics) == ("celeba" in data["path"])
+
+
+def test_recipes_of_the_papers_figures_are_trained_as_the_paper_says():
+    files = [f for f in REAL if f.parent.name == "paper"]
+    assert len(files) == 14
+    for settings in (settings for file in files for settings in settings_of(file)):
+        assert settings["training"]["batch_size"] == 4 and settings["model"] != settings["source"]
+
+
+def test_our_recipes_train_in_two_stages_of_32_samples_a_step_or_more_with_warm_up_and_cosine():
+    stages = sorted(f for f in REAL if f.parent.name == "recipes")
+    assert len(stages) == 12
+    for first, second in zip(stages[::2], stages[1::2], strict=True):
+        one, two = (yaml.safe_load(file.read_text()) for file in (first, second))
+        assert first.stem == f"{second.stem}-512" and two["init"] == f"{one['output']}/adapter" and "init" not in one
+        for recipe, pixels in ((one, 512), (two, 1024)):
+            training = recipe["training"]
+            assert training["batch_size"] * training["gradient_accumulation"] >= 32
+            assert training["schedule"] == "cosine" and training["warmup"] > 0 and training["evaluate_every"] == 10_000
+            assert recipe["evaluation"]["init_args"]["sampling"]["size"] == pixels
+            assert {name: recipe.get(name) for name in ("model", "source", "method", "objective")} == {
+                name: one.get(name) for name in ("model", "source", "method", "objective")
+            }
+
+
+def test_the_published_methods_of_the_figures_keep_or_train_their_source_as_they_say():
+    for number in (5, 6, 7):
+        content = yaml.safe_load((ROOT / f"recipes/paper/figure{number}.yaml").read_text())
+        letter, ours = (merged(content["recipe"], content["variants"][name]) for name in ("A4A", "ours"))
+        assert letter["objective"]["train_source"] and not ours["objective"]["train_source"]
+
+
+@pytest.mark.parametrize("model", ["stabilityai/stable-diffusion-xl-base-1.0", "PixArt-alpha/PixArt-XL-2-1024-MS"])
+def test_every_real_recipe_builds_its_adapter_for_its_model(model):
+    """By shapes alone; the denoiser is built once."""
+    backbone = load_meta_model(model).backbone
+    seen = set()
+    for settings in (settings for file in REAL for settings in settings_of(file) if settings["model"] == model):
+        method = json.dumps(settings.get("method"), sort_keys=True)
+        if method not in seen:
+            seen.add(method)
+            built = check_recipe({"output": "x"} | settings).build(only=("method", "source", "image_encoder"))
+            build_meta_adapter(built["method"], backbone, built["source"], built["image_encoder"])
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("name", ["identity-to-pixart", "paper/identity-to-pixart"])
+def test_a_real_recipe_says_what_a_plan_says(name):
+    file = ROOT / f"recipes/{name}.yaml"
+    facts, misfit = plan_facts(file)
+    assert misfit is None
+    head = re.search(r"By a4a plan: ([\d.]+) GB of GPU memory at batch (\d+)", file.read_text())
+    assert head
+    planned = facts[f"peak at batch {head[2]}, bytes"] + facts["kept free (a guess), bytes"]
+    assert float(head[1]) == pytest.approx(planned / 1e9, abs=0.06)
