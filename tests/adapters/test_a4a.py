@@ -10,6 +10,7 @@ import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.whitening import shrunk_covariance
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
@@ -125,7 +126,7 @@ def test_alignment_that_starts_from_text_gives_each_sites_projection_of_one_shar
 
 def test_the_whitened_projection_recovers_the_same_condition_at_every_base_site(source, pipe):
     adapter = tiny_models.a4a(source, pipe, text=backbone_for(pipe).text_projections())
-    references = torch.randn(300, tiny_models.EMBED)
+    references = torch.randn(3000, tiny_models.EMBED)
     adapter.init_projection(references)
     features = source(references)
     for projection, rows, layers in zip(
@@ -155,6 +156,67 @@ def test_autocast_does_not_change_the_recovered_condition(source, pipe):
     assert rounded.keys[0].dtype == torch.bfloat16
     for a, b in zip(rounded.keys + rounded.values, exact.keys + exact.values, strict=True):
         assert (a.float() - b).norm() < 0.02 * b.norm()
+
+
+def test_few_references_are_whitened_as_many_others_are_too():
+    torch.manual_seed(0)
+    width, means, scales = 48, torch.randn(4, 48), torch.arange(1, 49) ** -0.5
+    draw = lambda count: means + scales * torch.randn(count, 4, width)  # noqa: E731
+    held_out = (draw(200) - means.mean(0)).flatten(0, 1)
+
+    def size(covariance):
+        return (held_out @ torch.linalg.inv(covariance) * held_out).sum(1).mean() / width  # 1: as large as it should be
+
+    few = draw(14)
+    assert size(few.flatten(0, 1).T.cov()) > 3
+    assert 0.5 < size(shrunk_covariance(few)) < 1.5
+    many = draw(3000)
+    torch.testing.assert_close(shrunk_covariance(many), many.flatten(0, 1).T.cov(), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda adapter: adapter.to(torch.bfloat16),
+        lambda adapter: adapter.to("cpu", dtype=torch.float16),
+        lambda adapter: adapter.half(),
+        lambda adapter: nn.ModuleList([adapter]).bfloat16(),
+    ],
+    ids=["to", "to with a device", "half", "as a part of another module"],
+)
+def test_the_weights_stay_in_float32(source, pixart, cast):
+    adapter = tiny_models.a4a(source, pixart)
+    exact = adapter(tiny_models.embeds(2))
+    cast(adapter)
+    assert {p.dtype for p in adapter.parameters()} == {torch.float32}
+    assert same(adapter(tiny_models.embeds(2)), exact)
+    assert adapter.to("meta").device.type == "meta" and adapter.to_empty(device="cpu").device.type == "cpu"
+
+
+def test_a_pipeline_in_16_bits_gives_the_features_of_one_in_32(source, pixart):
+    adapter, embeds = tiny_models.a4a(source, pixart), tiny_models.embeds(2)
+    exact, _ = ImagePromptPipeline(pixart, adapter).features(embeds)
+    own = ImagePromptPipeline(tiny_models.with_own_denoiser(pixart), adapter)
+    own.backbone.denoiser.to(torch.bfloat16)
+    own.adapter.to(torch.bfloat16)
+    assert same(own.features(embeds)[0], exact)
+    assert own.features_for_batch(embeds, 2)[0].keys[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_projection_is_computed_in_full_precision_and_the_users_setting_comes_back(source, pixart, precision):
+    adapter, seen = tiny_models.a4a(source, pixart), []
+    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    for module in (adapter.source, adapter.mapping.projections[0].linears, adapter.mapping.mappings[0]):
+        module.register_forward_pre_hook(lambda *_: seen.append([b.fp32_precision for b in backends]))
+    torch.set_float32_matmul_precision(precision)
+    try:
+        before = [b.fp32_precision for b in backends]
+        adapter(tiny_models.embeds(2))
+        assert torch.get_float32_matmul_precision() == precision and [b.fp32_precision for b in backends] == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == [["ieee", "ieee"], ["ieee", "ieee"], before] and before != ["ieee", "ieee"]
 
 
 @pytest.mark.parametrize(

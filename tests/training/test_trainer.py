@@ -243,6 +243,35 @@ def test_a_nan_loss_stops_the_run_and_names_step_rates_and_samples(straight, tmp
     assert losses(run(tmp_path, resume=True)[1]) == losses(straight[1])
 
 
+def test_a_poisoned_record_is_left_out_by_choice_when_the_run_is_resumed(pixart, sd15, tmp_path, capsys):
+    def go(resume, skip):
+        torch.manual_seed(0)
+        objective, dataset = denoising(pixart, sd15, rates=LearningRates(1e-3, 1e-2, 1e-3))
+        dataset.tensors["latents"][4, 0, 0, 0] = float("nan")
+        options = {"batch_size": 2, "checkpoint_every": 2, "skip_nonfinite": skip, "tensorboard": False}
+        rows = train(objective, dataset, TrainingConfig(samples=12, **options), tmp_path, resume=resume)
+        return objective.adapter, rows
+
+    with pytest.raises(FloatingPointError, match=r"nan at step .* add --training\.skip_nonfinite 1\.$"):
+        go(resume=False, skip=0)
+    with pytest.raises(FloatingPointError, match=r"add --training\.skip_nonfinite 2\.$"):
+        go(resume=True, skip=1)  # the record comes again in the second epoch
+    adapter, rows = go(resume=True, skip=2)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and len(losses(rows)) == 4
+    assert all(p.isfinite().all() for p in adapter.parameters())
+    assert "the step was left out; 0 more may be (skip_nonfinite)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.0}])
+def test_a_step_that_is_left_out_changes_no_weight(tmp_path, options):
+    done = run(tmp_path / "before", 24, objective=NoSlope(), ema_decay=None, schedule="constant", warmup=0, **options)[
+        0
+    ]
+    skipped = {"skip_nonfinite": 1, "ema_decay": None, "schedule": "constant", "warmup": 0, **options}
+    for objective in (NoSlope(), NotANumber()):
+        assert equal(weights(run(tmp_path / type(objective).__name__, 28, objective, **skipped)[0]), weights(done))
+
+
 class NoSlope(Regression):
     """A finite loss whose gradient is not a number, in the second pass of step 7."""
 

@@ -1,7 +1,8 @@
 """A4A: a source adapter, and the all-for-all mapping of its features to the upgraded model's sites."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from a4a.adapters.base import (
     sites_from_config,
     sites_to_config,
 )
+from a4a.adapters.whitening import shrunk_covariance
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
-from a4a.method.coupling import without_autocast
+from a4a.method.coupling import full_precision
 from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
 
@@ -30,6 +32,10 @@ class A4A(ImagePromptAdapter):
 
     The source may be any adapter, another A4A too. The base model itself is never needed. A saved folder holds the
     source's weights as well, since they may have been fine-tuned.
+
+    Its weights stay in float32 whatever the precision of the pipeline (`to`, `half`, `torch_dtype`): the projection
+    inverts the source's layers, and rounding them would change the features by as much as one reference differs from
+    another (`benchmarks/projection_start.py`). The features are cast where they are injected.
 
     Args:
         base: class name and configuration of the source adapter.
@@ -110,25 +116,27 @@ class A4A(ImagePromptAdapter):
         return adapter
 
     @torch.no_grad()
-    def init_projection(self, embeds: Float[Tensor, "references ..."]) -> None:
+    def init_projection(self, embeds: Float[Tensor, "references ..."], rtol: float | None = None) -> None:
         """Start the coupling space projection as the condition of each reference, whitened over a few thousand of them.
 
         A trained condition spends most of its variance on a few directions; whatever else it knows of a reference is
-        then faint in the features, and is learned last. Whitened, all directions start with equal variance, and with
-        the same content at every base site. Needs `sharing="site"`, `coupling`, and a source with a condition encoder
+        then faint in the features, and is learned last. Whitened, all directions start with equal variance, and a site
+        carries as many of them as it is wide (see `CouplingSpaceProjection.init_from_source`). Needs `sharing="site"`, `coupling`, and a source with a condition encoder
         and linear keys and values. **Ours**, not the paper's.
         """
-        condition = self.source.image_projection()(embeds).flatten(0, 1)
-        variance, directions = torch.linalg.eigh(condition.T.cov())
+        condition = self.source.image_projection()(embeds)
+        variance, directions = torch.linalg.eigh(shrunk_covariance(condition))
         whitening = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
         generator = torch.Generator().manual_seed(0)
         rotation = nn.init.orthogonal_(torch.empty(self.mapping.d_scm, len(variance)), generator=generator)
         space = rotation.to(embeds.device) @ whitening.T
         for projection, layers in zip(self.mapping.projections, self.source.key_value_layers(), strict=True):
-            projection.init_from_source([layers[i] for i in self.base_site_indices], space, condition.mean(0))
+            projection.init_from_source(
+                [layers[i] for i in self.base_site_indices], space, condition.mean((0, 1)), rtol
+            )
 
     def forward(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
-        with without_autocast(embeds.device):  # the projection is a pseudo-inverse of the source's layers
+        with full_precision(embeds.device):  # the projection is a pseudo-inverse of the source's layers
             features = self._source_features(embeds.to(self.dtype))
         return self.mapping(features)
 
@@ -140,6 +148,10 @@ class A4A(ImagePromptAdapter):
         features = self.source(embeds)
         keys, values = ([half[i] for i in self.base_site_indices] for half in (features.keys, features.values))
         return SiteFeatures(tuple(keys), tuple(values))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "A4A":
+        """What `to`, `half` and `bfloat16` of this module, and of any module that it is a part of, come down to."""
+        return super()._apply(partial(_but_float32, fn), recurse)
 
     def set_image_encoder(self, name: str) -> None:
         self.source.set_image_encoder(name)
@@ -169,10 +181,19 @@ class A4A(ImagePromptAdapter):
         return [*self._source_parameters(), *(p for p in self.mapping.parameters() if id(p) not in unused)]
 
     def facts(self) -> dict[str, Any]:
-        return {"transferred from": f"{self.source.kind} for {len(self.source.sites)} sites"}
+        source = f"{self.source.kind} for {len(self.source.sites)} sites"
+        return {"transferred from": source, "precision": "float32 in every pipeline"}
 
     def origin(self, model: str | None, source: str | None) -> str:
         return f"It was transferred from {f'`{source}`' if source else 'an IP-Adapter'} by A4A."
+
+
+def _but_float32(change: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Moves a tensor as `change` does, without its cast to 16 bits."""
+    changed = change(tensor)
+    if changed.dtype not in (torch.float16, torch.bfloat16):
+        return changed
+    return tensor.to(changed.device, torch.float32)
 
 
 def _evenly(sites: Sequence[Site], count: int | None) -> list[int]:

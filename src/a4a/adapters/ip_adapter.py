@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter, Linears, sites_from_config, sites_to_config
+from a4a.adapters.conditioning import describe_conditions
 from a4a.adapters.projections import ImageProjection, make_projection
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
@@ -89,4 +90,5 @@ class IPAdapter(ImagePromptAdapter):
         return [p for module in (self.image_proj, *layers) for p in module.parameters()]
 
     def facts(self) -> dict[str, Any]:
-        return {"family": self.image_proj.family}
+        weights = [layer.weight for part in self.key_value_layers() for layer in part]
+        return {"family": self.image_proj.family, "condition numbers": describe_conditions(weights)}

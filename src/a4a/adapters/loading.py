@@ -28,7 +28,7 @@ def load_adapter(path: str | Path, torch_dtype: torch.dtype | None = None) -> Im
     Args:
         path: zoo:NAME, a folder that a4a saved, a published checkpoint, or a hub name of either (`owner/repo`,
             `owner/repo/folder`, `owner/repo/file`).
-        torch_dtype: of the weights; float32 by default.
+        torch_dtype: of the weights; float32 by default, and always for an A4A.
 
     Raises InputError, one sentence, for anything that is no adapter.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from a4a.adapters import formats
+from a4a.adapters.conditioning import describe_conditions
 from a4a.adapters.loading import find_config, load_adapter
 from a4a.adapters.projections import projection_families
 from a4a.backbones.base import denoiser_part, family_of
@@ -12,6 +13,8 @@ from a4a.backbones.loading import empty_model
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import parameter_count
+
+KEYS_VALUES = (".to_k_ip.weight", ".to_v_ip.weight")
 
 
 def inspect(path: str, json: bool = False) -> None:
@@ -45,6 +48,7 @@ def _published(path: str) -> dict[str, Any]:
         "image encoder": found.image_encoder or "see the family's publication",
         "embedding width": found.options.get("image_embed_dim"),
         "text width": found.text_width,
+        "condition numbers": describe_conditions([t for name, t in layers.items() if name.endswith(KEYS_VALUES)]),
         "parameters": sum(t.numel() for t in (*image_proj.values(), *layers.values())),
         **_sites(found.sites),
     }
@@ -93,7 +97,9 @@ def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
 
 def _table(facts: dict[str, Any]) -> str:
     rows = {name: value for name, value in facts.items() if name != "layers" and value is not None}
-    rows["parameters"] = f"{facts['parameters']:,} ({2 * facts['parameters'] / 1e9:.3g} GB in half precision)"
+    size = "{:.3g} GB in float32" if "precision" in facts else "{:.3g} GB in half precision"
+    size = size.format(facts["parameters"] * (4 if "precision" in facts else 2) / 1e9)
+    rows["parameters"] = f"{facts['parameters']:,} ({size})"
     return "\n".join(f"{name:18} {_text(value)}" for name, value in rows.items())
 
 

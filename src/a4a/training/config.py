@@ -37,6 +37,8 @@ class TrainingConfig:
     """Samples between two checkpoints."""
     keep_checkpoints: int = 2
     """Older checkpoints are removed."""
+    skip_nonfinite: int = 0
+    """Leave out up to so many steps whose loss or gradients are not finite; by default the first one stops the run."""
     evaluate_every: int | None = None
     """Samples between two evaluations; only at the start and the end by default."""
     evaluate_at: list[int] = field(default_factory=list)

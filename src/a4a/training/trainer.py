@@ -9,6 +9,7 @@ their losses and whether they were asked to stop, so that all stop at the same s
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -55,7 +56,8 @@ def train(
     With a moving average, the objective holds the averaged weights during `evaluate(samples)`, while `model` is written
     into a checkpoint, and in the end.
     On SIGTERM and Ctrl-C it saves a checkpoint and raises SystemExit. Raises InputError on an empty dataset or a folder
-    that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite.
+    that holds another run and is not resumed, and FloatingPointError on a loss or gradients that are not finite (of more
+    than `skip_nonfinite` steps).
     """
     output = Path(output)
     if len(dataset) == 0:
@@ -89,6 +91,8 @@ class _Run:
             len(dataset), config.seed, samples_per_pass, getattr(dataset, "buckets", None)
         )
         self.state = TrainingState.initial(objective, config, self.total_steps, accelerator.device)
+        self.skipped = 0
+        self.problem: str | None = None
         self._restore(resume)
         self._prepare()
         self.log = MetricLogger(output, accelerator, config.tensorboard, self.samples)
@@ -150,6 +154,9 @@ class _Run:
             losses, signals = self._pass(number, next(batches), stop_signal)
             loss += sum(losses) / len(losses) / passes
             received = int(max(received, *signals))
+        if self.problem is not None:
+            self._report_skipped(self.problem)
+        self.problem = None
         self.state.advance()
         return loss, received
 
@@ -165,14 +172,15 @@ class _Run:
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 self._clip_gradients(number)
-            optimizer.step()
+            if self.problem is None or accelerator.scaler is not None:  # fp16's scaler leaves such steps out itself
+                optimizer.step()
             optimizer.zero_grad()
         return losses, signals
 
     def _check_losses(self, losses: list[float], number: int) -> None:
         for process, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise self._not_finite(f"The loss is {loss}", self._indices(number, process))
+                self._skip_or_raise(f"The loss is {loss}", self._indices(number, process))
 
     def _clip_gradients(self, number: int) -> None:
         """Clips the norm of the gradients after the last pass of a step, whose number is given."""
@@ -182,14 +190,29 @@ class _Run:
         if self.accelerator.scaler is None and not math.isfinite(norm):  # fp16's scaler skips such steps itself
             passes = range(number + 1 - self.config.gradient_accumulation, number + 1)
             indices = torch.cat([self.sampler.take(n) for n in passes])
-            raise self._not_finite(f"The norm of the gradients is {norm}", indices)
+            self._skip_or_raise(f"The norm of the gradients is {norm}", indices)
+
+    def _skip_or_raise(self, problem: str, indices: Tensor) -> None:
+        """Marks this step as one to leave out, where `skip_nonfinite` allows another one; raises otherwise."""
+        if self.problem is not None:
+            return
+        if self.skipped == self.config.skip_nonfinite:
+            raise self._not_finite(problem, indices)
+        self.skipped += 1
+        self.problem = f"{problem} at step {self.state.step + 1} (samples {indices.tolist()})"
+
+    def _report_skipped(self, problem: str) -> None:
+        if self.accelerator.is_main_process:
+            left = self.config.skip_nonfinite - self.skipped
+            tqdm.write(f"{problem}: the step was left out; {left} more may be (skip_nonfinite).", file=sys.stderr)
 
     def _not_finite(self, problem: str, indices: Tensor) -> FloatingPointError:
         rates = ", ".join(f"{name} {rate:g}" for name, rate in self.state.learning_rates().items())
         saved = checkpoint.existing(self.checkpoints)
         return FloatingPointError(
             f"{problem} at step {self.state.step + 1} (learning rates: {rates}; samples {indices.tolist()}); "
-            f"the last good checkpoint is {saved[-1] if saved else 'none'}."
+            f"the last good checkpoint is {saved[-1] if saved else 'none'}. The same batch comes again with --resume; "
+            f"to leave out {self.skipped + 1} such steps, add --training.skip_nonfinite {self.skipped + 1}."
         )
 
     def _indices(self, number: int, process: int) -> Tensor:
@@ -214,6 +237,8 @@ class _Run:
         """Writes a row of the log, with scores where an evaluation is due."""
         rate = throughput.samples_per_second
         row = {"step": self.state.step, "samples": self.samples, "loss": loss, "samples_per_second": rate}
+        if not math.isfinite(loss):
+            del row["loss"]  # of a step that was left out
         if self.evaluate is not None and self._is_evaluation_due():
             with throughput.paused():
                 row |= self._evaluate(self.evaluate)

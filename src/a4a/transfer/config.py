@@ -9,6 +9,7 @@ import torch
 
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter, sites_to_config
+from a4a.adapters.conditioning import describe_conditions
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.projections import projection_families
 from a4a.backbones import Backbone
@@ -20,7 +21,7 @@ from a4a.method.linears import Sharing
 from a4a.method.mapping import Connectivity
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import ObjectiveConfig
-from a4a.training.distributed import shard
+from a4a.training.distributed import shard, state
 
 Adapter = TypeVar("Adapter", bound=ImagePromptAdapter)
 
@@ -109,8 +110,12 @@ class A4AConfig(AdapterConfig[A4A]):
         return A4A.from_source(source, backbone.sites, text_projections, **self._adapter_options())
 
     def init_from_data(self, adapter: A4A, dataset: EncodedDataset) -> None:
-        if self.whiten_init:
-            adapter.init_projection(dataset.references(REFERENCES))
+        if not self.whiten_init:
+            return
+        if state().is_main_process:
+            weights = [layer.weight for part in adapter.source.key_value_layers() for layer in part]
+            print(f"The projection starts from the source's layers; condition numbers: {describe_conditions(weights)}.")
+        adapter.init_projection(dataset.references(REFERENCES))
 
     def _adapter_options(self) -> dict[str, Any]:
         names = {field.name for field in fields(self)} - {"text_init", "whiten_init"}
