@@ -1,4 +1,6 @@
+import csv
 import json
+import re
 import shutil
 from functools import wraps
 
@@ -14,6 +16,7 @@ from a4a.utils.settings import merged
 RECIPE = {
     "title": "To a transformer",
     "description": "What the paper shows.",
+    "part": "headline",
     "recipe": {
         "model": "zoo:pixart-mini",
         "source": "zoo:ip-adapter-sd15-mini",
@@ -107,11 +110,24 @@ def test_variants_and_seeds_become_curves_a_table_and_verdicts(tmp_path, capsys,
         "copier",
         "cannot be told",
         "A4A comes to",
+        "| the paper copies nothing |",
+        "identity 1",
         "Seeds 0, 1",
     ):
         assert words in text, words
-    assert (tmp_path / "page" / "figure7-identity.svg").exists() and (tmp_path / "page" / "figure7.png").exists()
-    assert page.count("<svg") == 1 and "A4A reaches the copier." in page and 'src="data:image/png' in page
+    for parts in (
+        ("To a transformer: samples", "Claims", "### To a transformer"),
+        ("<svg", "not reached by 16", "<h3 id"),
+    ):
+        whole = text if parts[1] == "Claims" else page
+        assert sorted(map(whole.index, parts)) == [whole.index(part) for part in parts]  # the main things come first
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {"figure7-identity.svg", "figure7-preview.webp", "figure7.webp", "figure7-curves.csv"} == set(links)
+    assert all((tmp_path / "page" / link).is_file() for link in links)
+    points = list(csv.DictReader((tmp_path / "page" / "figure7-curves.csv").open()))
+    assert [(p["method"], p["samples"]) for p in points[:3]] == [("A4A", "0"), ("A4A", "8"), ("A4A", "16")]
+    assert all(float(p["low"]) <= float(p["mean"]) <= float(p["high"]) for p in points)
+    assert page.count("<svg") == 1 and page.count('src="data:image/webp') == 2 and "A4A reaches the copier." in page
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path):
         "64 training samples",
     ):
         assert words in page, words
-    pictures = page.count('src="data:image/png')
+    pictures = page.count('src="data:image/webp')
     assert pictures > 3 * 5 + 3 * 4
     # a second demo starts anew: it never resumes
     log = (tmp_path / "run" / "log.csv").read_text()

@@ -199,7 +199,7 @@ COMMANDS = {
         summary="Make one self-contained page from all experiments and evaluations below a folder.",
         options={
             "--runs FOLDER": "with outputs of a4a experiment and a4a evaluate",
-            "--output FOLDER": "for index.html, README.md and their plots (report)",
+            "--output FOLDER": "for index.html, README.md, their plots, and the curves as CSV (report)",
             "--title TEXT": "heading of the page",
             "--grid_subjects N": "subjects in each grid of images (8)",
         },

@@ -63,9 +63,9 @@ def _compare_final_scores(claim: Claim, evidence: Evidence, judge: Callable[[flo
     share = 1.0 if claim.fraction is None else claim.fraction
     differences = _seed_differences(a, share * b)
     difference = mean_over_seeds(differences)
-    other = f"{share:g} times {claim.b}'s" if claim.fraction else f"{claim.b}'s"
-    levels = f"{pair[0].estimate(claim.score).mean:.3f} against {other} {pair[1].estimate(claim.score).mean:.3f}"
-    figures = f"{claim.score} {levels}, difference {difference.signed()}"
+    own, other = (f"{method.estimate(claim.score).mean:.3f} ({method.name})" for method in pair)
+    times = f"{share:g} times " if claim.fraction else ""
+    figures = f"{claim.score} {own} against {times}{other}, difference {difference.signed()}"
     if len(differences) > 1:
         figures += f" (by seed {', '.join(f'{np.nanmean(seed):+.3f}' for seed in differences)})"
     return Verdict(judge(difference.low, difference.high), figures)

@@ -25,7 +25,7 @@ from a4a.transfer.config import A4AConfig, Precision, TransferSettings
 from a4a.transfer.run import train_adapter
 from a4a.utils.files import atomic_write
 from a4a.web.pages import data_url, render
-from a4a.web.plots import Curve, curves
+from a4a.web.plots import KNOWN_COLOURS, Curve, Level, curves
 from a4a.zoo.build import build, read_recipe
 from a4a.zoo.dataset import WorldImages
 from a4a.zoo.evaluation import SAMPLING, WorldTask, WorldValidator
@@ -197,20 +197,22 @@ def _grid(
 def _plots(live_log: Path, zoo: Path) -> list[str]:
     """SVGs of identity against samples: the live run beside the recorded ones, for each upgraded model."""
 
-    def curve(label: str, log: Path, live: bool = False) -> Curve:
+    def curve(method: str, log: Path, live: bool = False) -> Curve:
         rows = [r for r in read_log(log) if "identity" in r]
-        return Curve(label, [r["samples"] for r in rows], [r["identity"] for r in rows], live)
+        label = f"{method}, {'live' if live else 'recorded'}"
+        return Curve(label, [r["samples"] for r in rows], [r["identity"] for r in rows], KNOWN_COLOURS[method], live)
 
     def recorded(folders: dict[str, str]) -> list[Curve]:
         logs = {label: zoo / folder / "log.csv" for label, folder in folders.items()}
-        return [curve(f"{label}, recorded", log) for label, log in logs.items() if log.is_file()]
+        return [curve(label, log) for label, log in logs.items() if log.is_file()]
 
-    level = {"PTA on its own base": figures(PTA, zoo)["identity"]["mean"]}
+    pta = "PTA on its base"
+    level = [Level(pta, figures(PTA, zoo)["identity"]["mean"], KNOWN_COLOURS[pta])]
     to_pixart = [
-        curve("A4A, live", live_log, live=True),
+        curve("A4A", live_log, live=True),
         *recorded({"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini"}),
     ]
-    to_sdxl = recorded({"A4A": "a4a-sdxl-mini", "PTA-UM from scratch": "ip-adapter-sdxl-mini"})
+    to_sdxl = recorded({"A4A": "a4a-sdxl-mini", "PTA-UM": "ip-adapter-sdxl-mini"})
     plots = {"To the transformer": to_pixart, "To the larger U-Net": to_sdxl}
     return [curves(title, "identity, validation subjects", lines, level) for title, lines in plots.items() if lines]
 

@@ -8,15 +8,24 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+WEBP = {"format": "WEBP", "quality": 80, "method": 6}
+"""A tenth of the size of PNG, and no artefact that shows."""
+
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of this folder. A name that the template uses and `values` lacks is an error."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string((Path(__file__).parent / template).read_text()).render(**values)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def data_url(image: Image.Image) -> str:
-    """A PNG that an `<img>` can hold in its `src`."""
+    """A WebP that an `<img>` can hold in its `src`."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, **WEBP)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,10 +1,10 @@
 """Sections of a report: what one experiment or one evaluation shows."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -17,9 +17,13 @@ from a4a.experiments.evidence import Evidence
 from a4a.experiments.results import Log, MethodResult, read_curves, read_logs, read_results
 from a4a.experiments.savings import savings_table
 from a4a.utils.images import grid, open_image
-from a4a.web.plots import Curve, curves
+from a4a.web.plots import Colours, Curve, Level, curves
 
 Methods = dict[str, MethodResult]
+PARTS = ("headline", "figure", "ablation")
+"""The order of sections on the page."""
+PREVIEW_ROWS = 4
+"""Subjects in the image grids at the head of the page."""
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Section:
     name: str
     """Name for anchors and files, unique in a report."""
     title: str
+    part: Literal["headline", "figure", "ablation"]
     description: str
     tables: list[Rows]
     images: Image.Image | None
@@ -37,18 +42,30 @@ class Section:
     note: str
     plots: dict[str, str] = field(default_factory=dict)
     """SVGs by the score that they show."""
-    verdicts: list[tuple[str, Verdict]] = field(default_factory=list)
-    """Claims in words, and what was found."""
+    curves: Rows = field(default_factory=list)
+    """The figures of the plots."""
+    savings: Rows = field(default_factory=list)
+    """Samples to reach shares of a score."""
+    verdicts: list[tuple[Claim, Verdict]] = field(default_factory=list)
+
+    @property
+    def preview(self) -> Image.Image | None:
+        """The first rows of the image grid."""
+        if self.images is None:
+            return None
+        side = self.images.width // len(self.columns)
+        return self.images.crop((0, 0, self.images.width, min(PREVIEW_ROWS * side, self.images.height)))
 
 
 def find_sections(runs: Path, grid_subjects: int) -> list[Section]:
-    """All experiments below a folder, then all evaluations that are not part of one."""
+    """All experiments below a folder, and all evaluations that are not part of one, in the order of PARTS."""
+    colours = Colours()
     experiments = sorted(file.parent for file in runs.rglob("experiment.json"))
     parts = {folder / part for folder in experiments for part in ("final", "validation")}
     evaluations = sorted(file.parent for file in runs.rglob("results.json") if file.parent not in parts)
-    return [_experiment(folder, _name(folder, runs), grid_subjects) for folder in experiments] + [
-        _evaluation(folder, _name(folder, runs), grid_subjects) for folder in evaluations
-    ]
+    sections = [_experiment(folder, _name(folder, runs), grid_subjects, colours) for folder in experiments]
+    sections += [_evaluation(folder, _name(folder, runs), grid_subjects) for folder in evaluations]
+    return sorted(sections, key=lambda section: PARTS.index(section.part))
 
 
 def _name(folder: Path, runs: Path) -> str:
@@ -56,41 +73,41 @@ def _name(folder: Path, runs: Path) -> str:
     return "-".join(folder.relative_to(runs).parts) or folder.name
 
 
-def _experiment(folder: Path, name: str, grid_subjects: int) -> Section:
+def _experiment(folder: Path, name: str, grid_subjects: int, colours: Colours) -> Section:
     experiment = json.loads((folder / "experiment.json").read_text())
-    logs = {variant: read_logs(folder / run, experiment["seeds"]) for variant, run in experiment["variants"].items()}
+    variants, seeds, scores = experiment["variants"], experiment["seeds"], experiment["scores"]
+    logs = {variant: read_logs(folder / run, seeds) for variant, run in variants.items()}
     logs = {variant: runs for variant, runs in logs.items() if runs}
-    methods, results = _read(folder / "final", experiment["variants"])
+    methods, results = _read(folder / "final", variants)
     validation, _ = _read(folder / "validation")
-    savings = Savings(**experiment["savings"]) if experiment["savings"] else None
-    claims = [Claim(**claim) for claim in experiment["claims"]]
-    curves = {
-        variant: read_curves(folder / run, experiment["seeds"], experiment["scores"])
-        for variant, run in experiment["variants"].items()
-    }
-    evidence = Evidence(methods, curves, validation, list(experiment["variants"]))
+    measured = {variant: read_curves(folder / run, seeds, scores) for variant, run in variants.items()}
+    evidence = Evidence(methods, measured, validation, list(variants))
     samples = {variant: int(runs[0][-1]["samples"]) for variant, runs in logs.items()}
     images, columns = _image_grid(methods, folder / "final", grid_subjects)
+    savings = experiment["savings"]
+    claims = [Claim(**claim) for claim in experiment["claims"]]
     return Section(
         name,
         experiment["title"],
+        experiment["part"],
         experiment["description"],
-        [_score_table(methods, samples), *([savings_table(savings, evidence)] if savings else [])],
+        [_score_table(methods, samples, experiment["paper"])],
         images,
         columns,
-        f"Seeds {', '.join(map(str, experiment['seeds']))}. {_task_note(results)} {_speed_note(logs)}",
-        {score: _plot(experiment["title"], score, evidence) for score in experiment["scores"]},
-        [(claim.description, decide(claim, evidence)) for claim in claims],
+        f"Seeds {', '.join(map(str, seeds))}. {_task_note(results)} {_speed_note(logs)}",
+        plots={score: _plot(experiment["title"], score, evidence, colours) for score in scores},
+        curves=_curve_rows(evidence, scores),
+        savings=savings_table(Savings(**savings), evidence) if savings else [],
+        verdicts=[(claim, decide(claim, evidence)) for claim in claims],
     )
 
 
 def _evaluation(folder: Path, name: str, grid_subjects: int) -> Section:
     methods, results = _read(folder)
-    tables = [_score_table(methods, {}), difference_rows(results)]
+    tables = [_score_table(methods, {}, results["paper"]), difference_rows(results)]
     images, columns = _image_grid(methods, folder, grid_subjects)
-    return Section(
-        name, results["title"], results["description"], list(filter(None, tables)), images, columns, _task_note(results)
-    )
+    note = _task_note(results)
+    return Section(name, results["title"], "figure", results["description"], tables, images, columns, note)
 
 
 def _read(folder: Path, variants: Mapping[str, str] | None = None) -> tuple[Methods, dict[str, Any]]:
@@ -98,51 +115,57 @@ def _read(folder: Path, variants: Mapping[str, str] | None = None) -> tuple[Meth
     return read_results(folder, list(variants or ())) if (folder / "results.json").exists() else ({}, {})
 
 
-def _plot(title: str, score: str, evidence: Evidence) -> str:
+def _plot(title: str, score: str, evidence: Evidence, colours: Colours) -> str:
     """Learning curves of the variants with their 95 % bands; the scores of untrained methods as dashed lines."""
-    validation = evidence.validation.values()
-    levels = {method.name: method.estimate(score).mean for method in validation if score in method.scores}
+    untrained = [method for method in evidence.validation.values() if score in method.scores]
+    colour = colours.of([*evidence.variants, *(method.name for method in untrained)])
     found = {name: evidence.curve(name, score) for name in evidence.variants}
-    lines = [_curve(name, curve) for name, curve in found.items() if curve is not None]
-    return curves(title, f"{score}, validation", lines, levels)
+    lines = [_curve(name, curve, colour[name]) for name, curve in found.items() if curve is not None]
+    levels = [Level(method.name, method.estimate(score).mean, colour[method.name]) for method in untrained]
+    return curves(title, f"{score}, validation subjects", lines, levels)
 
 
-def _curve(name: str, curve: ScoreCurve) -> Curve:
+def _curve(name: str, curve: ScoreCurve, colour: str) -> Curve:
     low, high = curve.band()
-    return Curve(name, list(curve.samples), list(curve.mean), low=list(low), high=list(high))
+    return Curve(name, list(curve.samples), list(curve.mean), colour, low=list(low), high=list(high))
 
 
-def _score_table(methods: Methods, samples: Mapping[str, int]) -> Rows:
-    """A row per method: training samples, seeds, scores, and what an image costs."""
+def _curve_rows(evidence: Evidence, scores: list[str]) -> Rows:
+    """Every point of every curve, with the ends of its 95 % interval."""
+    rows = [["method", "score", "seeds", "subjects", "samples", "mean", "low", "high"]]
+    for name in evidence.variants:
+        for score in scores:
+            if (curve := evidence.curve(name, score)) is not None:
+                facts = [name, score, str(curve.seeds), str(curve.values.shape[1])]
+                points = zip(curve.samples, curve.mean, *curve.band(), strict=True)
+                rows += [[*facts, f"{point[0]:.0f}", *(f"{value:.4f}" for value in point[1:])] for point in points]
+    return rows
+
+
+def _score_table(methods: Methods, samples: Mapping[str, int], paper: Mapping[str, str]) -> Rows:
+    """A row per method: training samples, seeds, scores, what the paper reports, and what an image costs."""
     scores = list(dict.fromkeys(score for m in methods.values() for score in (*m.scores, *m.set_scores)))
     has_gpu = any(method.cost["peak_gpu_bytes"] for method in methods.values())
-    head = [
-        "method",
-        "samples",
-        "seeds",
-        *scores,
-        "parameters",
-        "base calls",
-        "s/image",
-        *(["GPU GB"] if has_gpu else []),
-    ]
-    rows = [head]
-    for method in methods.values():
+
+    def cells(method: MethodResult) -> Iterator[str]:
         cost, trained = method.cost, samples.get(method.name)
         measured = {*method.scores, *method.set_scores}
-        rows.append(
-            [
-                method.name,
-                f"{trained:,}" if trained else "",
-                str(method.seeds),
-                *(str(method.estimate(score)) if score in measured else "" for score in scores),
-                f"{cost['parameters']:,}",
-                str(cost["base_calls"]),
-                "" if cost["seconds_per_image"] is None else f"{cost['seconds_per_image']:.2f}",
-                *([f"{(cost['peak_gpu_bytes'] or 0) / 1e9:.1f}"] if has_gpu else []),
-            ]
-        )
-    return rows if methods else []
+        yield method.name
+        if samples:
+            yield f"{trained:,}" if trained else ""
+            yield str(method.seeds)
+        yield from (str(method.estimate(score)) if score in measured else "" for score in scores)
+        if paper:
+            yield paper.get(method.name, "")
+        yield f"{cost['parameters']:,}"
+        yield str(cost["base_calls"])
+        yield "" if cost["seconds_per_image"] is None else f"{cost['seconds_per_image']:.2f}"
+        if has_gpu:
+            yield f"{(cost['peak_gpu_bytes'] or 0) / 1e9:.1f}"
+
+    head = ["method", *(["samples", "seeds"] if samples else []), *scores, *(["the paper"] if paper else [])]
+    head += ["parameters", "base calls", "s/image", *(["GPU GB"] if has_gpu else [])]
+    return [head, *(list(cells(method)) for method in methods.values())] if methods else []
 
 
 def _image_grid(methods: Methods, folder: Path, subjects: int) -> tuple[Image.Image | None, list[str]]:
@@ -163,8 +186,8 @@ def _task_note(results: dict[str, Any]) -> str:
         return ""
     task = results["task"]
     return (
-        f"{task['subjects']} subjects x {task['generations']} images, noise seed {task['seed']}; 95 % intervals: "
-        f"bootstrap over subjects for scores, over training seeds and subjects for differences. {results['machine']}; "
+        f"{task['subjects']} subjects x {task['generations']} images, noise seed {task['seed']}; 95 % intervals, of "
+        f"scores over subjects, of curves and differences over training seeds and subjects. {results['machine']}; "
         f"seconds as measured then, other jobs may have run."
     )
 
