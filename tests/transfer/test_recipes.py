@@ -12,11 +12,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from a4a.backbones.meta import load_meta_model
 from a4a.cli.arguments import read_arguments
 from a4a.cli.commands import COMMANDS
+from a4a.cli.main import main
+from a4a.data import ImageFolderDataset, PreparedDataset
+from a4a.evaluation import PreparedTask
 from a4a.transfer.meta import build_meta_adapter
 from a4a.transfer.plan import plan_facts
 from a4a.transfer.recipe import check_recipe
 from a4a.utils.arguments import parse_arguments
 from a4a.utils.settings import merged
+from prepare_resume import random_image
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -53,6 +57,7 @@ def settings_of(file):
     content = yaml.safe_load(file.read_text())
     if "recipe" in content:
         return [merged(content["recipe"], change) for change in content["variants"].values()]
+    content.pop("check", None)  # which a4a check reads
     return [content] if "training" in content else []
 
 
@@ -123,3 +128,47 @@ def test_a_real_recipe_says_what_a_plan_says():
     assert head
     planned = facts[f"peak at batch {head[2]}, bytes"] + facts["kept free (a guess), bytes"]
     assert float(head[1]) == pytest.approx(planned / 1e9, abs=0.06)
+
+
+PERSONS, PHOTOS = 24, 2
+
+
+@pytest.fixture(scope="module")
+def celeba(tmp_path_factory):
+    """CelebAMask-HQ as unpacked, of noise: two photos of each person, in another order than the persons'."""
+    folder = tmp_path_factory.mktemp("celeba")
+    images = folder / "CelebAMask-HQ" / "CelebA-HQ-img"
+    images.mkdir(parents=True)
+    persons = {number: str(number * 7 % PERSONS) for number in range(PERSONS * PHOTOS)}
+    for number in persons:
+        random_image(number, 48, 48).save(images / f"{number}.jpg", quality=95)
+    mapping = [f"{number} {number} {number:06d}.jpg" for number in persons]
+    (folder / "CelebAMask-HQ" / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
+        "\n".join(["idx orig_idx file", *mapping])
+    )
+    lines = [f"{number:06d}.jpg {person}" for number, person in persons.items()]
+    (folder / "identity_CelebA.txt").write_text("\n".join(lines))
+    return folder
+
+
+def test_one_command_makes_the_faces_of_the_papers_recipes_and_no_person_is_in_two_splits(
+    celeba, tmp_path, monkeypatch
+):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    words = f"--source.init_args.path {celeba}/CelebAMask-HQ --source.init_args.identities {celeba}/identity_CelebA.txt"
+    tiny = "--caption null --source.init_args.text face --crop.size 16 --check.minimum 16 --encode.precision float32"
+    models = "--encode.model zoo:pixart-mini --encode.image_encoders.clip zoo:clip-large/image_encoder"
+    assert main(["prepare", "--config", "recipes/prepare-celeba.yaml", *f"{words} {tiny} {models}".split()]) == 0
+    data = Path("data/celeba-sdxl")
+    persons = {}
+    for split in ("train", "validation", "test"):
+        folder = data / "images" / split
+        persons[split] = {path.name for path in folder.iterdir() if path.is_dir()}
+        assert persons[split] == set(PreparedDataset(data, split).column("subject"))
+        assert len(list(folder.glob("*/*.jpg"))) == PHOTOS * len(persons[split])
+    assert sum(map(len, persons.values())) == len(set.union(*persons.values())) == PERSONS
+    task = PreparedTask(data, "test", subjects=100)
+    assert set(task.subjects) == persons["test"] and set(task.prompts) == {"face"}
+    assert task.held_out_photo(0) != task.references[0]
+    assert len(ImageFolderDataset(data / "images" / "train", 16)) == PHOTOS * len(persons["train"])

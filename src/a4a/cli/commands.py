@@ -164,7 +164,7 @@ COMMANDS = {
         summary="Let several methods draw the same task, score them, and write tables and image grids.",
         options={
             "--config RECIPE": "YAML file with these options; those on the command line come on top",
-            "--task CLASS": "what is drawn: FolderTask with --task.path FOLDER and --task.prompts FILE",
+            "--task CLASS": "what is drawn: PreparedTask with --task.path of prepared data, FolderTask with --task.prompts, ...",
             "--methods.NAME CLASS": "a method: ImagePromptMethod with --methods.NAME.model and .adapter, ...",
             "--metrics LIST": "what is scored, for example [CLIPImageScore, CLIPTextScore]",
             "--output FOLDER": "for images, scores.csv, results.json and table.md",

@@ -50,7 +50,7 @@ def evaluate(
     Images stay in the output folder: a run that was stopped goes on, and a further metric generates nothing again.
 
     Args:
-        task: References and prompts, for example class_path FolderTask with path and prompts.
+        task: References and prompts, for example class_path PreparedTask with the path of what a4a prepare made.
         methods: What is compared, by name, for example class_path ImagePromptMethod with model and adapter.
         metrics: What is scored, for example class_path CLIPImageScore.
         output: Folder for images, scores.csv, results.json and table.md.
