@@ -345,6 +345,21 @@ def test_the_upgraded_model_reads_nothing_and_the_noises_are_independent(prompte
     assert differ(seen["base"][0], seen["upgraded"][0])
 
 
+def test_gradient_checkpointing_changes_no_gradient(prompted, sdxl):
+    found = []
+    for checkpointing in (False, True):
+        objective, dataset = mapping(prompted, sdxl)
+        if checkpointing:
+            objective._upgraded.denoiser.enable_gradient_checkpointing()
+        torch.manual_seed(0)
+        try:
+            objective(dataset.batch(torch.arange(2))).backward()
+        finally:
+            objective._upgraded.denoiser.disable_gradient_checkpointing()
+        found.append({name: p.grad for name, p in objective.mapper.named_parameters()})
+    assert any(grad.any() for grad in found[0].values()) and equal(*found)
+
+
 def test_training_resumes_bit_for_bit(prompted, sdxl, tmp_path):
     def go(output, samples, resume=False):
         objective, dataset = mapping(prompted, sdxl)
@@ -374,7 +389,9 @@ def test_from_folders_to_a_mapper(prompted, sdxl, tmp_path):
         TrainingConfig(samples=4, batch_size=2, tensorboard=False),
         ImageFolderDataset(tmp_path / "data", size=32),
     )
-    mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", images, tmp_path / "run", training=config)
+    options = {"training": config, "frozen": "bfloat16", "gradient_checkpointing": True}
+    mapper = train_x_adapter(tmp_path / "base", tmp_path / "large", images, tmp_path / "run", **options)
+    assert mapper.dtype == torch.float32 and all(p.isfinite().all() for p in mapper.parameters())
     for folder in ("x_adapter", "checkpoints/last"):
         assert equal(weights(XAdapter.from_pretrained(tmp_path / "run" / folder)), weights(mapper))
 

@@ -34,8 +34,8 @@ class A4A(ImagePromptAdapter):
     source's weights as well, since they may have been fine-tuned.
 
     Its weights stay in float32 whatever the precision of the pipeline (`to`, `half`, `torch_dtype`): the projection
-    inverts the source's layers, and rounding them would change the features by as much as one reference differs from
-    another (`benchmarks/projection_start.py`). The features are cast where they are injected.
+    inverts the source's layers, and rounded to bfloat16 it makes features wrong by more than half of what tells
+    references apart (`benchmarks/projection_start.py`). The features are cast where they are injected.
 
     Args:
         base: class name and configuration of the source adapter.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from a4a.data.base import TrainingImages
 from a4a.training.base import Batch, Dataset, Objective
 from a4a.training.checkpoint import SavedModel
 from a4a.training.config import TrainingConfig
+from a4a.training.distributed import process_device, state
 from a4a.training.trainer import train
 from a4a.utils.files import atomic_write
-from a4a.utils.modules import default_device
 
 
 class Joined:
@@ -110,6 +110,8 @@ def train_x_adapter(
     training: TrainingConfig = TrainingConfig(),
     cache: Path | None = None,
     resume: bool = False,
+    frozen: Literal["float32", "bfloat16", "float16"] = "float32",
+    gradient_checkpointing: bool = False,
 ) -> XAdapter:
     """Train X-Adapter's mapper from a base model's U-Net to an upgraded model's; X-Adapter is a baseline of the paper.
 
@@ -122,22 +124,29 @@ def train_x_adapter(
         training: Samples, batch, schedule, checkpoints.
         cache: Folder for encodings of the data; output/cache by default.
         resume: Continue the run in output.
+        frozen: Precision of the two models; the mapper stays float32.
+        gradient_checkpointing: Recompute the upgraded model's blocks in the backward pass: less memory, slower steps.
     """
     output = Path(output)
-    device: Any = default_device()
+    device = process_device()
+    dtype: torch.dtype = getattr(torch, frozen)
     base_backbone, upgraded_backbone = (
-        backbone_for(load_pipeline(path, parts="unfiltered").to(device)) for path in (base, model)
+        backbone_for(load_pipeline(path, dtype, parts="unfiltered").to(device)) for path in (base, model)
     )
     torch.manual_seed(training.seed)
     mapper = XAdapter.between(base_backbone.denoiser, upgraded_backbone.denoiser).to(device)
     objective = XAdapterMapping(base_backbone, upgraded_backbone, mapper, learning_rate)
-    dataset = _encoded(data, base_backbone, upgraded_backbone, Path(cache) if cache else output / "cache")
+    if gradient_checkpointing:
+        upgraded_backbone.denoiser.enable_gradient_checkpointing()
+    with state().main_process_first():  # the other processes then find its cache
+        dataset = _encoded(data, base_backbone, upgraded_backbone, Path(cache) if cache else output / "cache")
 
     saved = SavedModel("mapper", lambda folder, _: mapper.save_pretrained(folder))
     train(objective, dataset, training, output, resume=resume, description=output.name, model=saved)
     mapper.eval()
-    with atomic_write(output / "x_adapter") as temporary:
-        mapper.save_pretrained(temporary)
+    if state().is_main_process:
+        with atomic_write(output / "x_adapter") as temporary:
+            mapper.save_pretrained(temporary)
     return mapper
 
 

@@ -217,6 +217,8 @@ COMMANDS = {
             "--output FOLDER": "for the mapper (FOLDER/x_adapter), log.csv and checkpoints",
             "--learning_rate RATE": "of the mapper (1e-5)",
             "--training.samples N": "training samples; also --training.batch_size, --training.seed, ...",
+            "--frozen DTYPE": "precision of the two models: float32 (default), bfloat16 or float16",
+            "--gradient_checkpointing": "recompute the upgraded model's blocks: less memory, slower steps",
             "--resume": "continue the run that --output holds",
         },
         example="a4a x-adapter --base zoo:sd15-mini --model zoo:sdxl-mini --data a4a.zoo.WorldImages \\\n"
