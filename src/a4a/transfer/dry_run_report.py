@@ -15,7 +15,7 @@ def report(figures: dict[str, Any]) -> str:
         f"{_millions(figures['memory']['plan']['trained_parameters'])} of them trained; "
         f"autocast: {figures['mixed_precision']}",
         "loss": f"{', '.join(f'{loss:.4f}' for loss in figures['losses'])} (finite)",
-        "gradients": _gradients(figures["gradients"]),
+        "gradients": _gradients(figures["gradients"], figures["mixed_precision"]),
         "memory": _memory(figures),
         "time": f"{figures['seconds_per_step']:.2f} s/step, {figures['seconds_per_sample']:.2f} s/sample, "
         f"{figures['samples_per_second']:.3g} samples/s (second step; the first took "
@@ -40,13 +40,14 @@ def _denoiser(figures: dict[str, Any]) -> str:
     return f"{_millions(figures['denoiser_parameters'])} parameters in {figures['frozen']}, {checkpointing}{sharded}"
 
 
-def _gradients(gradients: dict[str, Any]) -> str:
+def _gradients(gradients: dict[str, Any], mixed_precision: str) -> str:
     total, not_finite, zero = gradients["trained_tensors"], gradients["not_finite"], gradients["always_zero"]
     if not not_finite and not zero:
         return f"finite and not zero at all {total:,} trained tensors"
     parts = [f"of {total:,} trained tensors"]
     if not_finite:
-        parts.append(f"not finite at {_names(not_finite)}")
+        skipped = " (such a step is skipped, and the loss scale halved)" if mixed_precision == "fp16" else ""
+        parts.append(f"not finite at {_names(not_finite)}{skipped}")
     if zero:
         parts.append(f"always zero at {_names(zero)}")
     return ", ".join(parts)
