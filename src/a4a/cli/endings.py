@@ -115,6 +115,7 @@ TRAINING = (
     "or precision.frozen to int8; a4a plan says what fits"
 )
 LESS_MEMORY = {
+    "check": TRAINING,
     "transfer": TRAINING,
     "experiment": TRAINING,
     "x-adapter": "lower training.batch_size and raise training.gradient_accumulation",
