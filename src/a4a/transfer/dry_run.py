@@ -1,8 +1,6 @@
 """`a4a transfer --dry_run`: the real training step of a recipe on random weights and data; nothing is downloaded."""
 
 import json
-import resource
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +27,7 @@ from a4a.transfer.memory import MemoryEstimate, estimate_memory
 from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 from a4a.transfer.start import source_within
 from a4a.utils.files import atomic_write, slug
-from a4a.utils.machine import machine
+from a4a.utils.machine import machine, peak_bytes
 from a4a.utils.modules import parameter_count
 
 RESULTS = Path("benchmarks/results")
@@ -50,7 +48,7 @@ def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path
         pixels: side of the training images; the model's own size by default.
         results: folder for the figures.
     """
-    before = _peak_bytes()
+    before = peak_bytes()
     built = load_meta_transfer(settings)
     estimate = estimate_memory(built, state().num_processes, pixels)
     backbone, adapter = _random_models(settings, built.embed_shape[-1])
@@ -169,7 +167,7 @@ def _memory_figures(estimate: MemoryEstimate, batch_size: int, before: int) -> F
     """Planned against measured peaks of a process: of several, the largest."""
     return {
         "planned_bytes": estimate.peak(batch_size),
-        "measured_bytes": max(gather_object([_peak_bytes() - before])),
+        "measured_bytes": max(gather_object([peak_bytes() - before])),
         "libraries_bytes": before,
         "plan": asdict(estimate),
     }
@@ -204,10 +202,3 @@ def _file_name(figures: Figures) -> str:
     model = slug(figures["model"].split("/")[-1].replace(":", "-"))
     processes = f"-{figures['processes']}-processes" if figures["processes"] > 1 else ""
     return f"dry-run-{model}-{figures['device']}{processes}.json"
-
-
-def _peak_bytes() -> int:
-    """The most memory that this process has had: allocated on its GPU, or resident."""
-    if process_device().type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
