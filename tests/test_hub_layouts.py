@@ -148,10 +148,10 @@ def test_a_published_model_goes_through_every_command(walk, place, photos, capsy
     assert ("took them for unsafe" in capsys.readouterr().out) == (walk.model == SD15)
 
     Path("prompts.txt").write_text("a photo of {subject}\n")
-    task = {"path": str(photos), "prompts": "prompts.txt", "generations": 1, "subjects": 1, "prepared": "data"}
+    task = {"path": "data", "split": "test", "prompts": "prompts.txt", "generations": 1, "subjects": 1}
     sampling = {"steps": 2, "size": SIDE}
     scores = {
-        "task": instance("a4a.evaluation.FolderTask", **task),
+        "task": instance("a4a.evaluation.PreparedTask", **task),
         "metrics": [instance("a4a.evaluation.CLIPImageScore", model="zoo:clip-large")],
         "methods": {
             "A4A": instance("a4a.evaluation.ImagePromptMethod", model=model, adapter="run/adapter", sampling=sampling),
