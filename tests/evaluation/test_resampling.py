@@ -67,7 +67,7 @@ def test_the_interval_of_a_ratio_of_samples_holds_the_truth_about_as_often_as_it
             for name, counts in samples.items()
         }
         found = resample(scores, 300, trial)
-        crossings = [samples_to_reach(samples[n], found[n], np.full(300, 0.5)) for n in ("a", "b")]
+        crossings = [samples_to_reach(samples[n], monotone(found[n]), np.full(300, 0.5)) for n in ("a", "b")]
         interval = Interval.of(10, crossings[1] / crossings[0])
         missed += not interval.low <= 10 <= interval.high
     assert missed <= 12  # of 100; about 5 are expected
@@ -84,7 +84,8 @@ def _learning(random, samples, rate, spread, subjects):
 
 
 def reach(samples, curve, level):
-    return float(samples_to_reach(np.array(samples, float), np.array([curve], float), np.array([level]))[0])
+    curves = monotone(np.array([curve], float))
+    return float(samples_to_reach(np.array(samples, float), curves, np.array([level]))[0])
 
 
 def test_the_crossing_is_interpolated_between_recorded_points():

@@ -123,9 +123,8 @@ def monotone(curves: np.ndarray) -> np.ndarray:
 def samples_to_reach(samples: np.ndarray, curves: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """After how many samples curves [replicates, counts] reach levels [replicates]; infinity where they don't.
 
-    Curves are made monotone, then interpolated linearly between the recorded sample counts.
+    The curves are monotone, and interpolated linearly between the recorded sample counts.
     """
-    curves = monotone(curves)
     reached = curves >= levels[:, None]
     after = reached.argmax(axis=1)
     before = np.maximum(after - 1, 0)

@@ -79,18 +79,24 @@ class Resampled:
     def __init__(self, curves: Mapping[str, ScoreCurve]):
         self.curves = curves
         self.resampled = resample({name: curve.values for name, curve in curves.items()})
+        self._monotone: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def level(self, name: str, fraction: float) -> Level:
         """A fraction of the last score of a method."""
-        mean, resampled = self.curves[name].mean[None], self.resampled[name]
-        return Level(fraction * float(monotone(mean)[0, -1]), fraction * monotone(resampled)[:, -1])
+        mean, resampled = self.monotone(name)
+        return Level(fraction * float(mean[0, -1]), fraction * resampled[:, -1])
 
     def crossing(self, name: str, level: Level) -> Crossing:
         """After how many samples a method's curve reaches a level."""
-        curve = self.curves[name]
-        samples = samples_to_reach(curve.samples, curve.mean[None], np.array([level.value]))
-        resampled = samples_to_reach(curve.samples, self.resampled[name], level.resampled)
-        return Crossing(float(samples[0]), resampled, float(curve.samples[-1]))
+        samples, (mean, resampled) = self.curves[name].samples, self.monotone(name)
+        crossing = samples_to_reach(samples, mean, np.array([level.value]))
+        return Crossing(float(crossing[0]), samples_to_reach(samples, resampled, level.resampled), float(samples[-1]))
+
+    def monotone(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A method's mean [1, counts] and resampled means [replicates, counts], made monotone."""
+        if name not in self._monotone:
+            self._monotone[name] = monotone(self.curves[name].mean[None]), monotone(self.resampled[name])
+        return self._monotone[name]
 
     def at(self, name: str, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means [counts] and resampled means [replicates, counts] at sample counts that the curve has."""

@@ -1,7 +1,7 @@
 """Sections of a report: what one experiment or one evaluation shows."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from a4a.errors import InputError
 from a4a.evaluation.resampling import ScoreCurve
 from a4a.evaluation.tables import Rows, difference_rows
 from a4a.experiments.claims import Claim, Savings, Verdict
@@ -75,6 +76,7 @@ def _name(folder: Path, runs: Path) -> str:
 
 def _experiment(folder: Path, name: str, grid_subjects: int, colours: Colours) -> Section:
     experiment = json.loads((folder / "experiment.json").read_text())
+    _check(experiment, ("part", "savings", "paper"), folder / "experiment.json")
     variants, seeds, scores = experiment["variants"], experiment["seeds"], experiment["scores"]
     logs = {variant: read_logs(folder / run, seeds) for variant, run in variants.items()}
     logs = {variant: runs for variant, runs in logs.items() if runs}
@@ -104,10 +106,21 @@ def _experiment(folder: Path, name: str, grid_subjects: int, colours: Colours) -
 
 def _evaluation(folder: Path, name: str, grid_subjects: int) -> Section:
     methods, results = _read(folder)
+    _check(results, ("paper",), folder / "results.json")
     tables = [_score_table(methods, {}, results["paper"]), difference_rows(results)]
     images, columns = _image_grid(methods, folder, grid_subjects)
     note = _task_note(results)
     return Section(name, results["title"], "figure", results["description"], tables, images, columns, note)
+
+
+def _check(record: Mapping[str, Any], names: Iterable[str], file: Path) -> None:
+    """InputError for a record of an earlier version."""
+    for name in names:
+        if name not in record:
+            raise InputError(
+                f"{file} has no {name}: an earlier version wrote it. Run its recipe again; what is trained and "
+                "generated is kept."
+            )
 
 
 def _read(folder: Path, variants: Mapping[str, str] | None = None) -> tuple[Methods, dict[str, Any]]:
