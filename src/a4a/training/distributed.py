@@ -115,7 +115,8 @@ def shard(model: nn.Module, block: str) -> None:
     mesh = init_device_mesh(process_device().type, (processes,))
     for module in model.modules():
         if type(module).__name__ == block:
-            fully_shard(module, mesh=mesh)
+            # each block is a root of its own, and roots stay gathered after the forward pass by default
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def shutdown() -> None:
