@@ -315,7 +315,7 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     `seed` is one number, or one for each image.
     """
     takes = inspect.signature(getattr(pipe, "pipe", pipe).__call__).parameters
-    off = {name: False for name in ("use_resolution_binning", "clean_caption") if name in takes}
+    off = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
     defaults = {
         "num_inference_steps": 2,
         "height": 2 * SIDE,

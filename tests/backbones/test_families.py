@@ -76,6 +76,22 @@ def test_resolution_and_aspect_ratio_change_the_prediction_of_models_that_take_t
     )
 
 
+def test_prompts_are_cleaned_in_training_as_in_a_call_of_the_pipeline(model):
+    """PixArt's pipelines clean captions, with beautifulsoup4 and ftfy."""
+    prompt = "  my <b>Cat</b> &amp; toys, https://photos.example.com/cat.jpg @someone"
+    record, backbone = Recorded(backbone_for(model).denoiser), backbone_for(model)
+    # without bins of resolutions, which would make a tiny image one of 1024 pixels
+    options = {name: v for name, v in backbone.call_options().items() if name != "use_resolution_binning"}
+    tiny_models.call(model, [prompt], guidance_scale=1.0, **options)
+    record.hook.remove()
+    kwargs, text = record.calls[0][1], backbone.encode_text([prompt])
+    torch.testing.assert_close(text["states"], kwargs["encoder_hidden_states"])
+    if "mask" in text:
+        assert torch.equal(text["mask"], kwargs["encoder_attention_mask"])
+        cleaned = backbone.encode_text(["my cat toys, ."])
+        torch.testing.assert_close(text["states"], cleaned["states"])
+
+
 @pytest.mark.parametrize("name", ["sdxl", "pixart_1024"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_denoiser_is_told_the_original_size_the_crop_and_the_target_size(request, name, dtype):
@@ -143,6 +159,19 @@ def test_widths_are_those_of_keys_and_values(model):
 def test_bins_of_resolutions_are_used_where_the_pipeline_has_them(make):
     binned = [backbone_for(make(sample_size=side)).call_options()["use_resolution_binning"] for side in (8, 64, 256)]
     assert binned == [False, True, make is tiny_models.sigma]
+
+
+def test_latents_that_are_not_finite_are_refused():
+    broken = tiny_models.sd15()
+    pixels = torch.rand(1, 3, 16, 16)
+    for dtype, words in (
+        (torch.bfloat16, "bfloat16; use float32, or a VAE"),
+        (torch.float32, "float32; replace its weights"),
+    ):
+        broken.vae.to(dtype)
+        broken.vae.quant_conv.weight.data.fill_(float("inf"))
+        with pytest.raises(InputError, match=f"gives latents that are not finite in {words}"):
+            backbone_for(broken).encode_pixels(pixels)
 
 
 def test_learned_variance_is_dropped(pixart):

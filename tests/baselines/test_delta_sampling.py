@@ -39,7 +39,7 @@ def ours(prompted, upgraded):
 def call(ours, prompt=PROMPTS[0], seeds=(0,), **kwargs):
     plain = getattr(ours, "pipe", ours)
     own = {"image_prompt_embeds": tiny_models.embeds()} if plain is not ours else {}
-    own |= {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(plain).__name__ else {}
+    own |= {"use_resolution_binning": False} if "PixArt" in type(plain).__name__ else {}
     options = {
         "num_inference_steps": 3,
         "height": 2 * tiny_models.SIDE,

@@ -160,9 +160,18 @@ class Backbone(ABC):
         return pixels // self.vae_scale_factor if pixels else self.denoiser.config.sample_size
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Images [batch, 3, height, width] in [-1, 1] to latents, shifted and scaled as the denoiser takes them."""
+        """Images [batch, 3, height, width] in [-1, 1] to latents, shifted and scaled as the denoiser takes them.
+
+        Raises InputError where they are not finite.
+        """
         vae = self.vae
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample()
+        if not latents.isfinite().all():
+            format_ = str(vae.dtype).removeprefix("torch.")
+            remedy = "replace its weights" if vae.dtype == torch.float32 else "use float32, or a VAE made for 16 bits"
+            raise InputError(
+                f"The VAE of {type(self.pipe).__name__} gives latents that are not finite in {format_}; {remedy}."
+            )
         return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ def load_pipeline(
     path: str | Path,
     dtype: torch.dtype = torch.float32,
     parts: Literal["all", "unfiltered", "encoders", "denoiser"] = "all",
+    upcast_vae: bool = False,
     **options: Any,
 ) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub name or zoo:NAME.
@@ -42,6 +43,8 @@ def load_pipeline(
             what it takes for unsafe, and so would change scores and what is trained. `encoders` also leaves the
             denoiser without weights, for encoding data; `denoiser` also leaves out VAE and text encoders, for training
             on encoded data.
+        upcast_vae: leave the VAE in float32 where its configuration asks for that (`force_upcast`), for encoding images:
+            SDXL's overflows in float16.
         options: those of `DiffusionPipeline.from_pretrained`.
 
     Raises InputError where there is no pipeline that can be read.
@@ -53,12 +56,15 @@ def load_pipeline(
             f"PixArt-alpha/PixArt-XL-2-1024-MS."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **_replacements(path, parts), **options)
+        dtypes = {"default": dtype, "vae": torch.float32} if upcast_vae else dtype
+        pipe: Any = DiffusionPipeline.from_pretrained(path, dtype=dtypes, **_replacements(path, parts), **options)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} could not be loaded as a diffusers pipeline ({first_line(error)}); "
             f"it needs a model_index.json and the folders that it names."
         ) from error
+    if upcast_vae and not pipe.vae.config.get("force_upcast"):
+        torch.nn.Module.to(pipe.vae, dtype=dtype)
     if parts == "denoiser":
         pipe.register_modules(vae=None)
     return pipe

@@ -73,7 +73,7 @@ class PixArt(Backbone):
             do_classifier_free_guidance=False,
             device=self.device,
             max_sequence_length=self._tokens,
-            clean_caption=False,
+            clean_caption=True,  # the default of a call of the pipelines, as PixArt was trained
         )
         return {"states": states.cpu(), "mask": mask.cpu()}
 

@@ -23,8 +23,8 @@ from a4a.utils.fingerprint import model_fingerprint
 
 BATCH = 64
 """Images or captions encoded at a time."""
-VAE_PIXELS = BATCH * 256**2
-"""Pixels in one batch of the VAE, whose memory grows with them: 64 images of 256 x 256, 4 of 1024 x 1024."""
+VAE_PIXELS = BATCH * 256**2 // 2
+"""Pixels in one batch of the VAE, whose memory grows with them: 32 images of 256 x 256, 2 of 1024 x 1024."""
 
 
 class CachedDataset(EncodedDataset):

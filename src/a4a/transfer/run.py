@@ -153,7 +153,8 @@ def _check_memory(settings: TransferSettings, pixels: int | None, with_encoders:
 def _load_models(model: Path | str, encoder: ImageEncoder | None, precision: Precision) -> _Models:
     """The pipeline (without VAE and text encoders where there is no image encoder either), on the device."""
     device = process_device()
-    pipe = load_pipeline(model, dtype=precision.dtype, parts="denoiser" if encoder is None else "unfiltered")
+    parts = "denoiser" if encoder is None else "unfiltered"
+    pipe = load_pipeline(model, precision.dtype, parts, upcast_vae=encoder is not None)
     for part in pipe.components.values():
         if not isinstance(part, nn.Module):
             continue
@@ -174,7 +175,10 @@ def _build_adapter(
 
 def _encode(data: TrainingData, models: _Models, cache: Path) -> EncodedDataset:
     with state().main_process_first():  # the other processes then find its cache
-        return data.encode(models.backbone, models.image_encoder, Path(cache))
+        dataset = data.encode(models.backbone, models.image_encoder, Path(cache))
+    if models.backbone.vae is not None:
+        nn.Module.to(models.backbone.vae, dtype=models.backbone.dtype)  # from here on it only draws, as in use
+    return dataset
 
 
 def _validation(

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 import tiny_encoders
 import tiny_models
-from a4a.backbones import backbone_for, load_pipeline
+from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.data import PreparedDataset, shards
 from a4a.data.base import EncodedDataset
 from a4a.data.kept_images import KeptImage, read_kept_images, split_folder
@@ -484,6 +484,21 @@ def test_training_loads_no_encoder_when_all_is_encoded(prepared, models, tmp_pat
     assert adapter.image_embed_dim == tiny_models.EMBED and (tmp_path / "run" / "adapter").is_dir()
 
 
+def test_a_vae_encodes_in_float32_where_its_configuration_asks_for_it(photos, models, tmp_path):
+    """As SDXL's does, which overflows in float16; whatever the precision of the other models."""
+    output = prepare_photos(photos, models, tmp_path / "p", encode=encode(models, precision="float16"), chunk=24)
+    whole = PreparedDataset(prepare_photos(photos, models, tmp_path / "whole", chunk=24)).batch(torch.arange(4))
+    half = PreparedDataset(output).batch(torch.arange(4))
+    assert torch.equal(half["latents"], whole["latents"]) and not torch.equal(half["embeds"], whole["embeds"])
+    pixart = tiny_models.pixart()
+    for asked in (True, False):
+        pixart.vae.register_to_config(force_upcast=asked)
+        pixart.save_pretrained(tmp_path / f"{asked}")
+        pipe = load_pipeline(tmp_path / f"{asked}", torch.bfloat16, "encoders", upcast_vae=True)
+        assert pipe.vae.dtype == (torch.float32 if asked else torch.bfloat16)
+        assert pipe.text_encoder.dtype == torch.bfloat16
+
+
 def test_frozen_models_have_the_configured_precision(photos, models, tmp_path, monkeypatch):
     from a4a.data.image_folder import ImageFolderDataset
     from a4a.training.config import TrainingConfig
@@ -502,9 +517,13 @@ def test_frozen_models_have_the_configured_precision(photos, models, tmp_path, m
         "method": IPAdapterConfig(),
         "training": TrainingConfig(samples=1, batch_size=1, tensorboard=False),
     }
+    encode_pixels = Backbone.encode_pixels
+    monkeypatch.setattr(
+        Backbone, "encode_pixels", lambda self, p: loaded.append(self.vae.dtype) or encode_pixels(self, p)
+    )
     data = ImageFolderDataset(tmp_path / "pictures", SIDE)
     transfer(models / "pixart", data, models / "clip", tmp_path / "run", precision=Precision("bfloat16"), **options)
-    assert loaded == [torch.bfloat16]
+    assert loaded == [torch.float32, torch.bfloat16]
 
 
 def test_the_projection_starts_whitened_over_the_references(prepared, models, sd15, tmp_path):

@@ -39,7 +39,8 @@ class EncodeConfig:
     batch: int = 8
     """Images at a time."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the models; encodings are stored in float16."""
+    """Number format of the models; a VAE stays in float32 where its configuration has force_upcast, as SDXL's and
+    PixArt's do. Encodings are stored in float16."""
 
     def __post_init__(self):
         if ARCFACE in (*self.image_encoders, *self.token_encoders):
@@ -59,7 +60,7 @@ class Encoders:
 
     @cached_property
     def backbone(self) -> Backbone:
-        backbone = backbone_for(load_pipeline(self.settings.model, self.dtype, parts="encoders"))
+        backbone = backbone_for(load_pipeline(self.settings.model, self.dtype, "encoders", upcast_vae=True))
         for part in _encoder_modules(backbone).values():
             part.to(default_device())
         return backbone
@@ -89,13 +90,7 @@ class Encoders:
     @torch.no_grad()
     def latents(self, images: Sequence[Image.Image]) -> Tensor:
         """Samples of the VAE's posterior, scaled as the denoiser expects them: [images, channels, height, width]."""
-        latents = self.backbone.encode_pixels(to_tensor(images) * 2 - 1)
-        if not latents.isfinite().all():
-            raise InputError(
-                f"The VAE of {self.settings.model} gives numbers that are not finite in {self.settings.precision}; "
-                "set encode.precision to float32."
-            )
-        return half(latents)
+        return half(self.backbone.encode_pixels(to_tensor(images) * 2 - 1))
 
     def text(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Text states as the backbone encodes them, one row per caption."""
