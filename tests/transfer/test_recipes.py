@@ -15,6 +15,7 @@ from a4a.cli.commands import COMMANDS
 from a4a.cli.main import main
 from a4a.data import ImageFolderDataset, PreparedDataset
 from a4a.evaluation import PreparedTask
+from a4a.transfer.check.run import read_section
 from a4a.transfer.meta import build_meta_adapter
 from a4a.transfer.plan import plan_facts
 from a4a.transfer.recipe import check_recipe
@@ -40,6 +41,18 @@ def test_a_recipe_fits_the_command_that_its_first_lines_name(file, monkeypatch):
     if command[1] == "experiment":
         for name, change in settings["variants"].items():
             assert check_recipe(merged(merged(settings["recipe"], change), {"output": "x"})), name
+
+
+def test_every_recipe_of_a_transfer_but_the_papers_says_what_a_check_expects():
+    files = [f for f in RECIPES if "-to-" in f.name and f.parent.name != "paper"]
+    assert len(files) == 12
+    for file in files:
+        recipe = yaml.safe_load(file.read_text())
+        config = read_section(recipe["check"])
+        metrics = [metric["class_path"] for metric in recipe["evaluation"]["init_args"]["metrics"]]
+        metric = {"ida": "a4a.evaluation.IDA", "clip_image": "a4a.evaluation.CLIPImageScore"}[config.score]
+        assert metric in metrics, file
+        assert recipe["evaluation"]["init_args"]["task"]["init_args"]["subjects"] >= config.subjects
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda f: f.name)

@@ -65,13 +65,18 @@ def _setup(recipe: Path, output: Path | None, options: dict[str, Any], changes: 
             "add one as in recipes/identity-to-sdxl.yaml."
         )
     section = section | {name: value for name, value in options.items() if value is not None}
-    config: CheckConfig = parse_arguments(_expects, {SECTION: section}).build()[SECTION]
+    config = read_section(section)
     built = parse_arguments(transfer, content).build()
     settings = TransferSettings(**{name: built[name] for name in TransferSettings.__dataclass_fields__})
     _check_supported(recipe, settings, built["evaluation"])
     folder = Path(output) if output is not None else Path(built["output"]) / "check"
     cache = Path(built["cache"] or Path(built["output"]) / "cache")
     return CheckSetup(settings, built["data"], built["evaluation"], config, folder, cache)
+
+
+def read_section(section: dict[str, Any]) -> CheckConfig:
+    """The section of a recipe, typed; InputError where a setting is wrong or missing."""
+    return parse_arguments(_expects, {SECTION: section}).build()[SECTION]
 
 
 def _expects(check: CheckConfig) -> None:
