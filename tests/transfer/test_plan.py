@@ -24,6 +24,7 @@ from a4a.utils.fingerprint import file_fingerprint
 def recipe(tmp_path, request):
     """The miniature's recipe, with data that are not there."""
     content = yaml.safe_load((request.config.rootpath / "recipes/miniature/transfer.yaml").read_text())
+    content |= {"source": "zoo:ip-adapter-sd15-mini", "training": {**content["training"], "batch_size": 32}}
     content["data"] = {"class_path": "a4a.data.PreparedDataset", "init_args": {"path": "nowhere"}}
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -89,7 +90,7 @@ def test_a_second_stage_is_planned_before_the_first_has_run(recipe):
 
 
 @pytest.mark.parametrize(
-    "other", [{"model": "zoo:sdxl-mini"}, {"image_encoder": "zoo:clip-medium/image_encoder"}], ids=str
+    "other", [{"model": "zoo:sdxl-mini"}, {"image_encoder": "zoo:clip-small/image_encoder"}], ids=str
 )
 def test_data_prepared_for_another_model_are_one_sentence(recipe, tmp_path, other):
     write_manifest(tmp_path, 64, **other)

@@ -10,7 +10,7 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path):
     assert page.count("<svg") >= 1
     for words in (
         "The subject arrives",
-        "100 %",
+        "after 64 samples",
         "PTA on its base",
         "PixArt, A4A live",
         "IP-Adapter*",

@@ -232,7 +232,7 @@ COMMANDS = {
         summary="Transfer an adapter in miniature, live, about five minutes on two cores, and write a page about it.",
         options={
             "--output FOLDER": "for the page (index.html) and the run (demo)",
-            "--samples N": "samples of the live transfer (8000)",
+            "--samples N": "samples of the live transfer (3200)",
             "--creatures N": "training subjects (4000)",
             "--subjects N": "test subjects that are scored (48)",
             "--seed N": "seed of the live transfer (0)",

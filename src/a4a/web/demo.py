@@ -32,7 +32,9 @@ from a4a.zoo.evaluation import SAMPLING, WorldTask, WorldValidator
 from a4a.zoo.registry import MODELS, RECIPE, figures
 
 IMAGE_ENCODER = "clip-large/image_encoder"
-PROGRESS = (0.0, 0.25, 0.5, 1.0)
+EVALUATED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Shares of the live run at which it is scored, besides its start and its end: the curve rises early."""
+SHOWN = (0, 1 / 16, 1 / 4, 1)
 """Shares of the live run at which the page shows images."""
 METRICS = ("identity", "retrieval", "clip_image", "scene", "place", "size")
 
@@ -52,20 +54,20 @@ class Column:
         return self.adapter or self.model
 
 
-PTA = "ip-adapter-sd15-mini"
+PTA = "ip-adapter-plus-sd15-mini"
 COLUMNS = (
     Column("PTA on its base", "sd15-mini", PTA, "the adapter that is transferred, on the model it was trained for"),
     Column("PixArt, text only", "pixart-mini", None, "the upgraded transformer without any adapter"),
     Column(
         "PixArt, IP-Adapter*",
         "pixart-mini",
-        "ip-adapter-pixart-mini",
-        "from scratch, with as many samples as A4A trained long",
+        "ip-adapter-plus-pixart-mini",
+        "from scratch, with as many samples as the recorded A4A",
     ),
-    Column("PixArt, A4A trained long", "pixart-mini", "a4a-pixart-mini", "ships with the zoo"),
+    Column("PixArt, A4A recorded", "pixart-mini", "a4a-plus-pixart-mini", "ships with the zoo"),
     Column("SDXL, text only", "sdxl-mini", None, "the upgraded U-Net without any adapter"),
-    Column("SDXL, PTA-UM", "sdxl-mini", "ip-adapter-sdxl-mini", "an adapter trained for this model, from scratch"),
-    Column("SDXL, A4A", "sdxl-mini", "a4a-sdxl-mini", "ships with the zoo"),
+    Column("SDXL, PTA-UM", "sdxl-mini", "ip-adapter-plus-sdxl-mini", "an adapter trained for this model, from scratch"),
+    Column("SDXL, A4A", "sdxl-mini", "a4a-plus-sdxl-mini", "ships with the zoo"),
 )
 LIVE = Column("PixArt, A4A live", "pixart-mini", None, "trained just now, on this machine")
 LIVE_FOLLOWS = "PixArt, IP-Adapter*"
@@ -74,7 +76,7 @@ LIVE_FOLLOWS = "PixArt, IP-Adapter*"
 
 def demo(
     output: Path = Path("demo"),
-    samples: int = 8_000,
+    samples: int = 3_200,
     creatures: int = 4_000,
     subjects: int = 48,
     seed: int = 0,
@@ -113,10 +115,11 @@ def demo(
         ],
         prompts=preview.task.prompts,
         subjects=subjects,
-        progress=[(share, list(map(data_url, images))) for share, images in progress.at(PROGRESS)],
+        progress=[(count, list(map(data_url, images))) for count, images in _progress(output, progress)],
         progress_references=list(map(data_url, progress.preview.task.references)),
         plots=_plots(output / "run" / "log.csv", zoo),
-        table=_score_table(live_scores, samples, subjects, zoo),
+        live=_same_subjects(test, live_scores, samples, zoo, encoder),
+        table=_score_table(zoo),
         samples=samples,
         minutes=minutes,
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -140,13 +143,13 @@ def transfer_live(
         image_encoder=zoo / IMAGE_ENCODER,
         source=zoo / PTA,
         method=A4AConfig(rounds=0),
-        objective=ObjectiveConfig(rates=LearningRates(projection=3e-3, mapping=3e-3)),
+        objective=ObjectiveConfig(rates=LearningRates(projection=1e-3, mapping=1e-3)),
         training=TrainingConfig(
             samples=samples,
-            batch_size=32,
-            schedule="cosine",
+            batch_size=8,
             warmup=20,
-            evaluate_every=max(samples // 8, 1),
+            ema_decay=0.999,
+            evaluate_at=[round(share * samples) for share in EVALUATED],
             checkpoint_every=samples,
             tensorboard=False,
             seed=seed,
@@ -170,10 +173,13 @@ class ProgressValidator(WorldValidator):
         self.images.append(self.preview.generate(pipe, adapter, image_encoder))
         return super().__call__(pipe, adapter, image_encoder)
 
-    def at(self, shares: tuple[float, ...]) -> Iterator[tuple[float, list[Image.Image]]]:
-        """The images nearest to each share of the run."""
-        for share in shares:
-            yield share, self.images[round(share * (len(self.images) - 1))]
+
+def _progress(output: Path, validator: ProgressValidator) -> Iterator[tuple[int, list[Image.Image]]]:
+    """Sample counts, and the images of the live run after them."""
+    counts = [int(row["samples"]) for row in read_log(output / "run" / "log.csv") if "identity" in row]
+    for share in SHOWN:
+        index = min(range(len(counts)), key=lambda i: abs(counts[i] - share * counts[-1]))
+        yield counts[index], validator.images[index]
 
 
 def _built(zoo: Path) -> list[Column]:
@@ -210,34 +216,47 @@ def _plots(live_log: Path, zoo: Path) -> list[str]:
     level = [Level(pta, figures(PTA, zoo)["identity"]["mean"], KNOWN_COLOURS[pta])]
     to_pixart = [
         curve("A4A", live_log, live=True),
-        *recorded({"A4A": "a4a-pixart-mini", "IP-Adapter*": "ip-adapter-pixart-mini"}),
+        *recorded({"A4A": "a4a-plus-pixart-mini", "IP-Adapter*": "ip-adapter-plus-pixart-mini"}),
     ]
-    to_sdxl = recorded({"A4A": "a4a-sdxl-mini", "PTA-UM": "ip-adapter-sdxl-mini"})
+    to_sdxl = recorded({"A4A": "a4a-plus-sdxl-mini", "PTA-UM": "ip-adapter-plus-sdxl-mini"})
     plots = {"To the transformer": to_pixart, "To the larger U-Net": to_sdxl}
     return [curves(title, "identity, validation subjects", lines, level) for title, lines in plots.items() if lines]
 
 
-def _score_table(live: dict[str, Estimate], samples: int, subjects: int, zoo: Path) -> list[list[str]]:
-    """Rows for the page: recorded figures of the zoo with the live run among them, then the ceiling."""
+def _row(title: str, count: int | None, scores: dict[str, Estimate]) -> list[str]:
+    """Title, samples and scores as the page shows them."""
+    as_prompted = sum(scores[name].mean for name in ("scene", "place", "size")) / 3
+    return [
+        title,
+        f"{count:,}" if count else "",
+        str(scores["identity"]),
+        f"{scores['retrieval'].mean:.0%}",
+        f"{scores['clip_image'].mean:.3f}",
+        f"{as_prompted:.0%}",
+    ]
 
-    def row(title: str, count: int | None, scores: dict[str, Estimate], images: str) -> list[str]:
-        as_prompted = sum(scores[name].mean for name in ("scene", "place", "size")) / 3
-        return [
-            title,
-            f"{count:,}" if count else "",
-            str(scores["identity"]),
-            f"{scores['retrieval'].mean:.0%}",
-            f"{scores['clip_image'].mean:.3f}",
-            f"{as_prompted:.0%}",
-            images,
-        ]
 
+def _same_subjects(
+    test: WorldValidator, live: dict[str, Estimate], samples: int, zoo: Path, encoder: ImageEncoder
+) -> list[list[str]]:
+    """Rows for the page: the live run among the transformer's recorded adapters, all on the live run's subjects."""
+    rows = []
+    for column in _built(zoo):
+        if column.adapter and column.model in ("sd15-mini", LIVE.model):
+            adapter = load_adapter(zoo / column.adapter)
+            _, scores = test.generate_and_score(load_pipeline(zoo / column.model), adapter, encoder)
+            rows.append(_row(column.title, figures(column.folder, zoo)["samples"], scores))
+        if column.title == LIVE_FOLLOWS:
+            rows.append(_row(LIVE.title, samples, live))
+    return rows
+
+
+def _score_table(zoo: Path) -> list[list[str]]:
+    """Rows for the page: the recorded figures of the zoo, then the ceiling."""
     rows = []
     for column in _built(zoo):
         entry = figures(column.folder, zoo)
         scores = {name: Estimate(**entry[name]) for name in METRICS}
-        rows.append(row(column.title, entry.get("samples") if column.adapter else None, scores, "100 x 4"))
-        if column.title == LIVE_FOLLOWS:
-            rows.append(row(LIVE.title, samples, live, f"{subjects} x 1"))
+        rows.append(_row(column.title, entry.get("samples") if column.adapter else None, scores))
     ceiling = {name: Estimate(**value) for name, value in figures("ceiling", zoo).items()}
-    return [*rows, row("a fresh drawing (the ceiling)", None, ceiling, "100 x 4")]
+    return [*rows, _row("a fresh drawing (the ceiling)", None, ceiling)]

@@ -1,6 +1,7 @@
 """The zoo's CLIPs: text encoders of sd15-mini and sdxl-mini, and the adapters' image encoder."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -166,8 +167,9 @@ def build_clip(
     teacher: bool,
     learning_rate: float,
     shape: dict[str, int],
+    keep: list[str],
 ) -> None:
-    """Stage: train a CLIP; its figure is how often it finds the description of a drawing among 256.
+    """Stage: train a CLIP and `keep` of it what others need; its figure is how often it finds the description of a drawing among 256.
 
     The text tower of clip-small conditions sd15-mini and is the first text encoder of sdxl-mini, that of clip-medium is
     its second; the vision tower of clip-large is the adapters' image encoder.
@@ -178,9 +180,8 @@ def build_clip(
     context.train(name, objective, CaptionedDrawings(tokenizer, **data), training)
     model.eval()
     found = _descriptions_found(model, tokenizer, 256)
-    model.half().save_pretrained(target)
+    _save_parts(model.half(), target, keep)
     tokenizer.save_pretrained(target / "tokenizer")
-    _save_towers(target)
     write_card(target, {"caption_of_256_found": found, "images": 256})
 
 
@@ -195,10 +196,22 @@ def _descriptions_found(model: CLIPModel, tokenizer: Any, count: int) -> float:
     return float(found.float().mean())
 
 
-def _save_towers(folder: Path) -> None:
-    """Save the towers of a saved CLIP in folders of their own, as pipelines and adapters load them."""
-    CLIPTextModel.from_pretrained(folder).save_pretrained(folder / "text_encoder")
-    CLIPTextModelWithProjection.from_pretrained(folder).save_pretrained(folder / "text_encoder_with_projection")
-    CLIPVisionModelWithProjection.from_pretrained(folder).save_pretrained(folder / "image_encoder")
-    size: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
-    CLIPImageProcessorPil(**size).save_pretrained(folder / "image_encoder")
+TOWERS: dict[str, Any] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_with_projection": CLIPTextModelWithProjection,
+    "image_encoder": CLIPVisionModelWithProjection,
+}
+
+
+def _save_parts(model: CLIPModel, folder: Path, keep: list[str]) -> None:
+    """Save a CLIP whole (`clip` in `keep`), and towers in folders of their own, as pipelines and adapters load them."""
+    with TemporaryDirectory() as whole:
+        model.save_pretrained(whole)
+        for name in keep:
+            if name == "clip":
+                model.save_pretrained(folder)
+            else:
+                TOWERS[name].from_pretrained(whole).save_pretrained(folder / name)
+    if "image_encoder" in keep:
+        size: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+        CLIPImageProcessorPil(**size).save_pretrained(folder / "image_encoder")
