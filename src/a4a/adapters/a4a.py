@@ -121,8 +121,9 @@ class A4A(ImagePromptAdapter):
 
         A trained condition spends most of its variance on a few directions; whatever else it knows of a reference is
         then faint in the features, and is learned last. Whitened, all directions start with equal variance, and a site
-        carries as many of them as it is wide (see `CouplingSpaceProjection.init_from_source`). Needs `sharing="site"`, `coupling`, and a source with a condition encoder
-        and linear keys and values. **Ours**, not the paper's.
+        carries as many of them as it is wide (`CouplingSpaceProjection.init_from_source`, where `rtol` is explained).
+        Needs `sharing="site"`, `coupling`, and a source with a condition encoder and linear keys and values. **Ours**,
+        not the paper's.
         """
         condition = self.source.image_projection()(embeds)
         variance, directions = torch.linalg.eigh(shrunk_covariance(condition))

@@ -128,7 +128,7 @@ def train_x_adapter(
         gradient_checkpointing: Recompute the upgraded model's blocks in the backward pass: less memory, slower steps.
     """
     output = Path(output)
-    device = process_device()
+    device: Any = process_device()  # of any type, since diffusers' own `to` is not typed
     dtype: torch.dtype = getattr(torch, frozen)
     base_backbone, upgraded_backbone = (
         backbone_for(load_pipeline(path, dtype, parts="unfiltered").to(device)) for path in (base, model)

@@ -118,7 +118,10 @@ LESS_MEMORY = {
     "check": TRAINING,
     "transfer": TRAINING,
     "experiment": TRAINING,
-    "x-adapter": "lower training.batch_size and raise training.gradient_accumulation",
+    "x-adapter": (
+        "set --frozen bfloat16 and --gradient_checkpointing, or lower training.batch_size and raise "
+        "training.gradient_accumulation"
+    ),
     "prepare": "lower encode.batch or caption.batch",
     "generate": "lower --count, or --height and --width",
     "evaluate": "lower --batch",

@@ -66,7 +66,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Level:
+class ScoreLevel:
     """A share of a method's score on the validation task, for the mean curve and for the resampled ones."""
 
     value: float
@@ -81,12 +81,12 @@ class Resampled:
         self.resampled = resample({name: curve.values for name, curve in curves.items()})
         self._monotone: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def level(self, name: str, fraction: float) -> Level:
+    def level(self, name: str, fraction: float) -> ScoreLevel:
         """A fraction of the last score of a method."""
         mean, resampled = self.monotone(name)
-        return Level(fraction * float(mean[0, -1]), fraction * resampled[:, -1])
+        return ScoreLevel(fraction * float(mean[0, -1]), fraction * resampled[:, -1])
 
-    def crossing(self, name: str, level: Level) -> Crossing:
+    def crossing(self, name: str, level: ScoreLevel) -> Crossing:
         """After how many samples a method's curve reaches a level."""
         samples, (mean, resampled) = self.curves[name].samples, self.monotone(name)
         crossing = samples_to_reach(samples, mean, np.array([level.value]))

@@ -12,6 +12,8 @@ from a4a.method.linears import Sharing, SiteLinears
 
 _PRECISION = RLock()
 """Held while PyTorch's precision of matrix products, which is that of the whole process, differs from the user's."""
+REDUCED = ("tf32", "bf16")
+"""Precisions in which PyTorch may multiply float32 matrices, by the names of `fp32_precision`."""
 
 
 @contextmanager
@@ -32,10 +34,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
         finally:
             for backend, value in reduced:
                 backend.fp32_precision = value
-
-
-REDUCED = ("tf32", "bf16")
-"""Precisions in which PyTorch may multiply float32 matrices, by the names of `fp32_precision`."""
 
 
 class CouplingSpaceProjection(nn.Module):

@@ -212,3 +212,4 @@ class TransferSettings:
     training: TrainingConfig
     precision: Precision
     init: Path | str | None = None
+    """A trained adapter whose weights the run starts from."""

@@ -28,7 +28,8 @@ class KeepStage(Stage):
         super().__init__(output)
         self.name = f"kept/{split}"
         self.source, self.crop = source, replace(crop, views=1, flips=False)
-        self.split_of, self.split = split_of, split
+        self.split_of = split_of
+        self.split: SplitName = split
 
     def __call__(self, chunk: Chunk) -> None:
         records = [record for record in chunk.records if self.split_of(record.split_group) == self.split]

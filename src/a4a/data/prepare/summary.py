@@ -54,7 +54,10 @@ def finish(
     stage: EncodeStage,
     keep_stages: Sequence[KeepStage],
 ) -> None:
-    """Writes the report and the lists of kept images, then the manifest: a folder with a manifest is complete. Prints what was made."""
+    """Writes the report and the lists of kept images, then the manifest: a folder with a manifest is complete.
+
+    Prints what was made.
+    """
     summary = _summarise(chunks, stage)
     lines = report + summary.left_out + summary.enlarged
     report = sorted(lines, key=lambda line: ("left_out" not in line, "repaired" not in line, line["id"]))

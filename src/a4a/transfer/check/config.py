@@ -7,7 +7,7 @@ from a4a.evaluation.generation import Sampling
 
 
 @dataclass
-class PublishedAdapter:
+class KnownAdapter:
     """An adapter that is known to work on its model, so that what it scores proves all that a score depends on."""
 
     adapter: str | None = None
@@ -32,7 +32,7 @@ class CheckConfig:
 
     score: str
     """The score of the evaluation that tells whether the subject arrives, such as ida or clip_image."""
-    adapters: dict[str, PublishedAdapter]
+    adapters: dict[str, KnownAdapter]
     """Published adapters by a name of your choice: the source on its base model, one made for the upgraded model."""
     subjects: int = 20
     """Held-out subjects that published adapters draw: the first of the evaluation's task."""

@@ -54,8 +54,9 @@ def overfit_settings(settings: TransferSettings, steps: int) -> TransferSettings
     """The recipe's own settings, for so many steps of one forward pass each, at full learning rates."""
     batch = settings.training.batch_size
     changes = {"gradient_accumulation": 1, "schedule": "constant", "warmup": 0}
-    once = {"samples": steps * batch, "checkpoint_every": steps * batch, "keep_checkpoints": 1, "evaluate_every": None}
-    training: TrainingConfig = replace(settings.training, **changes, **once)
+    once = {"samples": steps * batch, "checkpoint_every": steps * batch, "keep_checkpoints": 1}
+    evaluate_at_both_ends = {"evaluate_every": None, "evaluate_at": []}
+    training: TrainingConfig = replace(settings.training, **changes, **once, **evaluate_at_both_ends)
     return replace(settings, training=training)
 
 

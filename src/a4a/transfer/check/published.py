@@ -13,7 +13,7 @@ from a4a.evaluation.methods import ImagePromptMethod
 from a4a.evaluation.scoring import compute_scores, generated_set, noise_generator, summarize
 from a4a.evaluation.statistics import Estimate, bootstrap_mean, paired_difference
 from a4a.evaluation.tasks.base import Task
-from a4a.transfer.check.config import PublishedAdapter
+from a4a.transfer.check.config import KnownAdapter
 from a4a.transfer.check.report import Finding
 from a4a.transfer.check.setup import CheckSetup
 from a4a.utils.files import atomic_write, slug
@@ -30,7 +30,7 @@ def draw_published(setup: CheckSetup) -> Generator[Finding, None, None]:
 
 
 @torch.no_grad()
-def _draw(setup: CheckSetup, name: str, adapter: PublishedAdapter) -> Generator[Finding, None, None]:
+def _draw(setup: CheckSetup, name: str, adapter: KnownAdapter) -> Generator[Finding, None, None]:
     evaluation, task = setup.evaluation, setup.evaluation.task.first(setup.config.subjects)
     method = _method(setup, name, adapter)
     sampling = method.sampling
@@ -39,19 +39,19 @@ def _draw(setup: CheckSetup, name: str, adapter: PublishedAdapter) -> Generator[
         evaluation.batch, task, lambda i, noise: generate_text_only(method.pipe.pipe, task, i, noise, sampling)
     )
     method.release()
-    picture = _save_grid(setup.folder / "published" / f"{slug(name)}.png", task, prompted, plain)
+    images_file = _save_grid(setup.folder / "published" / f"{slug(name)}.png", task, prompted, plain)
 
     scores = compute_scores(evaluation.metrics, generated_set(task, prompted))
     with_image = setup.score_of(scores)
     without_image = setup.score_of(compute_scores(evaluation.metrics, generated_set(task, plain)))
     is_same = all(a.tobytes() == b.tobytes() for a, b in zip(prompted, plain, strict=True))
     values = {score: estimate.mean for score, estimate in summarize(scores).items()}
-    yield _above_text_only(setup, name, with_image, without_image, is_same, values, picture)
+    yield _above_text_only(setup, name, with_image, without_image, is_same, values, images_file)
     if adapter.expected is not None:
         yield _as_expected(setup, name, adapter, bootstrap_mean(with_image))
 
 
-def _method(setup: CheckSetup, name: str, adapter: PublishedAdapter) -> ImagePromptMethod:
+def _method(setup: CheckSetup, name: str, adapter: KnownAdapter) -> ImagePromptMethod:
     settings = setup.settings
     path = adapter.adapter or settings.source
     if path is None:
@@ -96,7 +96,7 @@ def _above_text_only(
     without_image: np.ndarray,
     is_same: bool,
     values: dict[str, float],
-    picture: str,
+    images_file: str,
 ) -> Finding:
     score, prompted, plain = setup.config.score, bootstrap_mean(with_image), bootstrap_mean(without_image)
     difference = paired_difference(with_image, without_image)
@@ -105,27 +105,27 @@ def _above_text_only(
         f"{prompted.mean:.3f} and {plain.mean:.3f}, difference {difference.signed()}",
         "a difference whose interval lies above 0",
         difference.low > 0,
-        _where_the_image_is_lost(is_same, prompted, picture),
+        _where_the_image_is_lost(is_same, prompted, images_file),
         values | {f"{score} of the prompt alone": plain.mean, "difference": difference.mean, "low": difference.low},
-        picture,
+        images_file,
     )
 
 
-def _where_the_image_is_lost(is_same: bool, prompted: Estimate, picture: str) -> str:
+def _where_the_image_is_lost(is_same: bool, prompted: Estimate, images_file: str) -> str:
     if is_same:
         return (
             "the adapter's file (a4a inspect): the images with it and without it are the same to the last bit, "
             "so it changes nothing"
         )
     if not prompted.subjects:
-        return f"{picture}: no generated image has anything that the metric can score (no face, for a face encoder)"
+        return f"{images_file}: no generated image has anything that the metric can score (no face, for a face encoder)"
     return (
-        f"{picture}: the adapter changes the images, but not towards the references; is it the adapter for this model, "
+        f"{images_file}: the adapter changes the images, but not towards the references; is it the adapter for this model, "
         "and its image encoder?"
     )
 
 
-def _as_expected(setup: CheckSetup, name: str, adapter: PublishedAdapter, found: Estimate) -> Finding:
+def _as_expected(setup: CheckSetup, name: str, adapter: KnownAdapter, found: Estimate) -> Finding:
     expected, tolerance = adapter.expected or 0.0, adapter.tolerance
     return Finding(
         f"{name}, {setup.config.score}",

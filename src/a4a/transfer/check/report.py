@@ -27,13 +27,13 @@ class Finding:
     """Where the cause may be, if it did not pass."""
     values: dict[str, Any] = field(default_factory=dict)
     """The figures behind `found`."""
-    pictures: str | None = None
-    """A file for a person to look at."""
+    images: str | None = None
+    """A file or folder of images for a person to look at."""
 
     def lines(self) -> str:
         """The finding as it is printed."""
         lines = [f"  {'ok ' if self.passed else 'OFF'} {self.what}: {self.found}", f"      expected: {self.expected}"]
-        return "\n".join(lines + ([f"      pictures: {self.pictures}"] if self.pictures else []))
+        return "\n".join(lines + ([f"      images: {self.images}"] if self.images else []))
 
 
 class Report:
