@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from a4a.adapters import formats
 from a4a.backbones import load_pipeline
 from a4a.backbones.base import denoiser_part
@@ -61,9 +63,16 @@ def build_adapter(
         formats.write(adapter, target / f"{name}.safetensors")
     else:
         adapter.set_image_encoder(IMAGE_ENCODER)
-        adapter.half().save_pretrained(target)
+        adapter.save_pretrained(target)
+        _halve(target / "diffusion_pytorch_model.safetensors")
     _copy_scores(context.runs / name / "log.csv", target / "log.csv")
     write_test_scores(context, target, pipe, adapter.float(), training["samples"])
+
+
+def _halve(file: Path) -> None:
+    """Rewrite a file's weights in half precision; an A4A in memory stays in float32."""
+    weights = {name: tensor.half() for name, tensor in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
 
 
 def _copy_scores(log: Path, target: Path) -> None:
