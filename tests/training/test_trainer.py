@@ -305,6 +305,11 @@ def test_counts_below_one_are_refused(name):
         config(8, **{name: 0})
 
 
+def test_a_negative_number_of_steps_to_leave_out_is_refused():
+    with pytest.raises(InputError, match=r"training\.skip_nonfinite is -1; give 0 or more"):
+        TrainingConfig(samples=8, skip_nonfinite=-1)
+
+
 def test_a_run_is_not_overwritten(tmp_path):
     run(tmp_path, 8)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

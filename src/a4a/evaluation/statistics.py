@@ -102,12 +102,11 @@ def _crossed_half_width(means: np.ndarray) -> float:
 
 def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
     """The mean of the values that are not NaN; NaN where there is none, without a warning."""
-    known = ~np.isnan(values)
-    counts = known.sum(axis=axis)
-    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(counts, 1), np.nan)
+    sums, counts = _sums_and_counts(values, axis)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _sums_and_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the last axis: the sum of the values that are not NaN, and how many there are."""
+def _sums_and_counts(values: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Over an axis: the sum of the values that are not NaN, and how many there are."""
     known = ~np.isnan(values)
-    return np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1)
+    return np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)

@@ -53,3 +53,5 @@ class TrainingConfig:
                 raise InputError(
                     f"training.{name} is {value}; give a number of at least 1, or leave it out for its default."
                 )
+        if self.skip_nonfinite < 0:
+            raise InputError(f"training.skip_nonfinite is {self.skip_nonfinite}; give 0 or more.")

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from a4a.adapters.base import ImagePromptAdapter
-from a4a.adapters.loading import load_adapter, save_with_card, write_with_card
+from a4a.adapters.loading import save_with_card, write_with_card
 from a4a.backbones import Backbone, backbone_for, denoiser_of, load_pipeline
 from a4a.data.base import EncodedDataset, TrainingData
 from a4a.encoders.base import ImageEncoder, check_width
@@ -27,7 +27,7 @@ from a4a.transfer import dry_run as dry_runs
 from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, TransferSettings
 from a4a.transfer.memory import check_fit, estimate_memory
 from a4a.transfer.meta import load_meta_transfer
-from a4a.transfer.start import source_within, start_from
+from a4a.transfer.start import load_init_and_source, start_from
 from a4a.utils.files import atomic_write, write_json
 
 
@@ -96,8 +96,7 @@ def train_adapter(
         )
     load_encoders = not data.is_encoded or evaluation is not None
     _check_memory(settings, data.size, load_encoders)
-    init = load_adapter(settings.init) if settings.init is not None else None
-    source = load_adapter(settings.source) if settings.source is not None else source_within(init)
+    init, source = load_init_and_source(settings)
     output_kind = method.encoder_output(source)
     data.check(settings.model, settings.image_encoder, output_kind)
     encoder = None

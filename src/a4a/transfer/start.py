@@ -7,11 +7,21 @@ import torch
 
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter, adapter_to_config
+from a4a.adapters.loading import load_adapter
 from a4a.errors import InputError
+from a4a.transfer.config import TransferSettings
 
 Name = Path | str | None
 COMPARED_OTHERWISE = {"_class_name", "sites", "base", "image_encoder"}
 """Settings in an adapter's configuration that are not compared by their value."""
+
+
+def load_init_and_source(
+    settings: TransferSettings,
+) -> tuple[ImagePromptAdapter | None, ImagePromptAdapter | None]:
+    """The adapter that a run starts from, and its source; None where the settings have none."""
+    init = load_adapter(settings.init) if settings.init is not None else None
+    return init, load_adapter(settings.source) if settings.source is not None else source_within(init)
 
 
 def source_within(init: ImagePromptAdapter | None) -> ImagePromptAdapter | None:

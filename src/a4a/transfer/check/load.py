@@ -20,7 +20,7 @@ from a4a.transfer.check.report import Finding
 from a4a.transfer.check.setup import CheckSetup
 from a4a.transfer.memory import RESERVED, estimate_memory
 from a4a.transfer.meta import load_meta_transfer
-from a4a.transfer.start import source_within
+from a4a.transfer.start import load_init_and_source
 from a4a.utils.modules import parameter_count
 
 DOWNLOAD = "the files of that name: remove them (those of the hub are below HF_HOME) and load them again"
@@ -87,8 +87,7 @@ def _references(setup: CheckSetup) -> Finding:
 
 def _data(setup: CheckSetup) -> Finding:
     settings, data = setup.settings, setup.data
-    init = load_adapter(settings.init) if settings.init is not None else None
-    source = load_adapter(settings.source) if settings.source is not None else source_within(init)
+    _, source = load_init_and_source(settings)
     data.check(settings.model, settings.image_encoder, settings.method.encoder_output(source))
     samples = few_samples(data, setup.config.overfit).total
     size = f" of {data.size} pixels" if data.size else ""
