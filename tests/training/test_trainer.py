@@ -549,7 +549,7 @@ def test_conditions_are_dropped_at_the_configured_rates(sd15):
         seen["image"].append((embeds == 0).all(1)) or tiny_models.ip_adapter(sd15)(embeds)
     )
     objective.injection.set = lambda *_: None
-    objective._backbone.predict = lambda noisy, _t, text: (
+    objective._backbone.predict = lambda noisy, _t, text, _sizes: (
         seen["text"].append((text["states"] == empty).all(2).all(1)) or noisy.requires_grad_()
     )
     torch.manual_seed(0)
