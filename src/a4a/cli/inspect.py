@@ -97,9 +97,8 @@ def _sites(sites: tuple[Site, ...]) -> dict[str, Any]:
 
 def _table(facts: dict[str, Any]) -> str:
     rows = {name: value for name, value in facts.items() if name != "layers" and value is not None}
-    size = "{:.3g} GB in float32" if "precision" in facts else "{:.3g} GB in half precision"
-    size = size.format(facts["parameters"] * (4 if "precision" in facts else 2) / 1e9)
-    rows["parameters"] = f"{facts['parameters']:,} ({size})"
+    count, (size, precision) = facts["parameters"], (4, "float32") if "precision" in facts else (2, "half precision")
+    rows["parameters"] = f"{count:,} ({count * size / 1e9:.3g} GB in {precision})"
     return "\n".join(f"{name:18} {_text(value)}" for name, value in rows.items())
 
 

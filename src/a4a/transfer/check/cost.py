@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+from a4a.training.config import TrainingConfig
 from a4a.training.distributed import process_device
 from a4a.transfer.check.overfit import Measured, overfit_settings
 from a4a.transfer.check.report import Finding
@@ -22,7 +23,7 @@ def _hours(setup: CheckSetup, measured: Measured) -> Finding:
     flops = flops_per_sample(load_meta_transfer(setup.settings), setup.data.size)
     planned = gpu_hours(flops, training.samples)
     hours = training.samples / measured.samples_per_second / 3600
-    evaluations = 2 + (training.samples - 1) // (training.evaluate_every or training.samples)
+    evaluations = _count_evaluations(training)
     evaluating = evaluations * len(setup.evaluation.task) * measured.seconds_per_image / 3600
     limit = f"at most {slowdown:g} times that" if slowdown is not None else "not compared, by the recipe"
     return Finding(
@@ -39,6 +40,13 @@ def _hours(setup: CheckSetup, measured: Measured) -> Finding:
             "planned_hours": planned,
         },
     )
+
+
+def _count_evaluations(training: TrainingConfig) -> int:
+    """How often training evaluates: at the start, at the end, and in between."""
+    every = training.evaluate_every or training.samples
+    listed = [count for count in training.evaluate_at if count < training.samples and count % every]
+    return 2 + (training.samples - 1) // every + len(listed)
 
 
 def _memory(setup: CheckSetup, measured: Measured) -> Finding:
