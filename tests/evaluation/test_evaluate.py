@@ -219,7 +219,7 @@ def test_two_folders_of_one_name_are_two_sections(world, tmp_path):
     for place in ("one", "two"):
         evaluate(world, {"copier": CopyReference()}, [Brightness()], tmp_path / "runs" / place / "table")
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]) == 0
-    assert {p.name for p in (tmp_path / "page").glob("*.png")} == {"one-table.png", "two-table.png"}
+    assert {p.name for p in (tmp_path / "page").glob("*.webp")} == {"one-table.webp", "two-table.webp"}
 
 
 def test_noise_depends_on_image_number_and_seed_alone():
@@ -246,8 +246,8 @@ description: Nobody knows.
     assert main(["evaluate", "--config", str(recipe), "--output", str(tmp_path / "runs" / "table")]) == 0
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]) == 0
     page, text = ((tmp_path / "page" / name).read_text() for name in ("index.html", "README.md"))
-    assert page.count("data:image/png") == 1 and "text only" in page and "identity" in page
-    assert (tmp_path / "page" / "table.png").exists() and "table.png" in text
+    assert page.count("data:image/webp") == 1 and "text only" in page and "identity" in page
+    assert (tmp_path / "page" / "table.webp").exists() and "table.webp" in text
     for grid_subjects in (page, text):
         assert (
             "Who draws best" in grid_subjects
