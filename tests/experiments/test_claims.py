@@ -210,6 +210,12 @@ def test_the_savings_table_says_what_was_not_reached_and_the_ratio():
     assert savings_table(Savings("a", "pta"), found) == []
 
 
+def test_an_adapter_that_is_there_before_training_has_no_ratio_of_samples():
+    found = evidence({"a": curve(COUNTS, RISE), "b": curve([0, *COUNTS], [0.6, 0.6, 0.6, 0.6, 0.68], seed=1)})
+    _, _, b = savings_table(Savings("a", "a", fractions=(0.5, 0.9)), found)
+    assert b[2:4] == ["before the first sample", ""] and b[5].endswith("fewer")
+
+
 # --- claims and records -----------------------------------------------------------------------------------------------
 
 

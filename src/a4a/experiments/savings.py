@@ -39,6 +39,8 @@ def savings_table(savings: Savings, evidence: Evidence) -> Rows:
 
 def _in_words(crossing: Crossing) -> str:
     """For example `2,100 [1,800, 2,500]`, or `not reached by 16,000`."""
+    if _from_the_start(crossing):
+        return "before the first sample"
     if np.isinf(crossing.samples):
         return f"not reached by {crossing.end:,.0f}"
     interval = crossing.interval
@@ -48,4 +50,11 @@ def _in_words(crossing: Crossing) -> str:
 
 
 def _fewer(best: Crossing, own: Crossing) -> str:
-    return "" if np.isinf(best.samples) else f"{ratio_in_words(ratio(best, own))} fewer"
+    if np.isinf(best.samples) or _from_the_start(own):
+        return ""
+    return f"{ratio_in_words(ratio(best, own))} fewer"
+
+
+def _from_the_start(crossing: Crossing) -> bool:
+    """Whether the curve is there before training, as that of an adapter which is trained on: no ratio means anything."""
+    return crossing.samples <= 1
