@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from a4a.data.manifest import SplitName
@@ -27,6 +27,11 @@ class Split:
                 "expected shares of at least 0 whose sum is at most 1."
             )
 
+    @property
+    def train(self) -> float:
+        """The rest, which is never less than 0."""
+        return 1 - self.test - self.validation
+
     def position(self, group: str) -> float:
         """In [0, 1), by a hash of the name: test takes the lowest positions, then validation, then training."""
         return int.from_bytes(hashlib.sha256(f"{self.seed} {group}".encode()).digest()[:8]) / 2**64
@@ -42,28 +47,26 @@ class Split:
         """The split of each of these groups, such that no split with a share is empty.
 
         A group goes where its name's hash says. In a small set that may leave a split empty, say 20 subjects without
-        one for test. Where there are at least three groups, the group whose hash comes next then moves into the empty
-        split. The result depends on the set of groups alone. When data are added, only such a moved group can change
-        its split: as soon as hashes fill the split, it returns.
+        one for test. Where there are at least three groups, the cuts between the splits, in the order of the hashes,
+        then move by as few groups as give each split one. The result depends on the set of groups alone. When data are
+        added, only a group that was moved can change its split (as soon as hashes fill the split, it returns), if
+        hashes had given training two groups; no rule without memory can promise it for fewer.
         """
-        split_of = {group: self(group) for group in set(groups)}
-        if len(split_of) < MINIMUM_GROUPS:
+        order = sorted(set(groups), key=lambda group: (self.position(group), group))
+        if len(order) < MINIMUM_GROUPS:
             return SplitAssignment(self, {})
-        moved: dict[str, SplitName] = {}
-        shares: dict[SplitName, float] = {
-            "test": self.test,
-            "validation": self.validation,
-            "train": 1 - self.test - self.validation,
+        counts = Counter(self(group) for group in order)
+        test, validation, train = (int(share > 0) for share in (self.test, self.validation, self.train))
+        first = min(max(counts["test"], test), len(order) - validation - train)
+        second = min(max(counts["test"] + counts["validation"], first + validation), len(order) - train)
+        splits: Mapping[SplitName, list[str]] = {
+            "test": order[:first],
+            "validation": order[first:second],
+            "train": order[second:],
         }
-        order = sorted(split_of, key=lambda group: (self.position(group), group))
-        for name, share in shares.items():
-            counts = Counter(split_of.values())
-            if share <= 0 or counts[name]:
-                continue
-            donor = "train" if counts["train"] > 1 else counts.most_common(1)[0][0]
-            candidates = [group for group in order if split_of[group] == donor]
-            group = candidates[-1] if name == "train" else candidates[0]
-            split_of[group] = moved[group] = name
+        moved: dict[str, SplitName] = {
+            group: name for name, members in splits.items() for group in members if self(group) != name
+        }
         return SplitAssignment(self, moved)
 
 
