@@ -1,6 +1,7 @@
 """Step 4 of a check: speed and memory as measured while overfitting, against what `a4a plan` says."""
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from a4a.training.config import TrainingConfig
 from a4a.training.distributed import process_device
@@ -9,32 +10,34 @@ from a4a.transfer.check.report import Finding
 from a4a.transfer.check.setup import CheckSetup
 from a4a.transfer.compute import flops_per_sample, gpu_hours
 from a4a.transfer.memory import RESERVED, estimate_memory
-from a4a.transfer.meta import load_meta_transfer
+from a4a.transfer.meta import MetaTransfer, load_meta_transfer
 
 
 def compare_cost(setup: CheckSetup, measured: Measured) -> Generator[Finding, None, None]:
     """Hours of the whole run by the measured rate, and the peak of memory."""
-    yield _hours(setup, measured)
-    yield _memory(setup, measured)
+    built = load_meta_transfer(setup.settings)
+    yield _hours(setup, built, measured)
+    yield _memory(setup, built, measured)
 
 
-def _hours(setup: CheckSetup, measured: Measured) -> Finding:
+def _hours(setup: CheckSetup, built: MetaTransfer, measured: Measured) -> Finding:
+    rate = measured.samples_per_second
     training, slowdown = setup.settings.training, setup.config.slowdown
-    flops = flops_per_sample(load_meta_transfer(setup.settings), setup.data.size)
+    flops = flops_per_sample(built, setup.data.size)
     planned = gpu_hours(flops, training.samples)
-    hours = training.samples / measured.samples_per_second / 3600
+    hours = training.samples / rate / 3600
     evaluations = _count_evaluations(training)
     evaluating = evaluations * len(setup.evaluation.task) * measured.seconds_per_image / 3600
     limit = f"at most {slowdown:g} times that" if slowdown is not None else "not compared, by the recipe"
     return Finding(
         f"hours of one GPU for {training.samples:,} samples",
-        f"{hours:.1f} at {measured.samples_per_second:.1f} samples/s, and {evaluating:.1f} for {evaluations} evaluations",
+        f"{hours:.1f} at {rate:.1f} samples/s, and {evaluating:.1f} for {evaluations} evaluations",
         f"{planned:.1f} on an A100 by a4a plan, {limit}",
         slowdown is None or hours <= slowdown * planned,
         "the GPU (nvidia-smi: is it the one you pay for, and alone?), the disk of prepared data, objective.compile and "
         "objective.gradient_checkpointing",
         {
-            "samples_per_second": measured.samples_per_second,
+            "samples_per_second": rate,
             "hours": hours,
             "evaluation_hours": evaluating,
             "planned_hours": planned,
@@ -49,12 +52,12 @@ def _count_evaluations(training: TrainingConfig) -> int:
     return 2 + (training.samples - 1) // every + len(listed)
 
 
-def _memory(setup: CheckSetup, measured: Measured) -> Finding:
+def _memory(setup: CheckSetup, built: MetaTransfer, measured: Measured) -> Finding:
     settings = overfit_settings(setup.settings, setup.config.steps)
     batch, pixels = settings.training.batch_size, setup.data.size
     peak, whole = (
-        estimate_memory(load_meta_transfer(s), 1, pixels, with_encoders=True).peak(batch)
-        for s in (settings, setup.settings)
+        estimate_memory(run, 1, pixels, with_encoders=True).peak(batch)
+        for run in (replace(built, settings=settings), built)
     )
     values = {"peak_bytes": measured.peak_bytes, "planned_bytes": peak, "planned_bytes_of_the_run": whole}
     found = f"{measured.peak_bytes / 1e9:.2f} GB"
