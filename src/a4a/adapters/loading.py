@@ -17,9 +17,7 @@ from a4a.encoders.base import ImageEncoder
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
 from a4a.utils.files import atomic_write
-from a4a.utils.hub import resolve_model, resolve_zoo
-
-WEIGHTS = "diffusion_pytorch_model*.safetensors"
+from a4a.utils.hub import MODEL_WEIGHTS, resolve_model, resolve_zoo
 
 
 def load_adapter(path: str | Path, torch_dtype: torch.dtype | None = None) -> ImagePromptAdapter:
@@ -104,7 +102,7 @@ def _whole_folder(path: str | Path, config_file: Path) -> Path:
         return config_file.parent
     inside = f"{folder['subfolder']}/" if folder else ""
     try:
-        downloaded = snapshot_download(repo, allow_patterns=[f"{inside}config.json", f"{inside}{WEIGHTS}"])
+        downloaded = snapshot_download(repo, allow_patterns=[f"{inside}config.json", f"{inside}{MODEL_WEIGHTS}"])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"The hub did not give the weights of {path} ({first_line(error)}); try again.") from error
     return Path(downloaded) / inside
@@ -113,7 +111,7 @@ def _whole_folder(path: str | Path, config_file: Path) -> Path:
 def _weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor in the folder's weights, from the files' headers."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob(WEIGHTS)):
+    for file in sorted(folder.glob(MODEL_WEIGHTS)):
         try:
             with safe_open(file, "pt") as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
@@ -124,7 +122,7 @@ def _weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             ) from error
     if not shapes:
         raise InputError(
-            f"The adapter folder {folder} is incomplete or corrupted: it has no {WEIGHTS}; copy or train it again."
+            f"The adapter folder {folder} is incomplete or corrupted: it has no {MODEL_WEIGHTS}; copy or train it again."
         )
     return shapes
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from a4a.errors import InputError
 from a4a.utils.files import atomic_write, save_torch
+from a4a.utils.hub import MODEL_WEIGHTS
 
-MODEL_WEIGHTS = "diffusion_pytorch_model*.safetensors"
 LAST = "last"
 
 

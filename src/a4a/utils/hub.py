@@ -5,6 +5,8 @@ from typing import Any
 
 from a4a.errors import InputError
 
+MODEL_WEIGHTS = "diffusion_pytorch_model*.safetensors"
+"""The files of weights in a folder that diffusers saved a model into; several where it was split."""
 ZOO = Path(__file__).parent.parent / "zoo" / "models"
 
 
