@@ -165,7 +165,7 @@ def test_compiled_blocks_share_one_graph_and_give_the_same_gradients(sd15, pixar
 def drawn(sd15, **options):
     objective, _ = denoising(sd15, sd15, **options)
     torch.manual_seed(0)
-    return objective.prediction.sample_timesteps(20_000, "cpu", objective.config.density).float()
+    return objective.prediction.sample_timesteps(20_000, "cpu", objective.density).float()
 
 
 def test_time_steps_follow_the_chosen_density(sd15):
@@ -178,6 +178,12 @@ def test_time_steps_follow_the_chosen_density(sd15):
     assert mode.std() < 0.95 * uniform.std()
     for t in (uniform, middle, noisy, mode):
         assert t.min() >= 0 and t.max() <= 999
+
+
+def test_by_default_time_steps_are_drawn_as_the_models_authors_drew_them(sd15, sd3):
+    assert denoising(sd15, sd15)[0].density.kind == "uniform"
+    assert denoising(sd3, sd15)[0].density.kind == "logit_normal"
+    assert denoising(sd3, sd15, timesteps="uniform")[0].density.kind == "uniform"
 
 
 # --- the optimiser ----------------------------------------------------------------------------------------------------

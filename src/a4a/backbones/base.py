@@ -10,8 +10,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from a4a.backbones import latents
 from a4a.backbones.attention import CROSS, AttentionContract, contract_of
-from a4a.backbones.prediction import Prediction, prediction_for, split_variance
+from a4a.backbones.prediction import Prediction, TimestepDensity, prediction_for, split_variance
 from a4a.backbones.published import PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
@@ -38,6 +39,8 @@ class Backbone(ABC):
     """Ending of the names of the attention modules that are sites."""
     attention: ClassVar[AttentionContract] = CROSS
     """How those modules take image features."""
+    density: ClassVar[TimestepDensity] = TimestepDensity()
+    """How the authors of the family draw time steps in training."""
     published: ClassVar[dict[str, PublishedModel]] = {}
     """Models of this family that can be planned and tried without a download, by hub name."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
@@ -165,20 +168,20 @@ class Backbone(ABC):
         Raises InputError where they are not finite.
         """
         vae = self.vae
-        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample()
-        if not latents.isfinite().all():
+        raw = latents.encode(vae, pixels)
+        if not raw.isfinite().all():
             format_ = str(vae.dtype).removeprefix("torch.")
             remedy = "replace its weights" if vae.dtype == torch.float32 else "use float32, or a VAE made for 16 bits"
             raise InputError(
                 f"The VAE of {type(self.pipe).__name__} gives latents that are not finite in {format_}; {remedy}."
             )
-        return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+        shift, scale = latents.normalisation(vae, raw)
+        return (raw - shift) * scale
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, normalised: Tensor) -> Tensor:
         """The inverse of `encode_pixels`."""
-        vae = self.vae
-        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        return vae.decode(latents + (vae.config.get("shift_factor") or 0.0)).sample
+        shift, scale = latents.normalisation(self.vae, normalised)
+        return latents.decode(self.vae, normalised / scale + shift)
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> Any:

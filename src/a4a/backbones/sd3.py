@@ -9,6 +9,7 @@ from torch import Tensor
 
 from a4a.backbones.attention import DOUBLE
 from a4a.backbones.base import Backbone, Text
+from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import CLIP_G, KL_VAE, T5_XXL, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 
@@ -55,6 +56,7 @@ class SD3(Backbone):
     block = "JointTransformerBlock"
     site_suffix = ".attn"
     attention = DOUBLE
+    density = TimestepDensity("logit_normal")
     published: ClassVar[dict[str, PublishedModel]] = {
         name: PublishedModel(
             "StableDiffusion3Pipeline",

@@ -54,8 +54,9 @@ class ObjectiveConfig:
     sigma_sqrt and cosmap (flow-matching models) are SD3's."""
     gamma: float = 5.0
     """Of min_snr: the largest signal-to-noise ratio that counts."""
-    timesteps: Density = "uniform"
-    """How time steps are drawn: uniform, as in the paper, or by SD3's densities (arXiv 2403.03206, sec. 3.1)."""
+    timesteps: Density | None = None
+    """How time steps are drawn: uniform, or by SD3's densities (arXiv 2403.03206, sec. 3.1). By default as the model's
+    authors drew them: uniform for diffusion models, as in the paper."""
     logit_mean: float = 0.0
     """Of logit_normal: above zero favours noisy steps."""
     logit_std: float = 1.0
@@ -68,8 +69,10 @@ class ObjectiveConfig:
     """torch.compile the denoiser's repeated blocks: a minute at the start, faster steps after it."""
 
     @property
-    def density(self) -> TimestepDensity:
-        """The distribution that time steps are drawn from."""
+    def density(self) -> TimestepDensity | None:
+        """The distribution that time steps are drawn from; None for the model's own."""
+        if self.timesteps is None:
+            return None
         return TimestepDensity(self.timesteps, self.logit_mean, self.logit_std, self.mode_scale)
 
 
@@ -100,6 +103,7 @@ class Denoising(Objective):
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
         self.prediction = backbone.prediction
+        self.density = config.density or backbone.density
         self.prediction.check_weighting(config.weighting)
         self._no_text = backbone.no_text() if no_text is None else no_text
         self.injection = Injection(self.denoiser, backbone.sites) if adapter is not None else None
@@ -130,7 +134,7 @@ class Denoising(Objective):
         latents = batch["latents"].float()
         without_image, without_text = self._draw_dropout(latents)
         noise = torch.randn_like(latents)
-        timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.config.density)
+        timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.density)
         noisy = self.prediction.add_noise(latents, noise, timesteps)
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()

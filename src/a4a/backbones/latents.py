@@ -1,0 +1,44 @@
+"""Between pixels and latents: the VAEs of diffusers behind one pair of functions.
+
+VAEs differ in four facts: whether they draw from a posterior, whether they take video, whether their latents are
+normalised by one number or one for each channel, and whether these are shifted.
+"""
+
+from typing import Any
+
+from torch import Tensor, as_tensor
+
+
+def encode(vae: Any, pixels: Tensor) -> Tensor:
+    """Images [batch, 3, height, width] in [-1, 1] to latents [batch, channels, height, width], not yet normalised."""
+    pixels = pixels.to(vae.device, vae.dtype)
+    encoded = vae.encode(pixels.unsqueeze(2) if takes_video(vae) else pixels)
+    latents = encoded.latent_dist.sample() if hasattr(encoded, "latent_dist") else encoded.latent
+    return latents.squeeze(2) if takes_video(vae) else latents
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """The inverse of `encode`: images [batch, 3, height, width]."""
+    latents = latents.to(vae.device, vae.dtype)
+    if takes_video(vae):
+        return vae.decode(latents.unsqueeze(2)).sample.squeeze(2)
+    return vae.decode(latents).sample
+
+
+def normalisation(vae: Any, like: Tensor) -> tuple[Any, Any]:
+    """`shift` and `scale` of the VAE: the denoiser takes (latents - shift) * scale.
+
+    Numbers, or tensors [1, channels, 1, 1] on the device and in the dtype of `like`.
+    """
+    config = vae.config
+    mean, std, shift = config.get("latents_mean"), config.get("latents_std"), config.get("shift_factor")
+    scale = config.get("scaling_factor", 1.0)
+    if mean is None or std is None:
+        return shift or 0.0, scale
+    mean, std = (as_tensor(values).to(like).view(1, -1, 1, 1) for values in (mean, std))
+    return mean, scale / std
+
+
+def takes_video(vae: Any) -> bool:
+    """Whether its tensors are [batch, channels, frames, height, width]; an image is a video of one frame."""
+    return "temperal_downsample" in vae.config  # as diffusers spells it
