@@ -35,6 +35,13 @@ def test_sites_are_attention_modules_with_distinct_names(backbone):
     assert len(set(depths)) == len(depths)
 
 
+def test_every_site_is_in_a_block_that_is_compiled_and_quantised(backbone):
+    inside = {name for name, m in backbone.denoiser.named_modules() if type(m).__name__ in backbone.blocks}
+    assert {type(backbone.denoiser.get_submodule(name)).__name__ for name in inside} == set(backbone.blocks)
+    for site in backbone.sites:
+        assert any(site.name.startswith(f"{name}.") for name in inside), site.name
+
+
 def test_a_prediction_has_the_shape_of_the_latents(backbone):
     noisy, timesteps, text = tiny_models.inputs(backbone, 3)
     found = backbone.predict(noisy, timesteps, text)

@@ -73,7 +73,7 @@ def test_an_int8_denoiser_is_smaller_and_has_nearly_the_same_gradients(pipe, sd1
     batch = rows(backbone)
     loss, found = gradients(objective, batch)
     before = sum(t.numel() * t.element_size() for t in backbone.denoiser.state_dict().values())
-    to_int8(backbone.denoiser, backbone.block)
+    to_int8(backbone.denoiser, backbone.blocks)
     assert any(isinstance(m, Int8Linear) for m in backbone.denoiser.modules())
     assert sum(t.numel() * t.element_size() for t in backbone.denoiser.state_dict().values()) < before
     rounded, close = gradients(objective, batch)

@@ -33,8 +33,8 @@ class Backbone(ABC):
 
     denoisers: ClassVar[tuple[str, ...]]
     """Class names of the denoisers, as diffusers calls them."""
-    block: ClassVar[str] = "BasicTransformerBlock"
-    """Class name of the repeated blocks, which hold most of the weights: these are compiled, quantised and sharded."""
+    blocks: ClassVar[tuple[str, ...]] = ("BasicTransformerBlock",)
+    """Class names of the repeated blocks, which hold most of the weights: these are compiled, quantised and sharded."""
     site_suffix: ClassVar[str] = ".attn2"
     """Ending of the names of the attention modules that are sites."""
     attention: ClassVar[AttentionContract] = CROSS

@@ -4,6 +4,7 @@ The backward pass dequantises again. Libraries for inference keep the forward pa
 so that a training step would hold every layer in 16 bits after all.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def to_int8(model: nn.Module, block: str) -> None:
-    """Replaces the linear layers inside all modules whose class is named `block`."""
-    for repeated in [m for m in model.modules() if type(m).__name__ == block]:
+def to_int8(model: nn.Module, blocks: Collection[str]) -> None:
+    """Replaces the linear layers inside all modules whose class is named in `blocks`."""
+    for repeated in [m for m in model.modules() if type(m).__name__ in blocks]:
         for parent in list(repeated.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:

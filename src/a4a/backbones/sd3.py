@@ -53,7 +53,7 @@ class SD3(Backbone):
     """The image's rows have projections of their own; 3.5-medium's self-attention `attn2` is not a site."""
 
     denoisers = ("SD3Transformer2DModel",)
-    block = "JointTransformerBlock"
+    blocks = ("JointTransformerBlock",)
     site_suffix = ".attn"
     attention = DOUBLE
     density = TimestepDensity("logit_normal")

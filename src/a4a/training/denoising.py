@@ -113,7 +113,7 @@ class Denoising(Objective):
         if config.gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
         if config.compile:
-            self.denoiser._repeated_blocks = [backbone.block]  # diffusers names none for PixArt
+            self.denoiser._repeated_blocks = list(backbone.blocks)  # diffusers names none for PixArt
             self.denoiser.compile_repeated_blocks()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

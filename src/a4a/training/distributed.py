@@ -1,7 +1,7 @@
 """Several processes of one run: how they start, what they must have in common, and how they end."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -105,8 +105,8 @@ def exclude_frozen_from_ddp(model: nn.Module) -> None:
     object.__setattr__(model, "_ddp_params_and_buffers_to_ignore", frozen + buffers)
 
 
-def shard(model: nn.Module, block: str) -> None:
-    """Shards a frozen model's blocks, named by their class, over the processes; each is gathered to run (FSDP 2)."""
+def shard(model: nn.Module, blocks: Collection[str]) -> None:
+    """Shards a frozen model's blocks, named by their classes, over the processes; each is gathered to run (FSDP 2)."""
     processes = state().num_processes
     if processes == 1:
         raise InputError(
@@ -114,7 +114,7 @@ def shard(model: nn.Module, block: str) -> None:
         )
     mesh = init_device_mesh(process_device().type, (processes,))
     for module in model.modules():
-        if type(module).__name__ == block:
+        if type(module).__name__ in blocks:
             # each block is a root of its own, and roots stay gathered after the forward pass by default
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
 

@@ -195,9 +195,9 @@ class Precision:
     def apply(self, backbone: Backbone) -> None:
         """Quantizes or shards a denoiser. It must be frozen, and nothing may be copied from it afterwards."""
         if self.frozen == "int8":
-            to_int8(backbone.denoiser, backbone.block)
+            to_int8(backbone.denoiser, backbone.blocks)
         if self.shard:
-            shard(backbone.denoiser, backbone.block)
+            shard(backbone.denoiser, backbone.blocks)
 
 
 @dataclass(frozen=True)

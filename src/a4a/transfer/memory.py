@@ -148,7 +148,7 @@ def _denoiser_bytes(backbone: Backbone, shards: int) -> int:
     total = _bytes(backbone.denoiser)
     if shards == 1:
         return total
-    blocks = [_bytes(m) for m in backbone.denoiser.modules() if type(m).__name__ == backbone.block]
+    blocks = [_bytes(m) for m in backbone.denoiser.modules() if type(m).__name__ in backbone.blocks]
     running = 2 * max(blocks)  # one computes while the next is gathered
     return total - sum(blocks) + sum(blocks) // shards + running
 
