@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from a4a.backbones import latents
 from a4a.backbones.attention import CROSS, AttentionContract, contract_of
+from a4a.backbones.dequantization import plain_linear
 from a4a.backbones.prediction import Prediction, TimestepDensity, prediction_for, split_variance
 from a4a.backbones.published import PublishedModel
 from a4a.backbones.sizes import SizeConditions
@@ -104,10 +105,14 @@ class Backbone(ABC):
         return Site(name, cls.attention.key_width(denoiser.get_submodule(name)), depth, cls.attention.name)
 
     def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
-        """The denoiser's own projections of text to keys and to values at its sites."""
-        found = [contract_of(s.attention).text_projections(self.denoiser.get_submodule(s.name)) for s in self.sites]
-        keys, values = zip(*found, strict=True)
-        return list(keys), list(values)
+        """The denoiser's own projections of text to keys and to values at its sites, dequantised where they must be."""
+        keys: list[nn.Linear] = []
+        values: list[nn.Linear] = []
+        for site in self.sites:
+            found = contract_of(site.attention).text_projections(self.denoiser.get_submodule(site.name))
+            for layers, layer, kind in zip((keys, values), found, ("keys", "values"), strict=True):
+                layers.append(plain_linear(layer, f"the text {kind} of {site.name}", self.dtype))
+        return keys, values
 
     # --- text --------------------------------------------------------------------------------------------------------
 
