@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from a4a.backbones.attention import AttentionContract
 from a4a.errors import InputError
 from a4a.features import Site
+from a4a.injected_denoiser import ForwardPass
 from a4a.utils.hooks import drop_needless_forward, exchange_own_forward, own_forward_is_hidden
 
 SITE = "_injection"
@@ -25,23 +26,30 @@ SITE = "_injection"
 
 
 class SiteState:
-    """Image keys, values and scale of one site. `rows` counts features without negatives, which come first if given."""
+    """Image keys, values and scale of one site. `rows` counts features without negatives.
 
-    __slots__ = ("image_rows", "key", "rows", "scale", "value")
+    Negatives, if given, come last where the family's batches end with them, else first.
+    """
 
-    def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int, image_rows: int | None):
-        self.key, self.value, self.scale, self.rows, self.image_rows = key, value, scale, rows, image_rows
+    __slots__ = ("key", "rows", "scale", "value")
 
-    def for_batch(self, batch: int, name: str) -> tuple[Tensor, Tensor]:
+    def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int):
+        self.key, self.value, self.scale, self.rows = key, value, scale, rows
+
+    def for_batch(self, batch: int, name: str, forward: ForwardPass) -> tuple[Tensor, Tensor]:
         """Image keys and values for a batch of that many rows; InputError where neither count of rows fits."""
-        if batch == self.key.shape[0]:
+        both, guidance = self.key.shape[0], forward.guidance
+        separate = guidance == "separate" and both > self.rows
+        if batch == both and not separate:
             return self.key, self.value
-        if batch == self.rows:  # no guidance at this step: the conditional rows alone
-            return self.key[-self.rows :], self.value[-self.rows :]
+        if batch == self.rows:  # no guidance at this step, or one of two forward passes
+            first = guidance == "negative_last" or (separate and forward.unconditional)
+            rows = slice(0, batch) if first else slice(both - batch, both)
+            return self.key[rows], self.value[rows]
+        with_negatives = f", or {both} with negatives" if both > self.rows and not separate else ""
         raise InputError(
-            f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}"
-            f"{f', or {len(self.key)} with negatives' if len(self.key) > self.rows else ''}; give one reference for "
-            f"each prompt, to a pipeline whose guidance has no rows but prompts and negatives."
+            f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}{with_negatives}; "
+            f"give one reference for each prompt, to a pipeline whose guidance has no rows but prompts and negatives."
         )
 
 
@@ -53,21 +61,22 @@ class SiteContext:
         used: features were set once.
         exchanged: features were set again after that, so a recomputed forward pass may have had others.
         restored: gradient checkpointing has put back the features of the forward pass that it recomputes.
+        forward: the denoiser's forward pass, shared by all sites.
     """
 
-    __slots__ = ("contract", "exchanged", "name", "restored", "state", "used")
+    __slots__ = ("contract", "exchanged", "forward", "name", "restored", "state", "used")
 
-    def __init__(self, name: str, contract: AttentionContract):
-        self.name, self.contract = name, contract
+    def __init__(self, name: str, contract: AttentionContract, forward: ForwardPass):
+        self.name, self.contract, self.forward = name, contract, forward
         self.state: SiteState | None = None
         self.used = self.exchanged = self.restored = False
 
     def check_recomputation(self) -> None:
         """Refuses to recompute a forward pass whose features may have been others."""
-        if self.exchanged and not self.restored and torch._C._current_graph_task_id() != -1:
+        if (self.exchanged or self.forward.changed) and not self.restored and torch._C._current_graph_task_id() != -1:
             raise InputError(
-                f"Gradient checkpointing recomputes {self.name} after its features were exchanged, and does not know "
-                f"the old ones; enable gradient checkpointing before the features of the forward pass are set."
+                f"Gradient checkpointing recomputes {self.name} after its features or image rows were exchanged, and "
+                f"does not know the old ones; enable gradient checkpointing before the features of the forward pass are set."
             )
 
 
@@ -93,9 +102,10 @@ class _AttentionProxy:
         query, self._query = self._query, None
         if query is None:
             raise self._unreachable(f"asks for {contract.output} without having called {contract.query}")
-        rows = contract.image_slice(query.shape[1], state.image_rows)
-        key, value = state.for_batch(query.shape[0], self._context.name)
-        if contract.image_rows != "all":
+        forward = self._context.forward
+        rows = contract.drawn_rows(query, forward.rows)
+        key, value = state.for_batch(query.shape[0], self._context.name, forward)
+        if isinstance(rows, slice):
             query = query[:, rows]
         width = query.shape[-1]
         q = contract.query_heads(attention, query.to(attended))
@@ -166,11 +176,14 @@ class _OutputTap(_Tap):
         return self._layer(self._proxy.add_image(attended), *args)
 
 
-def _padded(image: Tensor, attended: Tensor, rows: slice) -> Tensor:
+def _padded(image: Tensor, attended: Tensor, rows: slice | Tensor) -> Tensor:
     """Zeros around the image's rows, and after its columns, up to the shape of `attended`."""
+    if isinstance(rows, Tensor):
+        image, before = torch.where(rows, image, 0), 0
+    else:
+        before = rows.start
     if image.shape == attended.shape:
         return image
-    before = rows.start or 0
     after = attended.shape[1] - before - image.shape[1]
     return F.pad(image, (0, attended.shape[2] - image.shape[2], before, after))
 

@@ -18,6 +18,7 @@ from a4a.backbones.attention import contract_of
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.injected_attention import SITE, SiteContext, SiteState, check_free, enter, leave
+from a4a.injected_denoiser import ForwardPass, PassState
 from a4a.utils.hooks import reset_stateful_hooks
 
 Scale = float | Tensor | Sequence[float]
@@ -31,18 +32,18 @@ def attach(
     scale: Scale = 1.0,
     negative: SiteFeatures | None = None,
     perturbed: bool = False,
-    image_rows: int | None = None,
 ) -> "Injection":
     """Injects features into a denoiser, one row of features for each row of its batch.
 
-    With `negative`, a batch of twice as many rows is classifier-free guidance: its first half gets `negative`.
-    `perturbed` is perturbed-attention guidance, which runs all rows but the negative ones twice. `image_rows` is needed
-    where a site holds text and image in one sequence: how many rows the image takes. Use the result as a context
-    manager, or call its `detach`. Raises InputError where features and sites do not fit, or a site cannot be reached.
+    With `negative`, classifier-free guidance is expected as the model's family runs it (`Backbone.guidance`): the
+    half of a batch of twice as many rows, or the one of two forward passes, that has no prompt gets `negative`.
+    `perturbed` is perturbed-attention guidance, which runs all rows but the negative ones twice. Use the result as a
+    context manager, or call its `detach`. Raises InputError where features and sites do not fit, or a site cannot be
+    reached.
     """
     injection = Injection(model, sites)
     try:
-        injection.set(features, scale, negative, perturbed, image_rows)
+        injection.set(features, scale, negative, perturbed)
     except Exception:
         injection.detach()
         raise
@@ -60,11 +61,15 @@ class Injection:
     def __init__(self, model: nn.Module, sites: Sequence[Site]):
         self.model, self.sites = model, tuple(sites)
         self.modules = [model.get_submodule(site.name) for site in sites]
-        self._contexts = [SiteContext(site.name, contract_of(site.attention)) for site in self.sites]
+        contracts = [contract_of(site.attention) for site in self.sites]
         self._all = list(model.modules())
         self._checkpointed: list[Any] = [m for m in self._all if hasattr(m, "gradient_checkpointing")]
         for site, module in zip(self.sites, self.modules, strict=True):
             check_free(site, module)
+        self.forward = ForwardPass(model)
+        self._contexts = [
+            SiteContext(site.name, contract, self.forward) for site, contract in zip(self.sites, contracts, strict=True)
+        ]
         for module, context in zip(self.modules, self._contexts, strict=True):
             enter(module, context)
         self._wrap_checkpointing()
@@ -89,10 +94,11 @@ class Injection:
             features = SiteFeatures.stack([features, features])
         rows = features.batch
         if negative is not None:
-            features = SiteFeatures.stack([negative, features])
+            last = self.forward.guidance == "negative_last"
+            features = SiteFeatures.stack([features, negative] if last else [negative, features])
         self._set_states(
             [
-                SiteState(k, v, s, rows, image_rows) if s else None
+                SiteState(k, v, s, rows) if s else None
                 for k, v, s in zip(features.keys, features.values, scales, strict=True)
             ]
         )
@@ -106,6 +112,7 @@ class Injection:
         for module, context in zip(self.modules, self._contexts, strict=True):
             if module.__dict__.get(SITE) is context:
                 leave(module)
+        self.forward.remove()
         reset_stateful_hooks(self._all)
         for module in self._checkpointed:
             function = getattr(module, "_gradient_checkpointing_func", None)
@@ -133,17 +140,27 @@ class Injection:
             if function is not None and not isinstance(function, _Checkpoint):
                 module._gradient_checkpointing_func = _Checkpoint(self, function)
 
+    def states(self) -> "_States":
+        """The features and the forward pass that the sites have now."""
+        return [context.state for context in self._contexts], self.forward.state
+
     @contextmanager
-    def using_states(self, states: Sequence[SiteState | None]) -> Iterator[None]:
+    def using_states(self, states: "_States") -> Iterator[None]:
         """Runs a `with` block with the features of an earlier forward pass."""
-        before = [(context.state, context.restored) for context in self._contexts]
-        for context, state in zip(self._contexts, states, strict=True):
+        before, now = [(context.state, context.restored) for context in self._contexts], self.forward.state
+        site_states, self.forward.state = states
+        for context, state in zip(self._contexts, site_states, strict=True):
             context.state, context.restored = state, True
         try:
             yield
         finally:
+            self.forward.state = now
             for context, (state, restored) in zip(self._contexts, before, strict=True):
                 context.state, context.restored = state, restored
+
+
+_States = tuple[Sequence[SiteState | None], PassState]
+"""Features of all sites, and the rows and the branch of guidance of one forward pass."""
 
 
 class _Checkpoint:
@@ -156,10 +173,9 @@ class _Checkpoint:
         self.injection, self.function = injection, function
 
     def __call__(self, block: Callable, *args: Any, **kwargs: Any) -> Any:
-        states = [context.state for context in self.injection._contexts]
-        return self.function(partial(self._run, states, block), *args, **kwargs)
+        return self.function(partial(self._run, self.injection.states(), block), *args, **kwargs)
 
-    def _run(self, states: Sequence[SiteState | None], block: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, states: _States, block: Callable, *args: Any, **kwargs: Any) -> Any:
         with self.injection.using_states(states):
             return block(*args, **kwargs)
 

@@ -7,7 +7,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2ParallelSelfAtt
 from torch import nn
 
 from a4a.backbones import backbone_for
-from a4a.backbones.attention import CONTRACTS, CROSS, DOUBLE, PACKED, SINGLE_FIRST, SINGLE_LAST, contract_of
+from a4a.backbones.attention import CONTRACTS, CROSS, DOUBLE, PACKED, SINGLE_FIRST, SINGLE_LAST, ImageRows, contract_of
 from a4a.errors import InputError
 from a4a.features import Site
 
@@ -117,12 +117,35 @@ def test_a_norm_over_all_heads_acts_before_they_are_split(kind):
 
 
 def test_image_rows_of_each_contract():
-    assert CROSS.image_slice(9, None) == DOUBLE.image_slice(9, None) == slice(0, 9)
-    assert SINGLE_FIRST.image_slice(9, 4) == slice(0, 4)
-    assert SINGLE_LAST.image_slice(9, 4) == PACKED.image_slice(9, 4) == slice(5, 9)
+    query = torch.zeros(2, 9, WIDTH)
+    assert CROSS.drawn_rows(query, None) == DOUBLE.drawn_rows(query, None) == slice(0, 9)
+    assert CROSS.drawn_rows(query, ImageRows(4)) == SINGLE_FIRST.drawn_rows(query, ImageRows(4)) == slice(0, 4)
+    assert SINGLE_LAST.drawn_rows(query, ImageRows(4)) == PACKED.drawn_rows(query, ImageRows(4)) == slice(5, 9)
 
 
-@pytest.mark.parametrize("rows", [None, 0, 10])
-def test_one_sequence_for_text_and_image_needs_the_number_of_image_rows(rows):
-    with pytest.raises(InputError, match=rf"single-last attention .* of 9 rows; image_rows is {rows}, expected 1 to 9"):
-        SINGLE_LAST.image_slice(9, rows)
+def test_rows_of_reference_images_are_not_the_drawn_images():
+    query = torch.zeros(2, 9, WIDTH)
+    assert DOUBLE.drawn_rows(query, ImageRows(4, after=3)) == slice(0, 4)
+    assert SINGLE_FIRST.drawn_rows(query, ImageRows(4, before=2)) == slice(2, 6)
+    assert SINGLE_LAST.drawn_rows(query, ImageRows(4, after=3)) == slice(2, 6)
+
+
+def test_image_rows_that_differ_between_samples_are_a_mask():
+    query = torch.zeros(2, 5, WIDTH)
+    starts = SINGLE_FIRST.drawn_rows(query, ImageRows(2, before=torch.tensor([1, 3])))
+    assert starts.squeeze(-1).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+    counts = SINGLE_LAST.drawn_rows(query, ImageRows(torch.tensor([1, 3])))
+    assert counts.squeeze(-1).int().tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]
+    known_on_the_device = DOUBLE.drawn_rows(query, ImageRows(torch.tensor(2)))
+    assert known_on_the_device.squeeze(-1).int().tolist() == [[1, 1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("rows", [ImageRows(0), ImageRows(10), ImageRows(4, after=6)])
+def test_image_rows_that_do_not_fit_the_sequence_are_an_input_error(rows):
+    with pytest.raises(InputError, match=r"single-last attention runs on 9 rows, of which .* does not fit"):
+        SINGLE_LAST.drawn_rows(torch.zeros(2, 9, WIDTH), rows)
+
+
+def test_one_sequence_for_text_and_image_needs_to_know_the_image_rows():
+    with pytest.raises(InputError, match="single-last attention holds text and image in one sequence"):
+        SINGLE_LAST.drawn_rows(torch.zeros(2, 9, WIDTH), None)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import tiny_transformers
+from a4a.backbones.attention import ImageRows
+from a4a.backbones.base import Backbone, families, find_family
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.injection import attach
@@ -24,6 +26,28 @@ IMAGE_ROWS = {
 NORM_OVER_ALL_HEADS = {"wan"}
 
 
+class Family(Backbone):
+    """Stands in for the family of a transformer that has none yet."""
+
+    denoisers = ()
+    rows: ImageRows | None = None
+
+    @classmethod
+    def image_rows(cls, denoiser, inputs):
+        return cls.rows
+
+
+@pytest.fixture(autouse=True)
+def _families(monkeypatch):
+    known = dict(families())
+    monkeypatch.setattr(Backbone, "families", known)
+    for name, build in TRANSFORMERS.items():
+        tiny = build()
+        if find_family(tiny.model) is None and tiny.image_rows:
+            rows = ImageRows(tiny.image_rows)
+            known[type(tiny.model).__name__] = type(name, (Family,), {"rows": rows, "denoisers": ()})
+
+
 def features(tiny, seed=0):
     generator = torch.Generator().manual_seed(seed)
 
@@ -34,7 +58,7 @@ def features(tiny, seed=0):
 
 
 def attached(tiny, scale=1.0, **options):
-    return attach(tiny.model, tiny.sites, features(tiny), scale, image_rows=tiny.image_rows, **options)
+    return attach(tiny.model, tiny.sites, features(tiny), scale, **options)
 
 
 @pytest.fixture(params=list(TRANSFORMERS))
@@ -112,7 +136,7 @@ def test_the_plain_transformer_bit_for_bit_at_scale_zero_and_after_detach(named)
     plain = tiny()
     with attached(tiny, 0.0) as injection:
         assert torch.equal(tiny(), plain)
-        injection.set(features(tiny), image_rows=tiny.image_rows)
+        injection.set(features(tiny))
         assert not torch.allclose(tiny(), plain, atol=1e-4)
         injection.clear()
         assert torch.equal(tiny(), plain)
@@ -130,7 +154,7 @@ def test_gradients_are_those_of_finite_differences(named):
             tuple(k + step * d for k, d in zip(given.keys, direction.keys, strict=True)),
             tuple(v + step * d for v, d in zip(given.values, direction.values, strict=True)),
         )
-        with attach(tiny.model, tiny.sites, moved, image_rows=tiny.image_rows):
+        with attach(tiny.model, tiny.sites, moved):
             return tiny().double().square().mean()
 
     step = torch.zeros((), requires_grad=True)
@@ -141,7 +165,8 @@ def test_gradients_are_those_of_finite_differences(named):
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in IMAGE_ROWS}))
-def test_one_sequence_without_the_number_of_image_rows_is_an_input_error(name):
+def test_one_sequence_without_a_family_that_knows_the_image_rows_is_an_input_error(name, monkeypatch):
+    monkeypatch.setattr("a4a.injected_denoiser.find_family", lambda model: None)
     tiny = TRANSFORMERS[name]()
     message = "attention holds text and image in one sequence"
     with pytest.raises(InputError, match=message), attach(tiny.model, tiny.sites, features(tiny)):

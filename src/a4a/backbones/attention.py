@@ -17,11 +17,26 @@ A family whose modules use other names registers `dataclasses.replace(CROSS, nam
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from a4a.errors import InputError
+
+
+class ImageRows(NamedTuple):
+    """Which rows of a sequence are those of the image that is drawn; the denoiser's inputs tell (`Backbone.image_rows`).
+
+    Tensors [batch] stand for numbers that differ between samples, or that only the device knows.
+    """
+
+    count: int | Tensor
+    """Rows of the drawn image."""
+    before: int | Tensor = 0
+    """Rows before them, where the image's are not last: of reference images, of a sample's own caption."""
+    after: int = 0
+    """Rows after them, where the image's are last: of reference images."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +78,32 @@ class AttentionContract:
         """The query within the output of `projection`, which is `query` or `fused_query`."""
         return projected.chunk(3, dim=-1)[0] if projection == self.fused_query else projected
 
-    def image_slice(self, length: int, image_rows: int | None) -> slice:
-        """The image's rows in a sequence of `length` rows, `image_rows` of which are the image's."""
-        if self.image_rows == "all":
+    def drawn_rows(self, query: Tensor, image: ImageRows | None) -> slice | Tensor:
+        """The drawn image's rows among those of a query [batch, rows, width].
+
+        A slice, or a boolean mask [batch or 1, rows, 1] where tensors say which. All rows where nothing is said of a
+        module that sees image rows alone; InputError where text and image share the sequence, or where the rows do not
+        fit.
+        """
+        length = query.shape[1]
+        if image is None and self.image_rows == "all":
             return slice(0, length)
-        if image_rows is None or not 0 < image_rows <= length:
+        if image is None:
             raise InputError(
-                f"{self.name} attention holds text and image in one sequence, here of {length} rows; image_rows is "
-                f"{image_rows}, expected 1 to {length}: give the number of rows that the image takes."
+                f"{self.name} attention holds text and image in one sequence, and no family of models says which of "
+                f"the {length} rows are the image's; write one with `image_rows` in a4a/backbones."
             )
-        return slice(0, image_rows) if self.image_rows == "first" else slice(length - image_rows, length)
+        start = length - image.after - image.count if self.image_rows == "last" else image.before
+        if isinstance(start, Tensor) or isinstance(image.count, Tensor):
+            rows = torch.arange(length, device=query.device)
+            first, count = (_per_sample(number, query.device) for number in (start, image.count))
+            return ((rows >= first) & (rows < first + count)).unsqueeze(-1)
+        if start < 0 or image.count < 1 or start + image.count > length:
+            raise InputError(
+                f"{self.name} attention runs on {length} rows, of which {image.count} from row {start} on should be "
+                f"the image's; the family's `image_rows` does not fit this denoiser."
+            )
+        return slice(start, start + image.count)
 
     def query_heads(self, attention: nn.Module, query: Tensor) -> Tensor:
         """Queries [batch, rows, width] as they enter attention: normalised, [batch, heads, rows, head width]."""
@@ -85,6 +116,10 @@ class AttentionContract:
     def value_heads(self, attention: nn.Module, value: Tensor, query_width: int) -> Tensor:
         """Image values [batch, tokens, width] as [batch, key heads, tokens, head width]."""
         return _heads(value, query_width // self.head_count(attention), None)
+
+
+def _per_sample(number: int | Tensor, device: torch.device) -> Tensor:
+    return torch.as_tensor(number, device=device).reshape(-1, 1)
 
 
 def _heads(t: Tensor, head_width: int, norm: nn.Module | None) -> Tensor:

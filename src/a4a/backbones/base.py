@@ -3,15 +3,15 @@
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from a4a.backbones import latents
-from a4a.backbones.attention import CROSS, AttentionContract, contract_of
+from a4a.backbones.attention import CROSS, AttentionContract, ImageRows, contract_of
 from a4a.backbones.dequantization import plain_linear
 from a4a.backbones.prediction import Prediction, TimestepDensity, prediction_for, split_variance
 from a4a.backbones.published import PublishedModel
@@ -22,6 +22,10 @@ from a4a.utils.modules import DENOISER_PARTS
 
 Text = dict[str, Tensor]
 """The encoded prompts that a denoiser takes: tensors with one row per prompt, by names that the backbone chooses."""
+
+Guidance = Literal["negative_first", "negative_last", "separate"]
+"""How pipelines run classifier-free guidance: as one batch [negatives, prompts] or [prompts, negatives], or as two
+forward passes, the prompts first."""
 
 
 class Backbone(ABC):
@@ -42,6 +46,10 @@ class Backbone(ABC):
     """How those modules take image features."""
     density: ClassVar[TimestepDensity] = TimestepDensity()
     """How the authors of the family draw time steps in training."""
+    guidance: ClassVar[Guidance] = "negative_first"
+    """How the family's pipelines run classifier-free guidance."""
+    patch_size: ClassVar[int] = 2
+    """Latents along each side of one image row, as the pipelines count rows for the scheduler's dynamic shift."""
     published: ClassVar[dict[str, PublishedModel]] = {}
     """Models of this family that can be planned and tried without a download, by hub name."""
     families: ClassVar[dict[str, "type[Backbone]"]] = {}
@@ -104,6 +112,16 @@ class Backbone(ABC):
     def site(cls, denoiser: nn.Module, name: str, depth: float) -> Site:
         return Site(name, cls.attention.key_width(denoiser.get_submodule(name)), depth, cls.attention.name)
 
+    @classmethod
+    def image_rows(cls, denoiser: Any, inputs: Mapping[str, Any]) -> ImageRows | None:
+        """Which rows are those of the drawn image, by the arguments of one call of the denoiser, by their names.
+
+        None: all rows that the sites see. A family must say it where its sites see text and image in one sequence, or
+        where rows of reference images follow those of the drawn one. It runs inside graphs of `torch.compile`: read
+        shapes, and give tensors for what only values tell.
+        """
+        return None
+
     def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
         """The denoiser's own projections of text to keys and to values at its sites, dequantised where they must be."""
         keys: list[nn.Linear] = []
@@ -151,6 +169,26 @@ class Backbone(ABC):
     def prediction(self) -> Prediction:
         """What `predict` gives, and how it is trained, by the scheduler that the pipeline has now."""
         return prediction_for(self.pipe.scheduler)
+
+    def shift_mu(self, latents: Tensor) -> float | None:
+        """mu, by which a scheduler with `use_dynamic_shifting` shifts its time steps for latents of this size.
+
+        None for other schedulers. By default linear in the number of image rows, as in the pipelines of SD3 and FLUX.
+        """
+        config = self.pipe.scheduler.config
+        if not config.get("use_dynamic_shifting"):
+            return None
+        rows = (latents.shape[-2] // self.patch_size) * (latents.shape[-1] // self.patch_size)
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        return base + (most - base) * (rows - low) / (high - low)
+
+    def guidance_options(self, scale: float, prompts: int) -> dict[str, Any]:
+        """Arguments of a call of this pipeline for classifier-free guidance of so many prompts by `scale`.
+
+        For a distilled model, `scale` is what it takes as an input.
+        """
+        return {"guidance_scale": scale}
 
     def call_options(self) -> dict[str, Any]:
         """Arguments that a call of this pipeline needs, where its own defaults do not fit the model."""
@@ -230,10 +268,16 @@ def family_of(denoiser: nn.Module, owner: str) -> type[Backbone]:
 
     Raises InputError, which names the `owner` of the denoiser, where none serves it.
     """
-    names, known = [kind.__name__ for kind in type(denoiser).__mro__], families()
-    family = next((known[name] for name in names if name in known), None)
+    family = find_family(denoiser)
     if family is None:
         raise InputError(
-            f"The denoiser {names[0]} of {owner} is not supported; expected one of {', '.join(sorted(known))}."
+            f"The denoiser {type(denoiser).__name__} of {owner} is not supported; "
+            f"expected one of {', '.join(sorted(families()))}."
         )
     return family
+
+
+def find_family(denoiser: nn.Module) -> type[Backbone] | None:
+    """The backbone class of a denoiser, by its class or the nearest one that it inherits; None where none serves it."""
+    known = families()
+    return next((known[kind.__name__] for kind in type(denoiser).__mro__ if kind.__name__ in known), None)

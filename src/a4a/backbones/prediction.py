@@ -59,8 +59,13 @@ class Prediction(ABC):
     num_train_timesteps: int
 
     @abstractmethod
-    def sample_timesteps(self, count: int, device: torch.device | str, density: TimestepDensity) -> Tensor:
-        """Time steps [count] for training, from torch's global generator."""
+    def sample_timesteps(
+        self, count: int, device: torch.device | str, density: TimestepDensity, mu: float | None = None
+    ) -> Tensor:
+        """Time steps [count] for training, from torch's global generator.
+
+        `mu` is the shift by the image's size (`Backbone.shift_mu`), for schedulers with `use_dynamic_shifting`.
+        """
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -125,7 +130,9 @@ class DiffusionPrediction(Prediction):
         self.scheduler: Any = DDPMScheduler.from_config(config)
         self.num_train_timesteps = self.scheduler.config.num_train_timesteps
 
-    def sample_timesteps(self, count: int, device: torch.device | str, density: TimestepDensity) -> Tensor:
+    def sample_timesteps(
+        self, count: int, device: torch.device | str, density: TimestepDensity, mu: float | None = None
+    ) -> Tensor:
         if density.kind == "uniform":
             return torch.randint(0, self.num_train_timesteps, (count,), device=device)
         steps = (density.sample(count, device) * self.num_train_timesteps).long()
@@ -217,8 +224,8 @@ class FlowPrediction(Prediction):
     """Flow matching: x = (1 - sigma) x0 + sigma eps, prediction eps - x0, time step sigma * num_train_timesteps.
 
     Time steps are real numbers. The shares of noise that a density gives are shifted as the scheduler shifts its own,
-    sigma = shift s / (1 + (shift - 1) s). A shift that depends on the image's size (`use_dynamic_shifting`) is not
-    applied.
+    sigma = shift s / (1 + (shift - 1) s). With `use_dynamic_shifting`, the shift is exp(mu), or mu where the
+    scheduler's `time_shift_type` is linear, and mu depends on the image's size.
     """
 
     weightings = ("none", "sigma_sqrt", "cosmap")
@@ -226,11 +233,23 @@ class FlowPrediction(Prediction):
     def __init__(self, config: Any):
         self.num_train_timesteps = config["num_train_timesteps"]
         shift = config.get("shift", config.get("flow_shift"))
-        self.shift = 1.0 if shift is None or config.get("use_dynamic_shifting") else float(shift)
+        self.shift = 1.0 if shift is None else float(shift)
+        self.dynamic = bool(config.get("use_dynamic_shifting"))
+        self.exponential = config.get("time_shift_type", "exponential") == "exponential"
 
-    def sample_timesteps(self, count: int, device: torch.device | str, density: TimestepDensity) -> Tensor:
+    def sample_timesteps(
+        self, count: int, device: torch.device | str, density: TimestepDensity, mu: float | None = None
+    ) -> Tensor:
         share = density.sample(count, device).clamp(1 / self.num_train_timesteps, 1)  # as the scheduler's own table
-        return self.num_train_timesteps * self.shift * share / (1 + (self.shift - 1) * share)
+        shift = self._shift(mu)
+        return self.num_train_timesteps * shift * share / (1 + (shift - 1) * share)
+
+    def _shift(self, mu: float | None) -> float:
+        if not self.dynamic:
+            return self.shift
+        if mu is None:
+            raise ValueError("The scheduler shifts time steps by the image's size (use_dynamic_shifting); give mu.")
+        return math.exp(mu) if self.exponential else mu
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         alpha, sigma = (_column(level, latents) for level in self.levels(timesteps))

@@ -41,6 +41,8 @@ class TwoModelPipeline(ABC):
         self.base, self.backbone = base, backbone_for(pipe)
         self.pipe: Any = pipe  # DiffusionPipeline itself declares no __call__
         check_pair(base.backbone, self.backbone)
+        for backbone in (base.backbone, self.backbone):
+            _check_guidance_order(backbone)
 
     def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
         """Image embeddings [references, image_embed_dim], which a later call takes as `image_prompt_embeds`."""
@@ -73,6 +75,16 @@ def check_pair(base: Backbone, upgraded: Backbone) -> None:
         raise InputError(
             f"The base model has {found} time steps of training and the upgraded model {expected}; "
             "choose two models with equally many (num_train_timesteps of their schedulers)."
+        )
+
+
+def _check_guidance_order(backbone: Backbone) -> None:
+    """InputError where guidance is not one batch of negatives and then prompts, in which both models share rows."""
+    if backbone.guidance != "negative_first":
+        raise InputError(
+            f"{type(backbone.pipe).__name__} runs guidance as "
+            f"{'two forward passes' if backbone.guidance == 'separate' else 'a batch that ends with negatives'}; "
+            f"this baseline needs models that run it as one batch that begins with negatives."
         )
 
 

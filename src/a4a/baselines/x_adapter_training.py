@@ -86,7 +86,8 @@ class XAdapterMapping(Objective):
         base_latents, latents = batch["base.latents"].float(), batch["upgraded.latents"].float()
         base, upgraded = self._base, self._upgraded
         base_prediction, upgraded_prediction = self._predictions
-        timesteps = base_prediction.sample_timesteps(len(latents), latents.device, TimestepDensity())
+        mu = base.shift_mu(base_latents)
+        timesteps = base_prediction.sample_timesteps(len(latents), latents.device, TimestepDensity(), mu)
         text: Text = _part(batch, "base.text")
         base_sizes, sizes = (SizeConditions.of_batch(_part(batch, name)) for name in ("base", "upgraded"))
         no_text = {name: t.to(latents.device).expand(len(latents), *t.shape[1:]) for name, t in self._no_text.items()}

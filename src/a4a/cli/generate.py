@@ -55,7 +55,9 @@ def generate(
     _check_numbers(count=count, steps=steps, height=height, width=width)
     references = [open_image(path) for path in image]
     pipe = load(adapter, model, image_encoder)
-    options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width}
+    options = {"num_inference_steps": steps, "height": height, "width": width}
+    if guidance is not None:
+        options |= pipe.backbone.guidance_options(guidance, count)
     options = {name: value for name, value in options.items() if value is not None}
     seeds = range(seed, seed + count)
     rows, records = [], []

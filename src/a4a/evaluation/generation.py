@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Generator
 
-from a4a.backbones import backbone_for
+from a4a.backbones import Backbone, backbone_for
 from a4a.evaluation.tasks.base import Task
 
 
@@ -23,14 +23,11 @@ class Sampling:
     size: int | None = None
     """Height and width in pixels."""
 
-    def options(self) -> dict[str, Any]:
-        """The options by the names that diffusers' pipelines give them."""
-        options = {
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-            "height": self.size,
-            "width": self.size,
-        }
+    def options(self, backbone: Backbone, prompts: int) -> dict[str, Any]:
+        """The options for so many prompts, by the names that the backbone's pipeline gives them."""
+        options = {"num_inference_steps": self.steps, "height": self.size, "width": self.size}
+        if self.guidance is not None:
+            options |= backbone.guidance_options(self.guidance, prompts)
         return {name: value for name, value in options.items() if value is not None}
 
 
@@ -58,7 +55,7 @@ def generate_images(
     embeds = pipe.encode_image_prompt([task.references[s] for s in subjects])
     rows = embeds[[subjects.index(task.subject_of(i)) for i in indices]]
     prompts = [task.prompts[i] for i in indices]
-    options = sampling.options() | options
+    options = sampling.options(pipe.backbone, len(prompts)) | options
     return pipe(prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options).images
 
 
@@ -67,5 +64,6 @@ def generate_text_only(
 ) -> list[Image.Image]:
     """Generate some of a task's images from their prompts alone."""
     call: Any = pipe  # DiffusionPipeline itself declares no __call__
-    options = backbone_for(pipe).call_options() | sampling.options()
+    backbone = backbone_for(pipe)
+    options = backbone.call_options() | sampling.options(backbone, len(indices))
     return call(prompt=[task.prompts[i] for i in indices], generator=list(noise), **options).images

@@ -134,7 +134,8 @@ class Denoising(Objective):
         latents = batch["latents"].float()
         without_image, without_text = self._draw_dropout(latents)
         noise = torch.randn_like(latents)
-        timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.density)
+        mu = self._backbone.shift_mu(latents)
+        timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.density, mu)
         noisy = self.prediction.add_noise(latents, noise, timesteps)
         if self.injection is not None and self.adapter is not None:
             embeds = batch["embeds"].float()

@@ -1,0 +1,107 @@
+"""The denoiser's current forward pass: which rows are the image's, and which branch of guidance runs.
+
+Both are read from what the denoiser is called with, before it runs, and hold for all sites.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from a4a.backbones.attention import ImageRows
+from a4a.backbones.base import Backbone, Guidance, find_family
+from a4a.errors import InputError
+
+BRANCHES = {"cond": False, "pred_cond": False, "uncond": True, "pred_uncond": True}
+"""Names that pipelines give their forward passes (`cache_context`), and whether it is the unconditional one."""
+
+
+PassState = tuple[ImageRows | None, bool]
+"""`rows` and `unconditional` of a forward pass."""
+
+
+class ForwardPass:
+    """What the sites know of the denoiser's forward pass. One for each denoiser that features are attached to.
+
+    Where guidance runs as two forward passes, the pipeline names them (`cache_context`), or else the second one on the
+    same latents is the unconditional one.
+
+    Attributes:
+        rows: of the drawn image; None for all.
+        unconditional: whether this is the unconditional one of two forward passes.
+        changed: the rows of two forward passes differed, so a recomputed one may have had others.
+    """
+
+    def __init__(self, model: nn.Module):
+        family = find_family(model)
+        self.guidance: Guidance = "negative_first" if family is None else family.guidance
+        self.rows: ImageRows | None = None
+        self.unconditional = self.changed = False
+        self._family: Any = family
+        self._tells_rows = family is not None and family.image_rows.__func__ is not Backbone.image_rows.__func__
+        self._names = tuple(inspect.signature(type(model).forward).parameters)[1:]
+        self._named_branch: bool | None = None
+        self._latents: Any = None
+        self._model: Any = model
+        self._handle = None
+        if self._tells_rows or self.guidance == "separate":
+            self._handle = model.register_forward_pre_hook(self._before, with_kwargs=True)
+        if self.guidance == "separate" and hasattr(model, "cache_context"):
+            self._cache_context = model.cache_context
+            model.cache_context = self._name_branch
+
+    @property
+    def state(self) -> PassState:
+        """What a recomputation of this forward pass needs."""
+        return self.rows, self.unconditional
+
+    @state.setter
+    def state(self, state: PassState) -> None:
+        self.rows, self.unconditional = state
+
+    def remove(self) -> None:
+        """Takes the hooks off the denoiser."""
+        if self._handle is not None:
+            self._handle.remove()
+        if self._model.__dict__.get("cache_context") == self._name_branch:
+            del self._model.cache_context
+        self._latents = None
+
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Forward pre-hook of the denoiser."""
+        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if self._tells_rows:
+            self._set_rows(self._family.image_rows(model, inputs))
+        if self.guidance == "separate":
+            latents = inputs[self._names[0]]
+            again = latents is self._latents
+            self._latents = latents
+            self.unconditional = again if self._named_branch is None else self._named_branch
+
+    def _set_rows(self, rows: ImageRows | None) -> None:
+        if self.rows is not None and not _same(rows, self.rows):
+            self.changed = True
+        self.rows = rows
+
+    @contextmanager
+    def _name_branch(self, name: str, **kwargs: Any) -> Iterator[None]:
+        """Stands in for the denoiser's `cache_context`."""
+        if name not in BRANCHES:
+            raise InputError(
+                f"The pipeline runs the denoiser for {name!r}, which is neither prompts nor negatives, so it is not "
+                f"known what an image prompt should do there; use classifier-free guidance alone."
+            )
+        self._named_branch = BRANCHES[name]
+        try:
+            with self._cache_context(name, **kwargs):
+                yield
+        finally:
+            self._named_branch = None
+
+
+def _same(rows: ImageRows | None, others: ImageRows) -> bool:
+    if rows is None or any(isinstance(number, Tensor) for number in (*rows, *others)):
+        return False
+    return rows == others
