@@ -33,9 +33,9 @@ for _name, _build in tiny_models.PIPELINES.items():  # sd15, sdxl, pixart ...: b
     globals()[f"pipeline_{_name}"] = _session_fixture(_name, _build)
 
 
-@pytest.fixture(params=list(tiny_models.PIPELINES))
+@pytest.fixture(params=list(tiny_models.EXEMPLARS))
 def pipe(request):
-    """Each of the tiny pipelines."""
+    """One tiny pipeline of each kind; in tests of backbones and contracts, every one."""
     return request.getfixturevalue(request.param)
 
 

@@ -5,24 +5,47 @@ A new family adds a builder to `PIPELINES`, and its published models, if it name
 
 import copy
 import inspect
+import json
 from functools import cache
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
@@ -35,6 +58,11 @@ EMBED, TEXT, SIDE = 24, 16, 8
 """Width of image embeddings, of text states, and side of the latents."""
 
 
+def call_default(pipeline, name):
+    """The default of an argument of a pipeline's call."""
+    return inspect.signature(pipeline.__call__).parameters[name].default
+
+
 @cache
 def clip_tokenizer():
     return tokenizers.clip_tokenizer()
@@ -45,11 +73,36 @@ def t5_tokenizer():
     return tokenizers.t5_tokenizer()
 
 
-def vae(channels=4, shift=None):
+@cache
+def bert_tokenizer():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return BertTokenizer(
+        vocab={
+            w: i
+            for i, w in enumerate([*words, *tokenizers.ALPHABET, *(f"##{letter}" for letter in tokenizers.ALPHABET)])
+        },
+        model_max_length=77,
+    )
+
+
+@cache
+def gemma_tokenizer():
+    """It knows the words that Sana's pipeline puts before each prompt, and spells all others."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", tokenizers.WORD_START, *tokenizers.ALPHABET]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    bpe.train_from_iterator(call_default(SanaPipeline, "complex_human_instruction"), trainer)
+    model = json.loads(bpe.to_str())["model"]
+    return GemmaTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+
+
+def vae(channels=4, shift=None, blocks=2):
+    """With two blocks two pixels per latent, with four eight."""
     return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * (blocks - 1) + (16,),
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
         latent_channels=channels,
         norm_num_groups=4,
         sample_size=2 * SIDE,
@@ -84,6 +137,31 @@ def t5_text(width=TEXT):
         feed_forward_proj="gated-gelu",
     )
     return T5EncoderModel(config)
+
+
+def bert_text():
+    config = BertConfig(
+        vocab_size=len(bert_tokenizer()),
+        hidden_size=TEXT,
+        intermediate_size=2 * TEXT,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+    )
+    return BertModel(config)
+
+
+def gemma_text():
+    config = Gemma2Config(
+        vocab_size=len(gemma_tokenizer()),
+        hidden_size=TEXT,
+        intermediate_size=2 * TEXT,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return Gemma2Model(config)
 
 
 def scheduler():
@@ -184,6 +262,98 @@ def sigma(sample_size=SIDE):
     return _quiet(PixArtSigmaPipeline(**{**parts, "tokenizer": tokenizer}))
 
 
+def hunyuan_dit():
+    """The last of its four blocks has a long skip connection. Its pipeline wants eight pixels per latent."""
+    torch.manual_seed(5)
+    transformer = HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        patch_size=2,
+        sample_size=SIDE,
+        hidden_size=24,
+        num_layers=4,
+        cross_attention_dim=TEXT,
+        cross_attention_dim_t5=2 * TEXT,
+        pooled_projection_dim=TEXT,
+        use_style_cond_and_image_meta_size=False,
+    )
+    noise = {
+        "beta_start": 0.00085,
+        "beta_end": 0.018,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "clip_sample": False,
+    }
+    parts = {
+        "text_encoder": bert_text(),
+        "tokenizer": bert_tokenizer(),
+        "text_encoder_2": t5_text(2 * TEXT),
+        "tokenizer_2": t5_tokenizer(),
+        "vae": vae(blocks=4),
+        "scheduler": DDPMScheduler(**noise, prediction_type="v_prediction"),
+    }
+    return _quiet(
+        HunyuanDiTPipeline(
+            **parts,
+            transformer=transformer,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
+def sana_transformer(**options):
+    return SanaTransformer2DModel(
+        sample_size=SIDE,
+        in_channels=8,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=3,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=TEXT,
+        **options,
+    )
+
+
+def dc_vae():
+    """Four pixels per latent: Sana's pipelines want sides that 32 divides."""
+    return AutoencoderDC(
+        latent_channels=8,
+        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+        attention_head_dim=8,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+
+
+def sana():
+    torch.manual_seed(6)
+    flow = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    parts = {"tokenizer": gemma_tokenizer(), "text_encoder": gemma_text(), "vae": dc_vae(), "scheduler": flow}
+    return _quiet(SanaPipeline(**parts, transformer=sana_transformer()))
+
+
+def sana_sprint():
+    """Distilled guidance and steps; normalised queries."""
+    torch.manual_seed(7)
+    transformer = sana_transformer(qk_norm="rms_norm_across_heads", guidance_embeds=True)
+    parts = {"tokenizer": gemma_tokenizer(), "text_encoder": gemma_text(), "vae": dc_vae()}
+    return _quiet(SanaSprintPipeline(**parts, transformer=transformer, scheduler=SCMScheduler()))
+
+
 def sd3():
     """SD3.5-medium: normalised queries, and a self-attention beside the joint one in its first block."""
     torch.manual_seed(4)
@@ -216,14 +386,21 @@ def sd3():
     )
 
 
-PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart, "sd3": sd3}
+PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart, "hunyuan_dit": hunyuan_dit, "sana": sana, "sd3": sd3}
 """Builders by name: each name is a fixture, and every contract test runs on each."""
+
+EXEMPLARS = ("sd15", "sdxl", "pixart", "sd3")
+"""One of each kind of attention and of guidance; tests of training, of whole calls and of adapters run on these."""
 
 PUBLISHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ({320: 5, 640: 5, 1280: 6}, 859.5),
     "stabilityai/stable-diffusion-xl-base-1.0": ({640: 10, 1280: 60}, 2567.5),
     "PixArt-alpha/PixArt-XL-2-1024-MS": ({1152: 28}, 611.3),
     "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": ({1152: 28}, 610.9),
+    "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers": ({1408: 40}, 1500.0),
+    "Efficient-Large-Model/Sana_600M_1024px_diffusers": ({1152: 28}, 591.7),
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers": ({2240: 20}, 1604.5),
+    "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers": ({2240: 20}, 1604.6),
     "stabilityai/stable-diffusion-3-medium-diffusers": ({1536: 24}, 2028.3),
     "stabilityai/stable-diffusion-3.5-medium": ({1536: 24}, 2243.2),
     "stabilityai/stable-diffusion-3.5-large": ({2432: 38}, 8056.6),
@@ -246,7 +423,7 @@ def with_own_denoiser(pipe):
 
 
 def _flags(pipe):
-    return {"requires_safety_checker": False} if isinstance(pipe, StableDiffusionPipeline) else {}
+    return {"requires_safety_checker": False} if "requires_safety_checker" in pipe.config else {}
 
 
 def base_projection(image_embed_dim, text_width, tokens=4):
@@ -314,12 +491,13 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
 
     `seed` is one number, or one for each image.
     """
-    takes = inspect.signature(getattr(pipe, "pipe", pipe).__call__).parameters
+    wrapped = getattr(pipe, "pipe", pipe)
+    takes, side = inspect.signature(wrapped.__call__).parameters, SIDE * backbone_for(wrapped).vae_scale_factor
     off = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
     defaults = {
         "num_inference_steps": 2,
-        "height": 2 * SIDE,
-        "width": 2 * SIDE,
+        "height": side,
+        "width": side,
         "output_type": "latent",
         "guidance_scale": 3.0,
     }

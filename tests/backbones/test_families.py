@@ -6,9 +6,11 @@ from diffusers import DiffusionPipeline, UNet2DModel
 
 import tiny_models
 from a4a.backbones import SizeConditions, backbone_for, families, load_pipeline
+from a4a.backbones.pixart import PixArt
 from a4a.backbones.prediction import split_variance
 from a4a.baselines.base import latents_and_timestep
 from a4a.errors import InputError
+from a4a.training.denoising import Denoising, ObjectiveConfig
 
 PROMPTS = ["a cat on a beach", "a red dog"]
 
@@ -76,18 +78,19 @@ def test_resolution_and_aspect_ratio_change_the_prediction_of_models_that_take_t
     )
 
 
-def test_prompts_are_cleaned_in_training_as_in_a_call_of_the_pipeline(model):
-    """PixArt's pipelines clean captions, with beautifulsoup4 and ftfy."""
+def test_prompts_are_encoded_in_training_as_in_a_call_of_the_pipeline(model):
     prompt = "  my <b>Cat</b> &amp; toys, https://photos.example.com/cat.jpg @someone"
     record, backbone = Recorded(backbone_for(model).denoiser), backbone_for(model)
     # without bins of resolutions, which would make a tiny image one of 1024 pixels
     options = {name: v for name, v in backbone.call_options().items() if name != "use_resolution_binning"}
     tiny_models.call(model, [prompt], guidance_scale=1.0, **options)
     record.hook.remove()
-    kwargs, text = record.calls[0][1], backbone.encode_text([prompt])
-    torch.testing.assert_close(text["states"], kwargs["encoder_hidden_states"])
-    if "mask" in text:
-        assert torch.equal(text["mask"], kwargs["encoder_attention_mask"])
+    kwargs = record.calls[0][1]
+    taken = [value for value in (kwargs | (kwargs.get("added_cond_kwargs") or {})).values() if torch.is_tensor(value)]
+    text = backbone.encode_text([prompt])
+    for name, t in text.items():
+        assert any(t.shape == value.shape and torch.allclose(t.to(value), value, atol=1e-5) for value in taken), name
+    if isinstance(backbone, PixArt):  # its pipelines clean captions, with beautifulsoup4 and ftfy
         cleaned = backbone.encode_text(["my cat toys, ."])
         torch.testing.assert_close(text["states"], cleaned["states"])
 
@@ -155,6 +158,21 @@ def test_widths_are_those_of_keys_and_values(model):
         assert site.width == k.out_features == v.out_features
 
 
+def test_a_distilled_sana_takes_adapters_and_is_not_trained():
+    sprint = tiny_models.sana_sprint()
+    backbone, record = backbone_for(sprint), Recorded(sprint.transformer)
+    assert backbone.sites == backbone_for(tiny_models.sana()).sites
+    tiny_models.call(sprint, PROMPTS, guidance_scale=4.5)
+    record.hook.remove()
+    args, kwargs, expected = record.calls[0]
+    found = backbone.predict(args[0], kwargs["timestep"], backbone.encode_text(PROMPTS))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match=r"distilled .* train the adapter on the Sana of the same size"):
+        _ = backbone.prediction
+    with pytest.raises(InputError, match="distilled"):
+        Denoising(backbone, tiny_models.ip_adapter(sprint), ObjectiveConfig())
+
+
 @pytest.mark.parametrize("make", [tiny_models.pixart, tiny_models.sigma])
 def test_bins_of_resolutions_are_used_where_the_pipeline_has_them(make):
     binned = [backbone_for(make(sample_size=side)).call_options()["use_resolution_binning"] for side in (8, 64, 256)]
@@ -182,14 +200,20 @@ def test_learned_variance_is_dropped(pixart):
 
 def test_pixels_become_latents_as_the_denoiser_sees_them(model):
     backbone = backbone_for(model)
-    pixels = torch.rand(2, 3, 2 * tiny_models.SIDE, 2 * tiny_models.SIDE) * 2 - 1
+    side = tiny_models.SIDE * backbone.vae_scale_factor
+    pixels = torch.rand(2, 3, side, side) * 2 - 1
     torch.manual_seed(0)
     found = backbone.encode_pixels(pixels)
     torch.manual_seed(0)
-    expected, config = model.vae.encode(pixels).latent_dist.sample(), model.vae.config
-    expected = (expected - (config.shift_factor or 0.0)) * config.scaling_factor
+    encoded, config = model.vae.encode(pixels), model.vae.config
+    expected = encoded.latent_dist.sample() if hasattr(encoded, "latent_dist") else encoded.latent
+    expected = (expected - (config.get("shift_factor") or 0.0)) * config.scaling_factor
     assert found.shape == (2, backbone.latent_channels, tiny_models.SIDE, tiny_models.SIDE)
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        backbone.decode_latents(found),
+        model.vae.decode(found / config.scaling_factor + (config.get("shift_factor") or 0.0)).sample,
+    )
 
 
 class Unsupported(DiffusionPipeline):

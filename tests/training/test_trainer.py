@@ -541,6 +541,11 @@ def test_gradient_checkpointing_changes_no_gradient(pipe, sd15):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
 
 
+def test_gradient_checkpointing_of_a_model_that_cannot_is_refused(sd15, hunyuan_dit):
+    with pytest.raises(InputError, match="diffusers' HunyuanDiT2DModel cannot recompute its blocks; set it to false"):
+        denoising(hunyuan_dit, sd15, gradient_checkpointing=True)
+
+
 def test_conditions_are_dropped_at_the_configured_rates(sd15):
     objective, dataset = denoising(sd15, dropping=ConditionDropout(image=0.1, text=0.2, both=0.3))
     seen = {"image": [], "text": []}

@@ -57,7 +57,10 @@ def load_pipeline(
         )
     try:
         dtypes = {"default": dtype, "vae": torch.float32} if upcast_vae else dtype
-        pipe: Any = DiffusionPipeline.from_pretrained(path, dtype=dtypes, **_replacements(path, parts), **options)
+        replacements = _replacements(path, parts)
+        # the base class does not know which components its subclasses can do without, and would load those, too
+        kind: Any = getattr(diffusers, pipeline_config(path).pipeline, None) if replacements else None
+        pipe: Any = (kind or DiffusionPipeline).from_pretrained(path, dtype=dtypes, **replacements, **options)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} could not be loaded as a diffusers pipeline ({first_line(error)}); "

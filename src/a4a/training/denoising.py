@@ -11,6 +11,7 @@ from torch import Tensor
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.backbones import Backbone, SizeConditions, Text
 from a4a.backbones.prediction import Density, TimestepDensity, Weighting
+from a4a.errors import InputError
 from a4a.injection import Injection
 from a4a.training.base import Batch, Objective
 
@@ -111,7 +112,7 @@ class Denoising(Objective):
             adapter.train().requires_grad_(True)
             adapter.train_source(config.train_source)
         if config.gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
+            _enable_gradient_checkpointing(self.denoiser)
         if config.compile:
             self.denoiser._repeated_blocks = list(backbone.blocks)  # diffusers names none for PixArt
             self.denoiser.compile_repeated_blocks()
@@ -193,6 +194,15 @@ class Denoising(Objective):
             if self.adapter is not None:
                 self.injection = Injection(self.denoiser, self._backbone.sites)
                 self.adapter.train()
+
+
+def _enable_gradient_checkpointing(denoiser: Any) -> None:
+    if not denoiser._supports_gradient_checkpointing:
+        raise InputError(
+            f"objective.gradient_checkpointing is true, but diffusers' {type(denoiser).__name__} cannot recompute its "
+            f"blocks; set it to false, and a smaller training.batch_size where memory is short."
+        )
+    denoiser.enable_gradient_checkpointing()
 
 
 def _as_mask(rows: Tensor, like: Tensor) -> Tensor:
