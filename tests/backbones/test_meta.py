@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+import support
 import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import adapter_to_config, sites_to_config
@@ -171,3 +172,7 @@ def test_untrained_ip_adapters_fit_the_published_models(backbones, model):
         adapter = IPAdapter.from_denoiser(sites, (keys, values), {"image_embed_dim": 1024})
     adapter(torch.empty(1, 1024, device="meta")).check(sites, model)
     assert count([adapter.to_k, adapter.to_v]) == 2 * keys[0].in_features * sum(site.width for site in sites)
+
+
+def test_the_table_of_models_and_adapters_is_up_to_date(backbones):
+    assert support.DOCUMENT.read_text() == support.document(backbones), "run python benchmarks/support.py"

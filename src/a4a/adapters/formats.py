@@ -20,6 +20,7 @@ from torch import Tensor
 from a4a.adapters.base import ImagePromptAdapter, sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.adapters.projections import ImageProjection, projection_families, recognise
+from a4a.adapters.projections.base import UNSUPPORTED
 from a4a.encoders.published import encoder_name
 from a4a.errors import InputError, first_line
 from a4a.features import Site
@@ -66,7 +67,8 @@ def read(path: str | Path) -> IPAdapter:
     description = describe(image_proj, layers, path)
     if description.projection is None or description.image_encoder is None:
         raise InputError(
-            f"{path} is an IP-Adapter of the {description.family} family, which cannot be read so far; "
+            f"{path} is an IP-Adapter of the {description.family} family, which cannot be read: "
+            f"{UNSUPPORTED[description.family].reason}; "
             f"give one of the families {', '.join(projection_families())}."
         )
     try:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 from torch import Tensor, nn
 
 from a4a.backbones import latents
@@ -17,6 +16,7 @@ from a4a.backbones.dequantization import plain_linear
 from a4a.backbones.prediction import Prediction, TimestepDensity, prediction_for, split_variance
 from a4a.backbones.published import PublishedModel
 from a4a.backbones.sizes import SizeConditions
+from a4a.backbones.unsupported import why_unsupported
 from a4a.errors import InputError
 from a4a.features import Site
 from a4a.utils.modules import DENOISER_PARTS
@@ -127,10 +127,11 @@ class Backbone(ABC):
         """The denoiser's own projections of text to keys and to values at its sites, dequantised where they must be."""
         keys: list[nn.Linear] = []
         values: list[nn.Linear] = []
+        dtype = self.dtype
         for site in self.sites:
             found = contract_of(site.attention).text_projections(self.denoiser.get_submodule(site.name))
             for layers, layer, kind in zip((keys, values), found, ("keys", "values"), strict=True):
-                layers.append(plain_linear(layer, f"the text {kind} of {site.name}", self.dtype))
+                layers.append(plain_linear(layer, f"the text {kind} of {site.name}", dtype))
         return keys, values
 
     # --- text --------------------------------------------------------------------------------------------------------
@@ -194,14 +195,6 @@ class Backbone(ABC):
     def call_options(self) -> dict[str, Any]:
         """Arguments that a call of this pipeline needs, where its own defaults do not fit the model."""
         return {}
-
-    def image_options(self) -> dict[str, Any]:
-        """Arguments with which a call of this pipeline draws images; a video pipeline needs some."""
-        return {}
-
-    def drawn_images(self, output: Any) -> list[Image.Image]:
-        """The images that a call with `image_options` returned."""
-        return output.images
 
     # --- latents -----------------------------------------------------------------------------------------------------
 
@@ -280,8 +273,8 @@ def family_of(denoiser: nn.Module, owner: str) -> type[Backbone]:
     family = find_family(denoiser)
     if family is None:
         raise InputError(
-            f"The denoiser {type(denoiser).__name__} of {owner} is not supported; "
-            f"expected one of {', '.join(sorted(families()))}."
+            f"The denoiser {type(denoiser).__name__} of {owner} is not supported: "
+            f"{why_unsupported(type(denoiser).__name__)}; expected one of {', '.join(sorted(families()))}."
         )
     return family
 

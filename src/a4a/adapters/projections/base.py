@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -69,13 +69,31 @@ class ImageProjection(nn.Module, ABC):
         return self.state_dict()
 
 
-UNSUPPORTED: dict[str, frozenset[str]] = {
-    "full-face": frozenset({"proj.0.weight", "proj.2.weight", "proj.3.weight"}),
-    "FaceID-plus": frozenset({"perceiver_resampler.proj_in.weight"}),
-    "FaceID": frozenset({"proj.0.weight", "proj.2.weight", "norm.weight"}),
-    "FaceID-portrait-unnorm": frozenset({"latents", "proj_in.weight", "proj_out.weight"}),
+class UnsupportedFamily(NamedTuple):
+    signature: frozenset[str]
+    reason: str
+    """Why it cannot be read, as a part of a sentence."""
+
+
+UNSUPPORTED: dict[str, UnsupportedFamily] = {
+    "full-face": UnsupportedFamily(
+        frozenset({"proj.0.weight", "proj.2.weight", "proj.3.weight"}),
+        "its condition encoder, an MLP over all tokens of the image encoder, is not written yet",
+    ),
+    "FaceID-plus": UnsupportedFamily(
+        frozenset({"perceiver_resampler.proj_in.weight"}),
+        "it takes a face recogniser's embedding and an image encoder's tokens together, and a LoRA of the base model",
+    ),
+    "FaceID": UnsupportedFamily(
+        frozenset({"proj.0.weight", "proj.2.weight", "norm.weight"}),
+        "it takes a face recogniser's embedding, and a LoRA of the base model",
+    ),
+    "FaceID-portrait-unnorm": UnsupportedFamily(
+        frozenset({"latents", "proj_in.weight", "proj_out.weight"}),
+        "it takes several embeddings of a face recogniser at once",
+    ),
 }
-"""Signatures of published families without a module here, to name them; a signature can be part of an earlier one."""
+"""Published families without a module here, to name them; a signature can be part of an earlier one."""
 
 
 def projection_families() -> dict[str, type[ImageProjection]]:
@@ -91,7 +109,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> tuple[str, type[ImageProjection]
     for name, kind in projection_families().items():
         if kind.matches(tensors):
             return name, kind
-    return next(((name, None) for name, signature in UNSUPPORTED.items() if signature <= tensors.keys()), None)
+    return next(((name, None) for name, family in UNSUPPORTED.items() if family.signature <= tensors.keys()), None)
 
 
 def make_projection(config: Mapping[str, Any]) -> ImageProjection:
