@@ -1,7 +1,7 @@
 """Figures on A4A's projection, in miniature: `python benchmarks/projection_start.py [TRAINING_SAMPLES]`.
 
 - How wrong features are in 16 bits and in TF32, as a part of what tells references apart (the worst site): of the zoo's
-  A4A, and of untrained ones whose pseudo-inverse leaves out singular values below a part (`rtol`) of the largest.
+  A4A (Plus), and of untrained ones (base family) whose pseudo-inverse leaves out singular values below a part (`rtol`) of the largest.
 - How much larger held-out conditions are than those that the whitening was made of, by number of references, and how
   even their directions are (1: all alike), with the plain covariance and with the shrunk one.
 - With TRAINING_SAMPLES, the identity of 96 validation subjects after that many samples, by rtol.
@@ -137,7 +137,8 @@ def main() -> None:
         drawings = draw_bytes(Subjects.sample(3000, "train"), Views.sample(3000, 205).as_portraits())
         embeds = torch.cat([encoder(part.float() / 255) for part in drawings.split(250)])
         numbers = [condition_number(layer.weight) for half in source.key_value_layers() for layer in half]
-        precision = {"zoo's A4A": precision_errors(A4A.from_pretrained("zoo:a4a-pixart-mini"), embeds[:HELD_OUT])}
+        tokens = CLIPImageEncoder.from_pretrained(ENCODER, output="tokens")(drawings[:HELD_OUT].float() / 255)
+        precision = {"zoo's A4A": precision_errors(A4A.from_pretrained("zoo:a4a-plus-pixart-mini"), tokens)}
         for rtol in RTOLS:
             torch.manual_seed(5)
             adapter = A4A.from_source(source, load_meta_model(MODEL).backbone.sites, rounds=0)

@@ -14,13 +14,9 @@ ROWS = {
     "pixart-mini": "pixart-mini, text only",
     "ip-adapter-plus-pixart-mini": "IP-Adapter* (Plus) on pixart-mini",
     "a4a-plus-pixart-mini": "**A4A (Plus) on pixart-mini**",
-    "ip-adapter-pixart-mini": "IP-Adapter* (base) on pixart-mini",
-    "a4a-pixart-mini": "A4A (base) on pixart-mini",
     "sdxl-mini": "sdxl-mini, text only",
     "ip-adapter-plus-sdxl-mini": "PTA-UM (Plus) on sdxl-mini",
     "a4a-plus-sdxl-mini": "**A4A (Plus) on sdxl-mini**",
-    "ip-adapter-sdxl-mini": "PTA-UM (base) on sdxl-mini",
-    "a4a-sdxl-mini": "A4A (base) on sdxl-mini",
 }
 
 if __name__ == "__main__":

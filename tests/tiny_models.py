@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
@@ -31,6 +32,9 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -45,6 +49,8 @@ from transformers import (
     GemmaTokenizer,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from a4a.adapters.a4a import A4A
@@ -126,8 +132,8 @@ def clip_text(projection=False):
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def t5_text(width=TEXT):
-    config = T5Config(
+def t5_text(width=TEXT, model=T5EncoderModel, config=T5Config):
+    config = config(
         vocab_size=len(t5_tokenizer()),
         d_model=width,
         d_kv=8,
@@ -136,7 +142,7 @@ def t5_text(width=TEXT):
         num_layers=1,
         feed_forward_proj="gated-gelu",
     )
-    return T5EncoderModel(config)
+    return model(config)
 
 
 def bert_text():
@@ -354,6 +360,28 @@ def sana_sprint():
     return _quiet(SanaSprintPipeline(**parts, transformer=transformer, scheduler=SCMScheduler()))
 
 
+def wan_transformer(**options):
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=TEXT,
+        freq_dim=8,
+        ffn_dim=48,
+        num_layers=2,
+        rope_max_seq_len=32,
+        **options,
+    )
+
+
+def wan():
+    torch.manual_seed(8)
+    flow = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    text_encoder = t5_text(model=UMT5EncoderModel, config=UMT5Config)
+    parts = {"tokenizer": t5_tokenizer(), "text_encoder": text_encoder, "scheduler": flow}
+    video_vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
+    return _quiet(WanPipeline(**parts, vae=video_vae, transformer=wan_transformer()))
+
+
 def sd3():
     """SD3.5-medium: normalised queries, and a self-attention beside the joint one in its first block."""
     torch.manual_seed(4)
@@ -386,7 +414,15 @@ def sd3():
     )
 
 
-PIPELINES = {"sd15": sd15, "sdxl": sdxl, "pixart": pixart, "hunyuan_dit": hunyuan_dit, "sana": sana, "sd3": sd3}
+PIPELINES = {
+    "sd15": sd15,
+    "sdxl": sdxl,
+    "pixart": pixart,
+    "hunyuan_dit": hunyuan_dit,
+    "sana": sana,
+    "wan": wan,
+    "sd3": sd3,
+}
 """Builders by name: each name is a fixture, and every contract test runs on each."""
 
 EXEMPLARS = ("sd15", "sdxl", "pixart", "sd3")
@@ -401,6 +437,9 @@ PUBLISHED = {
     "Efficient-Large-Model/Sana_600M_1024px_diffusers": ({1152: 28}, 591.7),
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers": ({2240: 20}, 1604.5),
     "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers": ({2240: 20}, 1604.6),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": ({1536: 30}, 1419.0),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": ({5120: 40}, 14288.5),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": ({3072: 30}, 4999.8),
     "stabilityai/stable-diffusion-3-medium-diffusers": ({1536: 24}, 2028.3),
     "stabilityai/stable-diffusion-3.5-medium": ({1536: 24}, 2243.2),
     "stabilityai/stable-diffusion-3.5-large": ({2432: 38}, 8056.6),
@@ -489,7 +528,8 @@ def inputs(backbone, rows=1, seed=0):
 def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     """One short run of any of the pipelines (or of an ImagePromptPipeline around one), as latents.
 
-    `seed` is one number, or one for each image.
+    `seed` is one number, or one for each image. Pipelines of videos draw one frame unless `num_frames` says more, and
+    give latents [videos, channels, frames, height, width].
     """
     wrapped = getattr(pipe, "pipe", pipe)
     takes, side = inspect.signature(wrapped.__call__).parameters, SIDE * backbone_for(wrapped).vae_scale_factor
@@ -504,4 +544,6 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     seeds = [seed] if isinstance(seed, int) else seed
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     generator = generators[0] if isinstance(seed, int) else generators
-    return pipe(prompt, generator=generator, **{**off, **defaults, **kwargs}).images
+    if "num_frames" in takes:
+        off["num_frames"] = 1
+    return pipe(prompt, generator=generator, **{**off, **defaults, **kwargs})[0]

@@ -91,16 +91,16 @@ def test_a_local_path_that_does_not_exist_is_refused_without_asking_the_hub(tmp_
 
 def test_every_way_to_load_an_adapter_agrees(tmp_path, sd15):
     formats.write(tiny_models.ip_adapter(sd15), tmp_path / "a.safetensors")
-    for kind, name in ((A4A, "zoo:a4a-pixart-mini"), (IPAdapter, str(tmp_path / "a.safetensors"))):
+    for kind, name in ((A4A, "zoo:a4a-plus-pixart-mini"), (IPAdapter, str(tmp_path / "a.safetensors"))):
         assert same(kind.from_pretrained(name), load_adapter(name))
         half, dtype = (
             kind.from_pretrained(name, torch_dtype=torch.float16),
             torch.float32 if kind is A4A else torch.float16,
         )
         assert half.dtype == load_adapter(name, torch_dtype=torch.float16).dtype == dtype
-    assert load_adapter("zoo:a4a-pixart-mini").dtype == torch.float32
+    assert load_adapter("zoo:a4a-plus-pixart-mini").dtype == torch.float32
     with pytest.raises(InputError, match="is an adapter of the class A4A, not IPAdapter"):
-        IPAdapter.from_pretrained("zoo:a4a-pixart-mini")
+        IPAdapter.from_pretrained("zoo:a4a-plus-pixart-mini")
 
 
 def test_inspect_names_the_part_that_a_pipeline_lacks(pixart, tmp_path):

@@ -3,7 +3,7 @@
 import diffusers
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel, WanPipeline
 
 import support
 import tiny_models
@@ -13,6 +13,8 @@ from a4a.backbones.prediction import split_variance
 from a4a.backbones.unsupported import UNSUPPORTED
 from a4a.baselines.base import latents_and_timestep
 from a4a.errors import InputError
+from a4a.injection import attach
+from a4a.pipeline import ImagePromptPipeline
 from a4a.training.denoising import Denoising, ObjectiveConfig
 
 PROMPTS = ["a cat on a beach", "a red dog"]
@@ -30,12 +32,17 @@ class Recorded:
 
 
 def recorded(pipe, **kwargs):
-    record = Recorded(backbone_for(pipe).denoiser)
+    """Noisy latents, time steps and predictions of a pipeline's first step; with guidance, those of negatives first."""
+    backbone = backbone_for(pipe)
+    record = Recorded(backbone.denoiser)
     tiny_models.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
     record.hook.remove()
-    (args, kwargs, out), *_ = record.calls
-    noisy, timestep = latents_and_timestep(backbone_for(pipe).denoiser, args, kwargs)
-    return noisy, timestep.expand(len(noisy)), split_variance(out, noisy.shape[1])[0]
+    passes = record.calls[: 2 if backbone.guidance == "separate" else 1]
+    found = []
+    for args, kwargs, out in reversed(passes):
+        noisy, timestep = latents_and_timestep(backbone.denoiser, args, kwargs)
+        found.append((noisy, timestep.expand(len(noisy)), split_variance(out, noisy.shape[1])[0]))
+    return tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +210,8 @@ def test_learned_variance_is_dropped(pixart):
 
 def test_pixels_become_latents_as_the_denoiser_sees_them(model):
     backbone = backbone_for(model)
+    if model.vae.config.get("latents_mean"):
+        pytest.skip("its VAE normalises each channel by itself, which has a test of its own")
     side = tiny_models.SIDE * backbone.vae_scale_factor
     pixels = torch.rand(2, 3, side, side) * 2 - 1
     torch.manual_seed(0)
@@ -210,13 +219,51 @@ def test_pixels_become_latents_as_the_denoiser_sees_them(model):
     torch.manual_seed(0)
     encoded, config = model.vae.encode(pixels), model.vae.config
     expected = encoded.latent_dist.sample() if hasattr(encoded, "latent_dist") else encoded.latent
-    expected = (expected - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+    shift = config.get("shift_factor") or 0.0
+    expected = (expected - shift) * config.scaling_factor
     assert found.shape == (2, backbone.latent_channels, tiny_models.SIDE, tiny_models.SIDE)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        backbone.decode_latents(found),
-        model.vae.decode(found / config.scaling_factor + (config.get("shift_factor") or 0.0)).sample,
-    )
+    decoded = model.vae.decode(found / config.scaling_factor + shift).sample
+    torch.testing.assert_close(backbone.decode_latents(found), decoded)
+
+
+def test_an_image_is_a_video_of_one_frame_whose_channels_are_normalised_one_by_one(wan):
+    backbone, pixels = backbone_for(wan), torch.rand(2, 3, 64, 64) * 2 - 1
+    torch.manual_seed(0)
+    found = backbone.encode_pixels(pixels)
+    torch.manual_seed(0)
+    raw = wan.vae.encode(pixels[:, :, None]).latent_dist.sample()[:, :, 0]
+    assert found.shape == raw.shape == (2, 16, 8, 8)
+    for channel, (mean, std) in enumerate(zip(wan.vae.config.latents_mean, wan.vae.config.latents_std, strict=True)):
+        torch.testing.assert_close(found[:, channel], (raw[:, channel] - mean) / std)
+    torch.testing.assert_close(backbone.decode_latents(found), wan.vae.decode(raw[:, :, None]).sample[:, :, 0])
+
+
+def test_all_frames_of_a_video_see_the_same_features(wan):
+    prompted = ImagePromptPipeline(wan, tiny_models.ip_adapter(wan))
+    plain = tiny_models.call(prompted, num_frames=5)
+    found = tiny_models.call(prompted, num_frames=5, image_prompt_embeds=tiny_models.embeds())
+    assert found.shape == plain.shape == (1, 16, 2, 8, 8)
+    assert ((found - plain).abs().amax((0, 1, 3, 4)) > 1e-3).all()
+    backbone, (noisy, timesteps, text) = backbone_for(wan), tiny_models.inputs(backbone_for(wan), 2)
+    features = prompted.adapter(tiny_models.embeds(2))
+    with attach(wan.transformer, backbone.sites, features):
+        image = backbone.predict(noisy, timesteps, text)
+        assert torch.equal(backbone.predict(noisy.unsqueeze(2), timesteps, text).squeeze(2), image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transformer_2": True}, r"has two denoisers, .* use a Wan with one"),
+        ({"in_channels": 36}, r"draws videos from a first frame, .* train the adapter on the text-to-video model"),
+    ],
+)
+def test_wans_that_images_alone_cannot_train_are_refused(wan, options, message):
+    transformer = tiny_models.wan_transformer(**({} if "transformer_2" in options else options))
+    parts = {"transformer": transformer, "transformer_2": transformer if "transformer_2" in options else None}
+    with pytest.raises(InputError, match=message):
+        Denoising(backbone_for(WanPipeline(**{**wan.components, **parts})), None, ObjectiveConfig())
 
 
 class Unsupported(DiffusionPipeline):

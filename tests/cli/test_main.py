@@ -165,7 +165,7 @@ def test_data_are_named_by_the_folder_that_prepare_made(tmp_path, capsys):
 
 
 def test_a_command_prints_no_warnings_of_other_libraries():
-    words = [sys.executable, "-m", "a4a", "inspect", "zoo:a4a-pixart-mini"]
+    words = [sys.executable, "-m", "a4a", "inspect", "zoo:a4a-plus-pixart-mini"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr == "" and "zoo:" in done.stdout
 

@@ -205,7 +205,7 @@ def test_two_tasks_never_share_a_table(world, tmp_path):
 
 def test_an_adapter_that_was_trained_again_is_another_method(tmp_path):
     task, folder = WorldTask("test", 1, 1), tmp_path / "adapter"
-    shutil.copytree(resolve_zoo("zoo:a4a-pixart-mini"), folder)
+    shutil.copytree(resolve_zoo("zoo:a4a-plus-pixart-mini"), folder)
     method = ImagePromptMethod("zoo:pixart-mini", str(folder), sampling=SAMPLING)
     evaluate(task, {"A4A": method}, [Brightness()], tmp_path / "scores")
     assert "pipe" not in vars(method)  # the next method has the memory for itself

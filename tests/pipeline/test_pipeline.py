@@ -133,7 +133,7 @@ def test_a_pipeline_whose_encoder_was_made_in_memory_cannot_be_saved(prompted, t
 
 def test_a_model_and_an_adapter_are_loaded_by_name():
     prompted = ImagePromptPipeline.from_pretrained(
-        "zoo:pixart-mini", "zoo:a4a-pixart-mini", torch_dtype=torch.bfloat16, variant=None
+        "zoo:pixart-mini", "zoo:a4a-plus-pixart-mini", torch_dtype=torch.bfloat16, variant=None
     )
     assert prompted.dtype == prompted.image_encoder.module.dtype == torch.bfloat16
     assert prompted.adapter.dtype == torch.float32  # an A4A stays in it

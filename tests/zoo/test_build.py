@@ -50,8 +50,8 @@ def test_every_stage_of_the_recipe_leaves_a_model_with_figures(built):
 def test_built_models_load_through_the_public_functions(built):
     for name in ("sd15-mini", "sdxl-mini", "pixart-mini"):
         assert backbone_for(load_pipeline(built / "models" / name)).sites
-    adapter = load_adapter(built / "models" / "a4a-pixart-mini")
-    assert "library_name: a4a" in (built / "models" / "a4a-pixart-mini" / "README.md").read_text()
+    adapter = load_adapter(built / "models" / "a4a-plus-pixart-mini")
+    assert "library_name: a4a" in (built / "models" / "a4a-plus-pixart-mini" / "README.md").read_text()
     assert adapter.sites == backbone_for(load_pipeline(built / "models" / "pixart-mini")).sites
     assert (
         load_adapter(built / "models" / "ip-adapter-sd15-mini" / "ip-adapter-sd15-mini.safetensors").tokens

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import Tensor, nn
 
 from a4a.backbones import latents
@@ -195,6 +196,14 @@ class Backbone(ABC):
     def call_options(self) -> dict[str, Any]:
         """Arguments that a call of this pipeline needs, where its own defaults do not fit the model."""
         return {}
+
+    def image_options(self) -> dict[str, Any]:
+        """Arguments with which a call of this pipeline draws images; a video pipeline needs some."""
+        return {}
+
+    def drawn_images(self, output: Any) -> list[Image.Image]:
+        """The images that a call with `image_options` returned."""
+        return output.images
 
     # --- latents -----------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def read_published(path: str) -> PublishedModel:
     components = {
         name: (kind, diffusers_class(kind, path).load_config(path, subfolder=name))
         for name, kind in config.components.items()
-        if name in (denoiser, "vae", "scheduler")
+        if name in (denoiser, "transformer_2", "vae", "scheduler")
     }
     text_encoders = {
         name: _count_text_encoder(kind, path, name)

@@ -153,7 +153,7 @@ COMMANDS = {
             "--steps N": "denoising steps; the model's own default if not given",
             "--guidance X": "classifier-free guidance scale; the model's own default if not given",
         },
-        example="a4a generate --adapter zoo:a4a-pixart-mini --model zoo:pixart-mini --image photo.png \\\n"
+        example="a4a generate --adapter zoo:a4a-plus-pixart-mini --model zoo:pixart-mini --image photo.png \\\n"
         '      --prompt "a small creature in the snow" --output pictures',
         others=("image_encoder", "height", "width"),
         config="recipe",

@@ -55,7 +55,7 @@ def generate(
     _check_numbers(count=count, steps=steps, height=height, width=width)
     references = [open_image(path) for path in image]
     pipe = load(adapter, model, image_encoder)
-    options = {"num_inference_steps": steps, "height": height, "width": width}
+    options = {"num_inference_steps": steps, "height": height, "width": width} | pipe.backbone.image_options()
     if guidance is not None:
         options |= pipe.backbone.guidance_options(guidance, count)
     options = {name: value for name, value in options.items() if value is not None}
@@ -93,7 +93,8 @@ def _draw(
     """Images of one prompt, and which of them a safety checker replaced by black."""
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     result = pipe([prompt] * len(seeds), image_prompt=reference, image_prompt_scale=scale, generator=noise, **options)
-    return result.images, getattr(result, "nsfw_content_detected", None) or [False] * len(seeds)
+    blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(seeds)
+    return pipe.backbone.drawn_images(result), blackened
 
 
 def load(adapter: str, model: str, image_encoder: str | None = None) -> ImagePromptPipeline:

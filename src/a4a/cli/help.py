@@ -11,7 +11,7 @@ GROUPS = {"zoo": "The built-in miniature models."}
 EXAMPLES = """examples:
   a4a demo                      a transfer in miniature, live: open demo/index.html
   a4a zoo list                  the built-in miniature models
-  a4a generate --adapter zoo:a4a-pixart-mini --model zoo:pixart-mini --image photo.png \\
+  a4a generate --adapter zoo:a4a-plus-pixart-mini --model zoo:pixart-mini --image photo.png \\
       --prompt "a small creature in the snow" --output pictures"""
 
 

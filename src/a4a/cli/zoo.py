@@ -26,10 +26,6 @@ DESCRIPTIONS = {
     "a4a-plus-sdxl-mini": ("A4A: the Plus adapter transferred to sdxl-mini", ADAPTER_SCORES),
     "a4a-plus-pixart-mini": ("A4A: the Plus adapter transferred to pixart-mini", ADAPTER_SCORES),
     "ip-adapter-sd15-mini": ("IP-Adapter (base family) for sd15-mini", ADAPTER_SCORES),
-    "ip-adapter-sdxl-mini": ("IP-Adapter (base family) for sdxl-mini, from scratch", ADAPTER_SCORES),
-    "ip-adapter-pixart-mini": ("IP-Adapter (base family) for pixart-mini, from scratch", ADAPTER_SCORES),
-    "a4a-sdxl-mini": ("A4A: the base family's adapter transferred to sdxl-mini", ADAPTER_SCORES),
-    "a4a-pixart-mini": ("A4A: the base family's adapter transferred to pixart-mini", ADAPTER_SCORES),
     "clip-large/image_encoder": ("image encoder of the adapters and models above", ()),
     "clip-large": ("CLIP, of which the image encoder is the vision half", ("caption_of_256_found",)),
     "clip-medium": ("CLIP, whose text encoder is sdxl-mini's second", ("caption_of_256_found",)),
@@ -78,7 +74,7 @@ def list_(models: Path = MODELS) -> None:
         print(f"{name:{widths[0]}}  {what:{widths[1]}}  {size:>{widths[2]}}  {scores}".rstrip())
     print(
         "Figures are of held-out subjects.\n"
-        f"Next: a4a zoo show pixart-mini, or a4a generate --adapter {prefix}a4a-pixart-mini "
+        f"Next: a4a zoo show pixart-mini, or a4a generate --adapter {prefix}a4a-plus-pixart-mini "
         f'--model {prefix}pixart-mini --image photo.png --prompt "a small creature in the snow" --output pictures'
     )
 

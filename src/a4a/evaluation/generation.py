@@ -26,6 +26,7 @@ class Sampling:
     def options(self, backbone: Backbone, prompts: int) -> dict[str, Any]:
         """The options for so many prompts, by the names that the backbone's pipeline gives them."""
         options = {"num_inference_steps": self.steps, "height": self.size, "width": self.size}
+        options |= backbone.image_options()
         if self.guidance is not None:
             options |= backbone.guidance_options(self.guidance, prompts)
         return {name: value for name, value in options.items() if value is not None}
@@ -56,7 +57,8 @@ def generate_images(
     rows = embeds[[subjects.index(task.subject_of(i)) for i in indices]]
     prompts = [task.prompts[i] for i in indices]
     options = sampling.options(pipe.backbone, len(prompts)) | options
-    return pipe(prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options).images
+    drawn = pipe(prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options)
+    return pipe.backbone.drawn_images(drawn)
 
 
 def generate_text_only(
@@ -66,4 +68,5 @@ def generate_text_only(
     call: Any = pipe  # DiffusionPipeline itself declares no __call__
     backbone = backbone_for(pipe)
     options = backbone.call_options() | sampling.options(backbone, len(indices))
-    return call(prompt=[task.prompts[i] for i in indices], generator=list(noise), **options).images
+    drawn = call(prompt=[task.prompts[i] for i in indices], generator=list(noise), **options)
+    return backbone.drawn_images(drawn)

@@ -239,7 +239,7 @@ class ImagePromptPipeline:
                 return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
     def _attached(self, embeds: Tensor, scales: list[float], options: dict[str, Any]) -> AbstractContextManager:
-        images_per_prompt = options.get("num_images_per_prompt") or 1
+        images_per_prompt = options.get("num_images_per_prompt") or options.get("num_videos_per_prompt") or 1
         positive, negative = self.features_for_batch(embeds, prompt_count(options), images_per_prompt)
         perturbed = is_perturbed(self.pipe, options)
         return attach(self.backbone.denoiser, self.backbone.sites, positive, scales, negative, perturbed)

@@ -146,7 +146,7 @@ class Denoising(Objective):
             self.set_condition(self.injection, self.adapter, embeds)
         predicted = self._predict(noisy, timesteps, self._text(batch, without_text), SizeConditions.of_batch(batch))
         target = self.prediction.target(latents, noise, timesteps)
-        losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        losses = (predicted.float() - target).square().flatten(1).mean(1)
         return self.prediction.weigh(losses, timesteps, self.config.weighting, self.config.gamma).mean()
 
     def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
