@@ -1,47 +1,50 @@
-"""Count the parameters of a transfer from SD1.5 to SDXL and to PixArt-alpha XL at their published sizes.
+"""Count the parameters of transfers from SD1.5 to the published models, as a Markdown table.
 
-Run `python benchmarks/parameters.py`. Models are made on the meta device, so nothing is downloaded and no memory used.
+Run `python benchmarks/parameters.py [RANK ...]`. Models are made on the meta device, so nothing is downloaded and no
+memory used.
 """
 
+import sys
+from typing import cast
+
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
 from a4a import A4A
-from a4a.adapters.base import adapter_to_config, sites_to_config
+from a4a.adapters.base import ImagePromptAdapter, adapter_to_config, sites_to_config
 from a4a.adapters.meta import load_meta_adapter
-from a4a.backbones.pixart import PIXART, PixArt
-from a4a.backbones.unet import SDXL, UNet
-
-
-def upgraded() -> dict:
-    """Sites of the two upgraded models of the paper."""
-    with torch.device("meta"):
-        return {
-            "SDXL": UNet.find_sites(UNet2DConditionModel(**SDXL)),
-            "PixArt-alpha XL": PixArt.find_sites(PixArtTransformer2DModel(**PIXART)),
-        }
-
+from a4a.backbones.meta import load_meta_model, published_models
+from a4a.utils.modules import parameter_count
 
 SOURCE = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+LETTER = {"sharing": "width", "residual": False, "warm_start": False}
+RANKS = (192, 64)
 
 
-METHODS = {
-    "the letter (per width, R = 2)": {"sharing": "width", "residual": False, "warm_start": False, "rounds": 2},
-    "default (per site, R = 2)": {"rounds": 2},
-    "R = 0, per site": {"rounds": 0},
-}
+def counts(source: ImagePromptAdapter, sites: list, **method) -> list[int]:
+    """Parameters of projection, mapping and alignment of a transfer to these sites, keys and values together."""
+    with torch.device("meta"):
+        mapping = A4A(adapter_to_config(source), sites, **method).mapping
+    return [sum(parameter_count(chain[i]) for chain in (mapping.keys, mapping.values)) for i in range(3)]
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f}M"
+
 
 if __name__ == "__main__":
-    with torch.device("meta"):
-        source = load_meta_adapter(SOURCE)
-        print(f"SD1.5 IP-Adapter: {sum(p.numel() for p in source.parameters()) / 1e6:.1f}M, {len(source.sites)} sites")
-        for model, sites in upgraded().items():
-            for name, method in METHODS.items():
-                adapter = A4A(adapter_to_config(source), sites_to_config(sites), **method)
-                project, mapping, align = (
-                    sum(p.numel() for c in (adapter.mapping.keys, adapter.mapping.values) for p in c[i].parameters())
-                    for i in range(3)
-                )
-                parts = {"projection": project, "mapping": mapping, "alignment": align}
-                counts = "  ".join(f"{part} {count / 1e6:7.1f}M" for part, count in parts.items())
-                print(f"{model:16} {len(sites)} sites  {name:30} {counts}")
+    ranks = [int(rank) for rank in sys.argv[1:]] or RANKS
+    source = cast(ImagePromptAdapter, load_meta_adapter(SOURCE))
+    print(f"SD1.5 IP-Adapter: {millions(parameter_count(source))}, {len(source.sites)} sites\n")
+    header = [
+        *("upgraded model", "sites", "mapping, R = 2", "the letter: alignment", "per site: alignment"),
+        *(f"rank {rank}" for rank in ranks),
+    ]
+    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+    for name in sorted(published_models()):
+        sites = load_meta_model(name).backbone.sites
+        config, widths = sites_to_config(sites), dict.fromkeys(site.width for site in sites)
+        shape = " + ".join(f"{sum(s.width == w for s in sites)} x {w}" for w in widths)
+        letter, (_, mapping, full) = counts(source, config, **LETTER), counts(source, config)
+        low = [counts(source, config, rounds=0, alignment_rank=rank)[2] for rank in ranks]
+        cells = [name, shape, *(millions(n) for n in (mapping, letter[2], full, *low))]
+        print("| " + " | ".join(cells) + " |")

@@ -14,6 +14,7 @@ from a4a.adapters.whitening import shrunk_covariance
 from a4a.backbones import backbone_for
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
+from a4a.method.linears import LowRankLinear
 from a4a.pipeline import ImagePromptPipeline
 from a4a.transfer.config import A4AConfig, IPAdapterConfig
 
@@ -85,7 +86,11 @@ def test_a_transfer_copies_its_source(source, sdxl):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32}],
+    [
+        {},
+        {"alignment_rank": 3},
+        {"rounds": 2, "sharing": "width", "warm_start": False, "residual": False, "d_scm": 192, "inner": 32},
+    ],
 )
 def test_a_saved_transfer_loads_with_the_same_features(source, pipe, tmp_path, options):
     adapter = tiny_models.shaken(tiny_models.a4a(source, pipe, **options))
@@ -122,6 +127,21 @@ def test_alignment_that_starts_from_text_gives_each_sites_projection_of_one_shar
         assert tokens.shape[-1] == projections[0].in_features and tokens.std().item() == pytest.approx(1, abs=0.15)
         for i, (feature, site) in enumerate(zip(alignment(mapped), projections, strict=True)):
             torch.testing.assert_close(feature, site(tokens[:, i]))
+
+
+def test_an_alignment_of_lower_rank_starts_as_the_nearest_to_the_text_projections(source, pipe):
+    text = backbone_for(pipe).text_projections()
+    adapter = tiny_models.a4a(source, pipe, text=text, alignment_rank=3)
+    for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
+        tokens = torch.randn(2, 4, projections[0].in_features)
+        for layer, site in zip(alignment.linears.layers, projections, strict=True):
+            assert isinstance(layer, LowRankLinear)
+            missed = torch.linalg.matrix_norm(layer.up.weight @ layer.down.weight - site.weight)
+            singular = torch.linalg.svdvals(site.weight)
+            torch.testing.assert_close(missed, singular[3:].square().sum().sqrt())  # no matrix of rank 3 is nearer
+            bias = 0 if site.bias is None else site.bias
+            torch.testing.assert_close(layer(torch.zeros_like(tokens)), torch.zeros_like(layer(tokens)) + bias)
+    assert adapter.facts()["alignment"] == "layers of rank 3"
 
 
 def test_the_whitened_projection_recovers_the_same_condition_at_every_base_site(source, pipe):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
+from a4a.method.alignment import Alignment
+from a4a.method.linears import LowRankLinear
 from a4a.method.mapping import interpolation
 
 BASE = [Site("b0", 4, 0.0), Site("b1", 6, 1.0), Site("b2", 6, 0.5), Site("b3", 4, 0.75)]
@@ -142,6 +144,45 @@ def test_inner_width_and_coupling_width_can_be_chosen():
     assert method(draw()).widths == (5, 10, 5)
     assert method.mappings[0].rounds[0].w_1.weight.shape == (8, 24)
     assert method.mappings[0].rounds[0].w_out.weight.shape == (24, 8)
+
+
+def full(layer):
+    """The linear layer that a layer of lower rank is."""
+    found = torch.nn.Linear(layer.down.in_features, layer.up.out_features).double()
+    found.weight.data, found.bias.data = layer.up.weight @ layer.down.weight, layer.up.bias.data
+    return found
+
+
+def test_an_alignment_of_lower_rank_is_one_of_full_layers_with_such_weights():
+    method, features = build(alignment_rank=3), draw()
+    found = method(features)
+    narrow = [[isinstance(layer, LowRankLinear) for layer in a.linears.layers] for a in method.alignments]
+    assert narrow == [[True, True, True]] * 2  # 12 x 5, 12 x 10, 12 x 5
+    for alignment in method.alignments:
+        alignment.linears.layers = torch.nn.ModuleList(full(layer) for layer in alignment.linears.layers)
+    for a, b in zip(found.keys + found.values, (again := method(features)).keys + again.values, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_layer_keeps_its_full_rank_where_a_lower_one_would_save_nothing():
+    method = build(alignment_rank=4)
+    ranks = [layer.down.out_features if isinstance(layer, LowRankLinear) else None for layer in layers_of(method)]
+    assert ranks == [None, 4, None]  # 4 x (12 + 5) is more than 12 x 5
+
+
+def layers_of(method):
+    return method.alignments[0].linears.layers
+
+
+def test_features_start_as_large_at_any_rank():
+    rows = torch.randn(500, 1, 1, 192)
+    sizes = {rank: Alignment(192, [144], "site", rank=rank)(rows)[0].std().item() for rank in (None, 36, 9)}
+    assert sizes[36] == pytest.approx(sizes[None], rel=0.1) and sizes[9] == pytest.approx(sizes[None], rel=0.2)
+
+
+def test_a_rank_below_one_is_refused():
+    with pytest.raises(InputError, match="The alignment has rank 0; give a number of at least 1"):
+        AllForAll(BASE, UPGRADED, TOKENS, heads=HEADS, alignment_rank=0)
 
 
 @pytest.mark.parametrize(("heads", "inner", "wide"), [(7, None, 12), (0, None, 12), (4, 6, 6)])

@@ -40,7 +40,8 @@ class A4A(ImagePromptAdapter):
     Args:
         base: class name and configuration of the source adapter.
         sites: of the upgraded model.
-        d_scm, rounds, inner, heads, residual, sharing, warm_start, connectivity, text_width: see `AllForAll`.
+        d_scm, rounds, inner, heads, residual, sharing, warm_start, connectivity, text_width, alignment_rank: see
+            `AllForAll`.
         coupling: False maps the condition tokens `c` themselves, instead of the features that the source makes of them.
         base_sites: how many of the source's sites to use, evenly over the depth; by default all.
     """
@@ -63,6 +64,7 @@ class A4A(ImagePromptAdapter):
         coupling: bool = True,
         base_sites: int | None = None,
         text_width: int | None = None,
+        alignment_rank: int | None = None,
     ):
         super().__init__()
         self.source = adapter_from_config(base)
@@ -86,6 +88,7 @@ class A4A(ImagePromptAdapter):
             warm_start=warm_start,
             connectivity=connectivity,
             text_width=text_width,
+            alignment_rank=alignment_rank,
         )
 
     @classmethod
@@ -183,7 +186,9 @@ class A4A(ImagePromptAdapter):
 
     def facts(self) -> dict[str, Any]:
         source = f"{self.source.kind} for {len(self.source.sites)} sites"
-        return {"transferred from": source, "precision": "float32 in every pipeline"}
+        rank = self.config["alignment_rank"]
+        alignment = {"alignment": f"layers of rank {rank}"} if rank else {}
+        return {"transferred from": source, **alignment, "precision": "float32 in every pipeline"}
 
     def origin(self, model: str | None, source: str | None) -> str:
         return f"It was transferred from {f'`{source}`' if source else 'an IP-Adapter'} by A4A."

@@ -33,6 +33,8 @@ class AllForAll(nn.Module):
         sharing: linear layers of projection and alignment per distinct "width" (the paper) or per "site".
         warm_start: latents start as a depth-matched mixture of the base features (see `UpgradedSpaceMapping`).
         text_width: of the upgraded model's text states, through which alignment then goes (see `Alignment`).
+        alignment_rank: of each linear layer of the alignment, where that takes fewer parameters than a full one (see
+            `LowRankLinear`); full where None.
         connectivity: base sites that an upgraded site sees: "all_to_all" (the paper), or "layer_by_layer" only the one
             nearest in depth, as an ablation.
     """
@@ -52,6 +54,7 @@ class AllForAll(nn.Module):
         warm_start: bool = True,
         connectivity: Connectivity = "all_to_all",
         text_width: int | None = None,
+        alignment_rank: int | None = None,
     ):
         super().__init__()
         widths = [s.width for s in base]
@@ -73,7 +76,7 @@ class AllForAll(nn.Module):
                         warm_start,
                         connectivity,
                     ),
-                    Alignment(d_scm, [s.width for s in upgraded], sharing, text_width),
+                    Alignment(d_scm, [s.width for s in upgraded], sharing, text_width, alignment_rank),
                 ]
             )
 

@@ -86,7 +86,7 @@ class _Round(nn.Module):
 
     def __init__(self, width: int, inner: int, heads: int, residual: bool, identity: bool):
         super().__init__()
-        if heads < 1 or inner % heads:
+        if type(heads) is not int or heads < 1 or inner % heads:
             raise InputError(
                 f"The mapping has {heads} heads but its attention is {inner} wide (inner, or else d_scm); "
                 f"give a number of heads that divides that."

@@ -79,6 +79,8 @@ class A4AConfig(AdapterConfig[A4A]):
     """False: map the condition tokens instead of the features that the source makes of them, as an ablation."""
     base_sites: int | None = None
     """Use so many of the source's sites, evenly over its depth; all by default."""
+    alignment_rank: int | None = None
+    """Rank of each layer of the alignment, where that takes fewer parameters than a full layer; full by default."""
 
     def __post_init__(self) -> None:
         for name in ("text_init", "whiten_init"):

@@ -49,6 +49,8 @@ class Resampler(ImageProjection):
         super().__init__(image_embed_dim, text_width, tokens)
         if not 0 <= depth <= MAX_DEPTH:
             raise InputError(f"The resampler has {depth} layers; give a number from 0 to {MAX_DEPTH}.")
+        if type(heads) is not int or heads < 1:
+            raise InputError(f"The resampler has {heads} heads; give a number of at least 1.")
         width = width or text_width
         self.latents = nn.Parameter(torch.randn(1, tokens, width) / width**0.5)
         self.proj_in = nn.Linear(image_embed_dim, width)
