@@ -3,11 +3,16 @@
 A new family adds a builder to `PIPELINES`, and its published models, if it names any, to `PUBLISHED`.
 """
 
+import atexit
 import copy
 import inspect
 import json
+import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 
+import sentencepiece
 import torch
 from diffusers import (
     AutoencoderDC,
@@ -17,9 +22,11 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    KolorsPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -36,6 +43,8 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
@@ -103,6 +112,20 @@ def gemma_tokenizer():
     return GemmaTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
 
 
+@cache
+def glm_tokenizer():
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(tokenizers.sentences(500)),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return ChatGLMTokenizer(str(folder / "tokenizer.model"))
+
+
 def vae(channels=4, shift=None, blocks=2):
     """With two blocks two pixels per latent, with four eight."""
     return AutoencoderKL(
@@ -157,6 +180,24 @@ def bert_text():
     return BertModel(config)
 
 
+def glm_text():
+    config = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=160,
+        hidden_size=TEXT,
+        ffn_hidden_size=2 * TEXT,
+        kv_channels=8,
+        num_attention_heads=2,
+        multi_query_attention=True,
+        add_qkv_bias=True,
+        original_rope=True,
+    )
+    model = ChatGLMModel(config)  # its weights are whatever was in memory
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, std=0.1) if p.ndim > 1 else torch.nn.init.constant_(p, "norm" in name)
+    return model
+
+
 def gemma_text():
     config = Gemma2Config(
         vocab_size=len(gemma_tokenizer()),
@@ -194,7 +235,7 @@ def sd15_unet():
     )
 
 
-def sdxl_unet():
+def sdxl_unet(**options):
     return UNet2DConditionModel(
         sample_size=SIDE,
         block_out_channels=(16, 32, 48),
@@ -209,6 +250,7 @@ def sdxl_unet():
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=TEXT + 6 * 8,
+        **options,
     )
 
 
@@ -252,6 +294,15 @@ def sdxl():
     return _quiet(
         StableDiffusionXLPipeline(vae=vae(), **text, unet=sdxl_unet(), scheduler=scheduler(), add_watermarker=False)
     )
+
+
+def kolors():
+    """SDXL's U-Net, with a projection of ChatGLM's states before it, and a noise schedule of 1100 steps."""
+    torch.manual_seed(9)
+    noise = {"num_train_timesteps": 1100, "beta_start": 0.00085, "beta_end": 0.014, "beta_schedule": "scaled_linear"}
+    parts = {"text_encoder": glm_text(), "tokenizer": glm_tokenizer(), "vae": vae()}
+    unet = sdxl_unet(encoder_hid_dim=TEXT, encoder_hid_dim_type="text_proj")
+    return _quiet(KolorsPipeline(**parts, unet=unet, scheduler=EulerDiscreteScheduler(**noise)))
 
 
 def pixart(sample_size=SIDE):
@@ -430,7 +481,10 @@ EXEMPLARS = ("sd15", "sdxl", "pixart", "sd3")
 
 PUBLISHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ({320: 5, 640: 5, 1280: 6}, 859.5),
+    "stabilityai/stable-diffusion-2-1-base": ({320: 5, 640: 5, 1280: 6}, 865.9),
+    "stabilityai/stable-diffusion-2-1": ({320: 5, 640: 5, 1280: 6}, 865.9),
     "stabilityai/stable-diffusion-xl-base-1.0": ({640: 10, 1280: 60}, 2567.5),
+    "Kwai-Kolors/Kolors-diffusers": ({640: 10, 1280: 60}, 2579.5),
     "PixArt-alpha/PixArt-XL-2-1024-MS": ({1152: 28}, 611.3),
     "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": ({1152: 28}, 610.9),
     "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers": ({1408: 40}, 1500.0),

@@ -56,7 +56,12 @@ def sigma():
     return tiny_models.sigma()
 
 
-@pytest.fixture(params=[*tiny_models.PIPELINES, "pixart_1024", "sigma"])
+@pytest.fixture(scope="session")
+def kolors():
+    return tiny_models.kolors()
+
+
+@pytest.fixture(params=[*tiny_models.PIPELINES, "kolors", "pixart_1024", "sigma"])
 def model(request):
     return request.getfixturevalue(request.param)
 

@@ -61,6 +61,13 @@ def test_a_published_model_predicts_on_shapes_alone(backbones, model):
     assert backbone.predict(noisy, torch.ones(1, device="meta"), text).shape == noisy.shape
 
 
+def test_one_of_the_two_stable_diffusions_2_predicts_velocity(backbones):
+    kinds = {
+        name: type(backbones[f"stabilityai/stable-diffusion-2-1{name}"].prediction).__name__ for name in ("", "-base")
+    }
+    assert kinds == {"": "VelocityPrediction", "-base": "NoisePrediction"}
+
+
 def test_a_saved_pipeline_is_read_by_its_configuration_alone(pipe, tmp_path):
     pipe.save_config(tmp_path)
     for name, part in pipe.components.items():

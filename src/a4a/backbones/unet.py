@@ -1,5 +1,6 @@
-"""U-Nets with cross-attention to text: Stable Diffusion 1.5, 2.1 and SDXL."""
+"""U-Nets with cross-attention to text: Stable Diffusion 1.5, 2.1, SDXL and Kolors."""
 
+import inspect
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,6 +20,12 @@ SD15 = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
+SD21 = {
+    **SD15,
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
 SDXL = {
     "sample_size": 128,
     "block_out_channels": (320, 640, 1280),
@@ -32,6 +39,15 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+KOLORS = {
+    **SDXL,
+    "projection_class_embeddings_input_dim": 5632,
+    "encoder_hid_dim": 4096,
+    "encoder_hid_dim_type": "text_proj",
+}
+
+OPENCLIP_H, CHATGLM3 = 340_387_840, 6_243_584_000
+"""Parameters of the text encoders of SD2.1 (without its last layer) and Kolors."""
 
 
 class UNet(Backbone):
@@ -42,10 +58,45 @@ class UNet(Backbone):
             {"unet": ("UNet2DConditionModel", SD15), "vae": KL_VAE, "scheduler": STABLE_DIFFUSION_NOISE},
             {"text_encoder": CLIP_L},
         ),
+        "stabilityai/stable-diffusion-2-1-base": PublishedModel(
+            "StableDiffusionPipeline",
+            {"unet": ("UNet2DConditionModel", SD21), "vae": KL_VAE, "scheduler": STABLE_DIFFUSION_NOISE},
+            {"text_encoder": OPENCLIP_H},
+        ),
+        "stabilityai/stable-diffusion-2-1": PublishedModel(
+            "StableDiffusionPipeline",
+            {
+                "unet": ("UNet2DConditionModel", {**SD21, "sample_size": 96}),
+                "vae": KL_VAE,
+                "scheduler": (
+                    STABLE_DIFFUSION_NOISE[0],
+                    {**STABLE_DIFFUSION_NOISE[1], "prediction_type": "v_prediction"},
+                ),
+            },
+            {"text_encoder": OPENCLIP_H},
+        ),
         "stabilityai/stable-diffusion-xl-base-1.0": PublishedModel(
             "StableDiffusionXLPipeline",
             {"unet": ("UNet2DConditionModel", SDXL), "vae": KL_VAE, "scheduler": STABLE_DIFFUSION_NOISE},
             {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
+        ),
+        "Kwai-Kolors/Kolors-diffusers": PublishedModel(
+            "KolorsPipeline",
+            {
+                "unet": ("UNet2DConditionModel", KOLORS),
+                "vae": KL_VAE,
+                "scheduler": (
+                    "EulerDiscreteScheduler",
+                    {
+                        "num_train_timesteps": 1100,
+                        "beta_start": 0.00085,
+                        "beta_end": 0.014,
+                        "beta_schedule": "scaled_linear",
+                        "steps_offset": 1,
+                    },
+                ),
+            },
+            {"text_encoder": CHATGLM3},
         ),
     }
 
@@ -61,11 +112,12 @@ class UNet(Backbone):
 
     @property
     def _is_xl(self) -> bool:
+        """Whether it takes pooled text and sizes; Kolors does, too."""
         return self.denoiser.config.addition_embed_type == "text_time"
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """`states` [prompts, tokens, width]; SDXL also takes `pooled` [prompts, width]."""
+        """`states` [prompts, tokens, width]; SDXL and Kolors also take `pooled` [prompts, width]."""
         encoded = self.pipe.encode_prompt(
             prompt=list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -80,8 +132,10 @@ class UNet(Backbone):
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         config, tokenizer = self.denoiser.config, self.pipe.tokenizer
         tokens = 77 if tokenizer is None else tokenizer.model_max_length
+        if (limit := inspect.signature(self.pipe.encode_prompt).parameters.get("max_sequence_length")) is not None:
+            tokens = limit.default  # Kolors'
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
-            "states": ((tokens, config.cross_attention_dim), None)
+            "states": ((tokens, config.encoder_hid_dim or config.cross_attention_dim), None)
         }
         if self._is_xl:
             pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
