@@ -4,15 +4,17 @@ For every published model, one block of each kind that has sites, at its real wi
 that the whole model gives it for an image of 1024 pixels (of a video for a video model): found by running the model on
 the meta device. Timed in turn, round by round: the block, the block with features attached, and the block with
 diffusers' own IP-Adapter where diffusers has one for the model. A ratio is the median over rounds, with a 95 % interval.
+Seconds are those that the process itself computes, on one thread, so that other processes of the machine count little.
 
 Results are added to benchmarks/results/injection_overhead.json; `benchmarks/support.py` puts them into docs/support.md.
 """
 
 import copy
+import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +24,21 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0, SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from a4a.backbones import Backbone
+from a4a.backbones.attention import ImageRows
 from a4a.backbones.meta import load_meta_model, published_models
 from a4a.features import Site, SiteFeatures
-from a4a.injection import attach
+from a4a.injection import Injection, attach
 from a4a.utils.files import write_json
 from a4a.utils.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "injection_overhead.json"
 PIXELS, TOKENS = 1024, 4
-SECONDS, ROUNDS = 3.0, (3, 60)
+VIDEOS = {8: (21, 60, 104), 16: (31, 44, 80)}
+"""Frames, height and width of Wan's latents by pixels per latent: 81 frames of 480 x 832, 121 frames of 704 x 1280."""
+SECONDS, ROUNDS = 20.0, (5, 40)
 """For one block: time to spend, and fewest and most rounds."""
 
 Call = tuple[tuple, dict[str, Any]]
@@ -48,6 +53,13 @@ class Block:
     site: Site
     """Inside the block."""
     call: Call
+    image_rows: ImageRows | None
+    """Which rows of a sequence are the image's, in this call of the model."""
+
+    def kind(self) -> str:
+        """The same for blocks that compute the same: class, attention, weights, shapes of inputs."""
+        shapes = [tuple(t.shape) for t in (*self.module.parameters(), *tree_leaves(self.call)) if hasattr(t, "shape")]
+        return f"{type(self.module).__name__} {self.site.attention} {shapes}"
 
 
 # --- blocks of a published model -------------------------------------------------------------------------------------
@@ -61,22 +73,29 @@ def find_blocks(backbone: Backbone) -> list[Block]:
         while type(backbone.denoiser.get_submodule(parent)).__name__ not in backbone.blocks:
             parent = parent.rpartition(".")[0]
         places.setdefault(parent, site)
-    calls = record_calls(backbone, list(places))
+    calls, image_rows = record_calls(backbone, list(places))
     found: dict[tuple, Block] = {}
     for name, site in places.items():
         module = backbone.denoiser.get_submodule(name)
         inside = Site(site.name.removeprefix(f"{name}."), site.width, 0.0, site.attention)
         kind = (type(module).__name__, site.attention, site.width)
-        block = Block(name, module, inside, calls[name])
+        block = Block(name, module, inside, calls[name], image_rows)
         if kind not in found or rows(block) > rows(found[kind]):
             found[kind] = block
     return list(found.values())
 
 
-def record_calls(backbone: Backbone, names: list[str]) -> dict[str, Call]:
-    """The arguments of these modules during one prediction on the meta device."""
+def record_calls(backbone: Backbone, names: list[str]) -> tuple[dict[str, Call], ImageRows | None]:
+    """The arguments of these modules during one prediction on the meta device, and which rows are the image's."""
     calls: dict[str, Call] = {}
+    image_rows: list[ImageRows | None] = []
     handles = []
+
+    def record_rows(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        inputs = dict(zip(list(inspect.signature(type(model).forward).parameters)[1:], args, strict=False))
+        image_rows.append(backbone.image_rows(model, {**inputs, **kwargs}))
+
+    handles.append(backbone.denoiser.register_forward_pre_hook(record_rows, with_kwargs=True))
     for name in names:
 
         def record(_module: nn.Module, args: tuple, kwargs: dict[str, Any], name: str = name) -> None:
@@ -85,16 +104,18 @@ def record_calls(backbone: Backbone, names: list[str]) -> dict[str, Call]:
         module = backbone.denoiser.get_submodule(name)
         handles.append(module.register_forward_pre_hook(record, with_kwargs=True))
     side = backbone.latent_size(PIXELS)
+    video = type(backbone.denoiser).__name__ == "WanTransformer3DModel"
+    size = VIDEOS[backbone.vae_scale_factor] if video else (side, side)
     text = {
         name: torch.empty(1, *shape, dtype=dtype or backbone.dtype, device="meta")
         for name, (shape, dtype) in backbone.text_shapes().items()
     }
-    noisy = torch.empty(1, backbone.latent_channels, side, side, dtype=backbone.dtype, device="meta")
+    noisy = torch.empty(1, backbone.latent_channels, *size, dtype=backbone.dtype, device="meta")
     with torch.no_grad():
         backbone.predict(noisy, torch.ones(1, device="meta"), text)
     for handle in handles:
         handle.remove()
-    return calls
+    return calls, image_rows[0]
 
 
 def rows(block: Block) -> int:
@@ -126,10 +147,12 @@ def materialise(block: Block, dtype: torch.dtype) -> tuple[nn.Module, Call]:
 # --- with an image prompt --------------------------------------------------------------------------------------------
 
 
-def with_features(block: Block, module: nn.Module, dtype: torch.dtype) -> Callable[[], Any]:
+def attach_features(block: Block, module: nn.Module, dtype: torch.dtype) -> Injection:
     shape = (1, TOKENS, block.site.width)
     features = SiteFeatures((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
-    return lambda: attach(module, (block.site,), features, 0.8)
+    injection = attach(module, (block.site,), features, 0.8)
+    injection.forward.rows = block.image_rows
+    return injection
 
 
 def with_native(block: Block, module: nn.Module, call: Call, dtype: torch.dtype) -> tuple[nn.Module, Call] | None:
@@ -167,18 +190,18 @@ def with_native(block: Block, module: nn.Module, call: Call, dtype: torch.dtype)
 
 
 def seconds(module: nn.Module, call: Call) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     module(*call[0], **call[1])
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def time_block(block: Block, dtype: torch.dtype) -> dict[str, list[float]]:
     """Seconds of each way, round by round; the ways take turns, and the order turns with the rounds."""
     module, call = materialise(block, dtype)
-    attached, native = with_features(block, module, dtype), with_native(block, module, call, dtype)
+    native = with_native(block, module, call, dtype)
 
     def with_image() -> float:
-        with attached():
+        with attach_features(block, module, dtype):
             return seconds(module, call)
 
     ways: dict[str, Callable[[], float]] = {"plain": lambda: seconds(module, call), "image prompt": with_image}
@@ -205,38 +228,46 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(model: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    for block in find_blocks(load_meta_model(model).backbone):
-        times = time_block(block, dtype)
-        yield {
-            "block": type(block.module).__name__,
-            "attention": block.site.attention,
-            "width": block.site.width,
-            "rows": rows(block),
-            "rounds": len(times["plain"]),
-            "seconds": round(float(np.median(times["plain"])), 4),
-            "over plain": ratio(times["image prompt"], times["plain"]),
-            **(
-                {
-                    "over diffusers' own": ratio(times["image prompt"], times["diffusers' own"]),
-                    "diffusers' own over plain": ratio(times["diffusers' own"], times["plain"]),
-                }
-                if "diffusers' own" in times
-                else {}
-            ),
-        }
+def measure(block: Block, dtype: torch.dtype) -> dict[str, Any]:
+    times = time_block(block, dtype)
+    own = times.get("diffusers' own")
+    found = {
+        "block": type(block.module).__name__,
+        "attention": block.site.attention,
+        "width": block.site.width,
+        "rows": rows(block),
+        "rounds": len(times["plain"]),
+        "seconds": round(float(np.median(times["plain"])), 4),
+        "over plain": ratio(times["image prompt"], times["plain"]),
+    }
+    if own is not None:
+        found["over diffusers' own"] = ratio(times["image prompt"], own)
+        found["diffusers' own over plain"] = ratio(own, times["plain"])
+    return found
+
+
+@torch.no_grad()
+def fastest_dtype() -> torch.dtype:
+    """bfloat16 where this CPU multiplies it faster than float32."""
+    seconds_of = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        layer, rows = nn.Linear(1024, 1024).to(dtype), torch.randn(1024, 1024, dtype=dtype)
+        seconds_of[dtype] = min(seconds(layer, ((rows,), {})) for _ in range(20))
+    return min(seconds_of, key=lambda dtype: seconds_of[dtype])
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    dtype, known = fastest_dtype(), {}
     for model in sys.argv[1:] or sorted(published_models()):
-        found = []
-        for entry in measure(model, dtype):
-            found.append(entry)
-            print(model, json.dumps(entry), flush=True)
+        blocks = find_blocks(load_meta_model(model).backbone)
+        for block in blocks:
+            if block.kind() not in known:
+                known[block.kind()] = measure(block, dtype)
+                print(model, json.dumps(known[block.kind()]), flush=True)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        entry = {"machine": machine(), "dtype": str(dtype).removeprefix("torch."), "blocks": found}
+        entry = {"machine": machine(), "dtype": str(dtype).removeprefix("torch.")}
+        entry["blocks"] = [known[block.kind()] for block in blocks]
         write_json(RESULTS, results | {model: entry}, indent=1)
 
 
