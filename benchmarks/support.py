@@ -37,7 +37,7 @@ ENCODER = "h94/IP-Adapter/models/image_encoder"
 
 TESTS = {
     "Attaching, switching off and detaching leave the plain model, bit for bit": (
-        "tests/test_injection.py",
+        "tests/contracts/test_attach.py",
         "test_without_features_at_scale_zero_cleared_and_detached_the_model_is_the_plain_one",
     ),
     "Features reach the picture at every site": (
@@ -48,21 +48,17 @@ TESTS = {
         "tests/contracts/test_injection.py",
         "test_query_rows_and_heads_at_every_site_are_the_models_own",
     ),
-    "Gradients reach every key and value": (
-        "tests/test_injection.py",
-        "test_gradients_reach_every_key_and_value",
-    ),
-    "Gradient checkpointing gives the same gradients": (
-        "tests/test_injection.py",
-        "test_gradient_checkpointing_gives_the_same_gradients_for_two_passes_in_flight",
+    "Gradients reach every key and value, and are the same under gradient checkpointing": (
+        "tests/contracts/test_attach.py",
+        "test_gradients_reach_every_key_and_value_under_gradient_checkpointing_too",
     ),
     "Guidance leaves the unconditional rows alone": (
         "tests/contracts/test_injection.py",
         "test_guidance_gives_the_reference_to_the_rows_of_the_prompt_alone",
     ),
     "References in a batch never mix": (
-        "tests/pipeline/test_call.py",
-        "test_one_reference_for_each_prompt_is_never_mixed",
+        "tests/contracts/test_attach.py",
+        "test_references_in_a_batch_are_never_mixed",
     ),
     "An adapter can be trained, and the model stays frozen": (
         "tests/contracts/test_backbones.py",
@@ -77,14 +73,14 @@ TESTS = {
         "test_a_saved_pipeline_generates_the_same_after_loading",
     ),
     "`torch.compile` makes one graph, which new features do not recompile": (
-        "tests/test_injection.py",
+        "tests/contracts/test_attach.py",
         "test_a_compiled_denoiser_is_one_graph_that_new_features_do_not_recompile",
     ),
     "A LoRA works, loaded before or after": (
-        "tests/test_injection.py",
+        "tests/contracts/test_attach.py",
         "test_a_lora_takes_effect_added_while_attached_or_before",
     ),
-    "bfloat16": ("tests/test_injection.py", "test_half_precision_runs_and_stays_close"),
+    "bfloat16": ("tests/contracts/test_attach.py", "test_half_precision_runs_and_stays_close"),
     "Adapters start from text projections in 8 and 4 bits": (
         "tests/contracts/test_injection.py",
         "test_adapters_start_from_quantised_text_projections",

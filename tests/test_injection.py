@@ -7,11 +7,9 @@ import weakref
 from fractions import Fraction
 
 import numpy as np
-import peft
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 import tiny_models
@@ -55,23 +53,6 @@ def injected(backbone, *args, rows=1, **kwargs):
 
 
 # --- the plain model, bit for bit ----------------------------------------------------------------------------------
-
-
-def test_without_features_at_scale_zero_cleared_and_detached_the_model_is_the_plain_one(backbone):
-    plain, classes = run(backbone), [type(m) for m in backbone.denoiser.modules()]
-    injection = Injection(backbone.denoiser, backbone.sites)
-    assert torch.equal(run(backbone), plain)
-    injection.set(features(backbone), 0.0)
-    assert torch.equal(run(backbone), plain)
-    injection.set(features(backbone))
-    assert not torch.allclose(run(backbone), plain, atol=1e-3)
-    injection.clear()
-    assert torch.equal(run(backbone), plain)
-    injection.detach()
-    injection.detach()
-    assert torch.equal(run(backbone), plain)
-    assert [type(m) for m in backbone.denoiser.modules()] == classes
-    assert not any("_injection" in m.__dict__ for m in backbone.denoiser.modules())
 
 
 def test_scale_zero_does_not_touch_features_that_are_not_finite(backbone):
@@ -164,21 +145,6 @@ def test_attached_features_can_be_replaced(backbone):
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
-
-
-def row(value, i):
-    return value[i : i + 1]
-
-
-def test_references_in_a_batch_are_never_mixed(backbone):
-    noisy, timesteps, text = tiny_models.inputs(backbone, 3)
-    given = features(backbone, 3)
-    with attach(backbone.denoiser, backbone.sites, given):
-        together = backbone.predict(noisy, timesteps, text)
-    for i in range(3):
-        with attach(backbone.denoiser, backbone.sites, given[i : i + 1]):
-            alone = backbone.predict(row(noisy, i), row(timesteps, i), {name: row(t, i) for name, t in text.items()})
-        torch.testing.assert_close(row(together, i), alone, atol=1e-5, rtol=1e-4)
 
 
 def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
@@ -297,61 +263,6 @@ def test_another_processor_gives_the_same_result_set_before_or_after_attaching(r
     assert torch.equal(before, after)
 
 
-def add_lora(denoiser):
-    torch.manual_seed(5)
-    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
-    if hasattr(denoiser, "add_adapter"):
-        denoiser.add_adapter(config)
-    else:
-        peft.inject_adapter_in_model(config, denoiser)
-
-
-def merged(denoiser):
-    """The same model with the LoRA folded into plain linear layers."""
-    for module in denoiser.modules():
-        for name, child in module.named_children():
-            if isinstance(child, peft.tuners.lora.Linear):
-                child.merge()
-                setattr(module, name, child.get_base_layer())
-    return denoiser
-
-
-def test_a_lora_takes_effect_added_while_attached_or_before(pipe, own):
-    given, plain = features(own), injected(own, features(own))
-    with attach(own.denoiser, own.sites, given):
-        add_lora(own.denoiser)
-        during = run(own)
-    before = injected(own, given)
-    reference = backbone_for(tiny_models.with_own_denoiser(pipe))
-    add_lora(reference.denoiser)
-    merged(reference.denoiser)
-    expected = injected(reference, given)
-    assert not torch.allclose(during, plain, atol=1e-2)
-    assert torch.equal(during, before)
-    torch.testing.assert_close(during, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_compiled_denoiser_is_one_graph_that_new_features_do_not_recompile(own):
-    torch._dynamo.reset()
-    inputs = tiny_models.inputs(own)
-    given, other = features(own, seed=1), features(own, seed=2)
-    expected = [injected(own, f) for f in (given, other)]
-    counter = CompileCounter()
-    with attach(own.denoiser, own.sites, given) as injection, torch.no_grad():
-        eager = own.denoiser.forward
-        own.denoiser.forward = torch.compile(eager, backend=counter, fullgraph=True)
-        found = [own.predict(*inputs)]
-        graphs = counter.frame_count
-        injection.set(other)
-        found.append(own.predict(*inputs))
-        del own.denoiser.forward
-    assert graphs == 1
-    assert counter.frame_count == graphs
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-    torch._dynamo.reset()
-
-
 def test_no_query_is_kept_after_the_forward_pass(backbone):
     """A reference cycle would keep the queries of all sites in memory until Python's garbage collector runs."""
     site, module = backbone.sites[0], backbone.denoiser.get_submodule(backbone.sites[0].name)
@@ -366,17 +277,6 @@ def test_no_query_is_kept_after_the_forward_pass(backbone):
     finally:
         gc.enable()
         hook.remove()
-
-
-def test_half_precision_runs_and_stays_close(own):
-    given = features(own)
-    exact = injected(own, given)
-    own.denoiser.to(torch.bfloat16)
-    noisy, timesteps, text = tiny_models.inputs(own)
-    with attach(own.denoiser, own.sites, given):
-        half = own.predict(noisy.bfloat16(), timesteps, text)
-    assert half.dtype == torch.bfloat16
-    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
 
 
 def test_features_follow_the_denoiser_to_its_device(own):
