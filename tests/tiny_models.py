@@ -15,15 +15,23 @@ from pathlib import Path
 import sentencepiece
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLWan,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
     KolorsPipeline,
@@ -56,6 +64,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    GlmConfig,
+    GlmModel,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -465,6 +475,121 @@ def sd3():
     )
 
 
+FLUX_SIZES = {
+    "in_channels": 16,
+    "num_layers": 3,
+    "num_single_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "joint_attention_dim": 2 * TEXT,
+    "axes_dims_rope": (4, 4, 8),
+}
+
+
+def flux(guidance_embeds=True, in_channels=16):
+    torch.manual_seed(5)
+    transformer = FluxTransformer2DModel(
+        **{**FLUX_SIZES, "in_channels": in_channels},
+        out_channels=16,
+        pooled_projection_dim=TEXT,
+        guidance_embeds=guidance_embeds,
+    )
+    text = {
+        "text_encoder": clip_text(),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": t5_text(2 * TEXT),
+        "tokenizer_2": t5_tokenizer(),
+    }
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return _quiet(FluxPipeline(**text, vae=vae(4, 0.1), transformer=shaken(transformer, 0.05), scheduler=scheduler))
+
+
+def chroma():
+    torch.manual_seed(6)
+    transformer = ChromaTransformer2DModel(
+        **FLUX_SIZES, approximator_num_channels=16, approximator_hidden_dim=16, approximator_layers=1
+    )
+    transformer = shaken(transformer, 0.05)
+    # else the rounded time steps of 16 bits would be far from exact ones
+    transformer.distilled_guidance_layer.in_proj.weight.data *= 0.1
+    text = {"text_encoder": t5_text(2 * TEXT), "tokenizer": t5_tokenizer()}
+    return _quiet(
+        ChromaPipeline(
+            **text,
+            vae=vae(4, 0.1),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )
+    )
+
+
+def aura_flow():
+    torch.manual_seed(7)
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=SIDE,
+        num_mmdit_layers=1,
+        num_single_dit_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        joint_attention_dim=2 * TEXT,
+        caption_projection_dim=24,
+        pos_embed_max_size=16,
+    )
+    text = {"text_encoder": t5_text(2 * TEXT), "tokenizer": t5_tokenizer()}
+    return _quiet(
+        AuraFlowPipeline(
+            **text,
+            vae=vae(),
+            transformer=shaken(transformer, 0.05),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+        )
+    )
+
+
+def cogview4():
+    """Its language model reads padding, which comes first."""
+    torch.manual_seed(8)
+    transformer = CogView4Transformer2DModel(
+        sample_size=SIDE,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        text_embed_dim=2 * TEXT,
+        time_embed_dim=16,
+        condition_dim=8,
+        rope_axes_dim=(8, 8),
+    )
+    tokenizer = copy.deepcopy(t5_tokenizer())
+    tokenizer.padding_side = "left"
+    language_model = GlmModel(
+        GlmConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=2 * TEXT,
+            intermediate_size=4 * TEXT,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_shift=0.25, max_shift=0.75, use_dynamic_shifting=True, time_shift_type="linear"
+    )
+    return _quiet(
+        CogView4Pipeline(
+            tokenizer=tokenizer,
+            text_encoder=language_model,
+            vae=vae(),
+            transformer=shaken(transformer, 0.05),
+            scheduler=scheduler,
+        )
+    )
+
+
 PIPELINES = {
     "sd15": sd15,
     "sdxl": sdxl,
@@ -473,6 +598,10 @@ PIPELINES = {
     "sana": sana,
     "wan": wan,
     "sd3": sd3,
+    "flux": flux,
+    "chroma": chroma,
+    "aura_flow": aura_flow,
+    "cogview4": cogview4,
 }
 """Builders by name: each name is a fixture, and every contract test runs on each."""
 
@@ -497,6 +626,14 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3-medium-diffusers": ({1536: 24}, 2028.3),
     "stabilityai/stable-diffusion-3.5-medium": ({1536: 24}, 2243.2),
     "stabilityai/stable-diffusion-3.5-large": ({2432: 38}, 8056.6),
+    "black-forest-labs/FLUX.1-dev": ({3072: 19}, 11901.4),
+    "black-forest-labs/FLUX.1-schnell": ({3072: 19}, 11891.2),
+    "black-forest-labs/FLUX.1-Kontext-dev": ({3072: 19}, 11901.4),
+    "lodestones/Chroma1-HD": ({3072: 19}, 8900.0),
+    "lodestones/Chroma1-Base": ({3072: 19}, 8900.0),
+    "fal/AuraFlow-v0.2": ({3072: 36}, 6842.9),
+    "fal/AuraFlow-v0.3": ({3072: 36}, 6858.6),
+    "THUDM/CogView4-6B": ({4096: 28}, 6369.1),
 }
 """For each published model: its sites by width, and the denoiser's parameters in millions."""
 
@@ -586,7 +723,9 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     give latents [videos, channels, frames, height, width].
     """
     wrapped = getattr(pipe, "pipe", pipe)
-    takes, side = inspect.signature(wrapped.__call__).parameters, SIDE * backbone_for(wrapped).vae_scale_factor
+    takes, backbone = inspect.signature(wrapped.__call__).parameters, backbone_for(wrapped)
+    side = SIDE * backbone.vae_scale_factor
+    own = {name: value for name, value in backbone.call_options().items() if name in takes}
     off = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
     defaults = {
         "num_inference_steps": 2,
@@ -600,4 +739,4 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     generator = generators[0] if isinstance(seed, int) else generators
     if "num_frames" in takes:
         off["num_frames"] = 1
-    return pipe(prompt, generator=generator, **{**off, **defaults, **kwargs})[0]
+    return pipe(prompt=prompt, generator=generator, **{**own, **off, **defaults, **kwargs})[0]

@@ -46,6 +46,9 @@ class Backbone(ABC):
     """Ending of the names of the attention modules that are sites."""
     attention: ClassVar[AttentionContract] = CROSS
     """How those modules take image features."""
+    site_choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Where image features may enter in more than one way: a name for each, and the block lists whose sites count. The
+    first is the default. Families without choices always use all sites."""
     density: ClassVar[TimestepDensity] = TimestepDensity()
     """How the authors of the family draw time steps in training."""
     guidance: ClassVar[Guidance] = "negative_first"
@@ -98,13 +101,39 @@ class Backbone(ABC):
     # --- sites -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
+    def find_sites(cls, denoiser: nn.Module, choice: str | None = None) -> tuple[Site, ...]:
         """The attention layers that take image features; in the order of published adapters where there are any.
 
-        By default all modules whose names end with `site_suffix`, in the order in which they run.
+        By default all modules whose names end with `site_suffix`, in the order in which they run. `choice` is one of
+        `site_choices`; InputError where the family does not have it.
         """
-        names = cls.site_names(denoiser)
+        names = cls._chosen(cls.site_names(denoiser), choice)
         return tuple(cls.site(denoiser, name, i / max(len(names) - 1, 1)) for i, name in enumerate(names))
+
+    @classmethod
+    def _chosen(cls, names: list[str], choice: str | None) -> list[str]:
+        if choice is not None and choice not in cls.site_choices:
+            known = ", ".join(cls.site_choices) or "none, since it has one way only: leave it out"
+            raise InputError(f"sites is {choice!r}; the choices of this model are: {known}.")
+        if not cls.site_choices:
+            return names
+        lists = cls.site_choices[choice or next(iter(cls.site_choices))]
+        return [name for name in names if name.split(".")[0] in lists]
+
+    def choose_sites(self, choice: str | None) -> None:
+        """Takes image features at the sites of one of `site_choices`; None: the default."""
+        self.sites = self.find_sites(self.denoiser, choice)
+
+    def choose_sites_of(self, sites: Sequence[Site]) -> None:
+        """Takes image features at the sites that an adapter has, where they are one of `site_choices`.
+
+        The sites stay as they are where no choice fits, as for published files, which number their sites.
+        """
+        wanted = [site.name for site in sites]
+        for choice in self.site_choices:
+            found = self.find_sites(self.denoiser, choice)
+            if [site.name for site in found] == wanted:
+                self.sites = found
 
     @classmethod
     def site_names(cls, denoiser: nn.Module) -> list[str]:
@@ -112,7 +141,13 @@ class Backbone(ABC):
 
     @classmethod
     def site(cls, denoiser: nn.Module, name: str, depth: float) -> Site:
-        return Site(name, cls.attention.key_width(denoiser.get_submodule(name)), depth, cls.attention.name)
+        contract = cls.attention_at(name)
+        return Site(name, contract.key_width(denoiser.get_submodule(name)), depth, contract.name)
+
+    @classmethod
+    def attention_at(cls, name: str) -> AttentionContract:
+        """How the attention module of that name takes image features; the same everywhere by default."""
+        return cls.attention
 
     @classmethod
     def image_rows(cls, denoiser: Any, inputs: Mapping[str, Any]) -> ImageRows | None:

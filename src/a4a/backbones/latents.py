@@ -4,8 +4,10 @@ VAEs differ in four facts: whether they draw from a posterior, whether they take
 normalised by one number or one for each channel, and whether these are shifted.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, as_tensor
 
 
@@ -42,3 +44,14 @@ def normalisation(vae: Any, like: Tensor) -> tuple[Any, Any]:
 def takes_video(vae: Any) -> bool:
     """Whether its tensors are [batch, channels, frames, height, width]; an image is a video of one frame."""
     return "temperal_downsample" in vae.config  # as diffusers spells it
+
+
+def pack(latents: Tensor, patch_size: int) -> Tensor:
+    """Latents [batch, channels, height, width] as one row a patch: [batch, rows, channels * patch_size^2]."""
+    return F.pixel_unshuffle(latents, patch_size).flatten(2).transpose(1, 2)
+
+
+def unpack(rows: Tensor, size: Sequence[int], patch_size: int) -> Tensor:
+    """The inverse of `pack`, for latents of that height and width."""
+    height, width = (side // patch_size for side in size)
+    return F.pixel_shuffle(rows.transpose(1, 2).unflatten(2, (height, width)), patch_size)

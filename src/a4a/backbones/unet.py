@@ -101,9 +101,9 @@ class UNet(Backbone):
     }
 
     @classmethod
-    def find_sites(cls, denoiser: nn.Module) -> tuple[Site, ...]:
+    def find_sites(cls, denoiser: nn.Module, choice: str | None = None) -> tuple[Site, ...]:
         """In the order of published IP-Adapters: down, up, middle. They run in the order down, middle, up."""
-        names = cls.site_names(denoiser)
+        names = cls._chosen(cls.site_names(denoiser), choice)
         down, middle, up = (
             [n for n in names if n.startswith(part)] for part in ("down_blocks", "mid_block", "up_blocks")
         )

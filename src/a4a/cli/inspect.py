@@ -79,10 +79,13 @@ def _model(path: str, file: Path) -> dict[str, Any]:
             f"{path} is no whole pipeline: its {found} has no config.json; restore the folder from where it came."
         )
     denoiser = empty_model(config.parent.parent, found, parts[found])
+    family = family_of(denoiser, path)
+    choices = [f"{choice} ({len(family.find_sites(denoiser, choice))})" for choice in family.site_choices]
     return {
         "kind": f"{index['_class_name']} with {type(denoiser).__name__}",
         "parameters": parameter_count(denoiser),
-        **_sites(family_of(denoiser, path).find_sites(denoiser)),
+        **_sites(family.find_sites(denoiser)),
+        **({"choices of sites": ", ".join(choices)} if choices else {}),
     }
 
 

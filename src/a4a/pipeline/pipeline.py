@@ -59,6 +59,7 @@ class ImagePromptPipeline:
         check_guidance(pipe)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         _check_no_native_adapter(pipe, self.backbone.denoiser)
+        self.backbone.choose_sites_of(adapter.sites)
         _check_sites(pipe, self.backbone, adapter)
         self.adapter = adapter.eval()
         name = adapter.image_encoder_path if image_encoder is None else image_encoder

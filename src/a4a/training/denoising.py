@@ -103,6 +103,8 @@ class Denoising(Objective):
         self.config, self.adapter = config, adapter
         self.denoiser = backbone.denoiser.train(adapter is None).requires_grad_(adapter is None)
         self._backbone = backbone
+        if adapter is not None:
+            backbone.choose_sites_of(adapter.sites)
         self.prediction = backbone.prediction
         self.density = config.density or backbone.density
         self.prediction.check_weighting(config.weighting)

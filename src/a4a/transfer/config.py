@@ -29,8 +29,13 @@ REFERENCES = 4096
 """Reference embeddings that `A4A.init_projection` whitens over."""
 
 
+@dataclass
 class AdapterConfig(ABC, Generic[Adapter]):
     """What is trained, and how it starts. A recipe names one under `method`; without a class_path it is `A4AConfig`."""
+
+    sites: str | None = None
+    """Which blocks take image features, for models that leave a choice. FLUX and Chroma: `double` (the default), or
+    `all`, with the single blocks."""
 
     @property
     @abstractmethod
@@ -108,6 +113,7 @@ class A4AConfig(AdapterConfig[A4A]):
                 "method is A4AConfig but no source adapter is given; "
                 "set source to the adapter to transfer, or method to IPAdapterConfig."
             )
+        backbone.choose_sites(self.sites)
         text_projections = backbone.text_projections() if self.text_init else None
         return A4A.from_source(source, backbone.sites, text_projections, **self._adapter_options())
 
@@ -120,7 +126,7 @@ class A4AConfig(AdapterConfig[A4A]):
         adapter.init_projection(dataset.references(REFERENCES))
 
     def _adapter_options(self) -> dict[str, Any]:
-        names = {field.name for field in fields(self)} - {"text_init", "whiten_init"}
+        names = {field.name for field in fields(self)} - {"sites", "text_init", "whiten_init"}
         return {name: getattr(self, name) for name in names}
 
 
@@ -153,6 +159,7 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
         return known[self.family].encoder_output
 
     def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> IPAdapter:
+        backbone.choose_sites(self.sites)
         if not self.keep_projection:
             text_width = backbone.text_projections()[0][0].in_features
             sizes = {"image_embed_dim": image_embed_dim, "text_width": text_width, "tokens": self.tokens}
