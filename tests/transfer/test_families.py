@@ -1,5 +1,6 @@
 """An adapter of the zoo on models of other families, from the command line: plan, dry run, training, an image."""
 
+import copy
 import csv
 import json
 
@@ -25,7 +26,7 @@ def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-@pytest.mark.parametrize("name", ["hunyuan_dit", "sana", "wan"])
+@pytest.mark.parametrize("name", ["hunyuan_dit", "sana", "wan", "flux", "cogview4"])
 def test_an_adapter_is_planned_tried_transferred_and_used(name, request, tmp_path, capsys, monkeypatch):
     pipe = request.getfixturevalue(name)
     side = tiny_models.SIDE * backbone_for(pipe).vae_scale_factor
@@ -36,7 +37,10 @@ def test_an_adapter_is_planned_tried_transferred_and_used(name, request, tmp_pat
         random_blocks(number).save(tmp_path / "data" / f"{number}.png")
         (tmp_path / "data" / f"{number}.txt").write_text("a red cat")
     data = {"class_path": "a4a.data.ImageFolderDataset", "init_args": {"path": "data", "size": side}}
-    (tmp_path / "recipe.yaml").write_text(json.dumps({**RECIPE, "data": data}))
+    recipe = {**copy.deepcopy(RECIPE), "data": data}
+    if name == "flux":
+        recipe["method"]["init_args"]["sites"] = "all"
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
 
     capsys.readouterr()
     run("inspect", "model", "--json")
