@@ -75,6 +75,7 @@ from transformers import (
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.multi_source import MultiSourceA4A
 from a4a.backbones import backbone_for
 from a4a.backbones.base import denoiser_part
 from a4a.zoo import tokenizers
@@ -694,6 +695,14 @@ class Samples:
 def a4a(source, pipe, seed=0, **options):
     torch.manual_seed(seed)
     return A4A.from_source(source, backbone_for(pipe).sites, **{"heads": 2, "rounds": 1, **options})
+
+
+def two_sources(pipe, base, **options):
+    """One A4A of two sources: `pooled` with 2 tokens of pooled embeddings, `more` with 4 of others."""
+    torch.manual_seed(0)
+    sources = {"pooled": ip_adapter(base, tokens=2), "more": ip_adapter(base, seed=1)}
+    options = {"heads": 2, "rounds": 1, **options}
+    return shaken(MultiSourceA4A.from_sources(sources, backbone_for(pipe).sites, **options), 0.1).eval()
 
 
 def shaken(module, size=0.3):

@@ -11,6 +11,7 @@ import tiny_models
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.multi_source import MultiSourceA4A
 from a4a.backbones import backbone_for
 from a4a.features import SiteFeatures
 from a4a.injection import attach
@@ -18,6 +19,7 @@ from a4a.training.denoising import LearningRates
 
 MAKERS = {
     IPAdapter: lambda pipe, base: tiny_models.ip_adapter(pipe),
+    MultiSourceA4A: lambda pipe, base: tiny_models.two_sources(pipe, base).select("pooled"),
     A4A: lambda pipe, base: tiny_models.shaken(tiny_models.a4a(tiny_models.ip_adapter(base), pipe), 0.1),
 }
 

@@ -18,7 +18,7 @@ from a4a.adapters.base import (
     sites_from_config,
     sites_to_config,
 )
-from a4a.adapters.whitening import shrunk_covariance
+from a4a.adapters.whitening import Whitened, whiten
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
 from a4a.method import AllForAll
@@ -44,6 +44,8 @@ class A4A(ImagePromptAdapter):
             `AllForAll`.
         coupling: False maps the condition tokens `c` themselves, instead of the features that the source makes of them.
         base_sites: how many of the source's sites to use, evenly over the depth; by default all.
+        tokens: N at the upgraded sites, a multiple of the source's, which then repeats its own as often; by default the
+            source's. (Attention over tokens that are all repeated equally often is attention over the tokens.)
     """
 
     kind = "A4A, a transferred adapter"
@@ -65,11 +67,12 @@ class A4A(ImagePromptAdapter):
         base_sites: int | None = None,
         text_width: int | None = None,
         alignment_rank: int | None = None,
+        tokens: int | None = None,
     ):
         super().__init__()
         self.source = adapter_from_config(base)
         self.sites = sites_from_config(sites)
-        self.tokens, self.image_encoder = self.source.tokens, self.source.image_encoder
+        self.tokens, self.image_encoder = _multiple(self.source.tokens, tokens), self.source.image_encoder
         self.encoder_output, self.image_embed_dim = self.source.encoder_output, self.source.image_embed_dim
         self.coupling, self.base_site_indices = coupling, _evenly(self.source.sites, base_sites)
         mapped = [self.source.sites[i] for i in self.base_site_indices]
@@ -111,15 +114,17 @@ class A4A(ImagePromptAdapter):
         text_width = text[0][0].in_features if text is not None else None
         adapter = cls(adapter_to_config(source), sites_to_config(sites), text_width=text_width, **options)
         adapter.source.load_state_dict(source.state_dict())
-        if text is not None and text_width is not None:
-            d_scm = adapter.mapping.d_scm
-            vocabulary = torch.randn(text_width, d_scm) / d_scm**0.5
-            for alignment, projections in zip(adapter.mapping.alignments, text, strict=True):
-                alignment.init_from_text(projections, vocabulary)
+        if text is not None:
+            adapter.mapping.init_alignment(text)
         return adapter
 
     @torch.no_grad()
-    def init_projection(self, embeds: Float[Tensor, "references ..."], rtol: float | None = None) -> None:
+    def init_projection(
+        self,
+        embeds: Float[Tensor, "references ..."],
+        rtol: float | None = None,
+        like: Whitened | None = None,
+    ) -> Whitened:
         """Start the coupling space projection as the condition of each reference, whitened over a few thousand of them.
 
         A trained condition spends most of its variance on a few directions; whatever else it knows of a reference is
@@ -127,17 +132,23 @@ class A4A(ImagePromptAdapter):
         carries as many of them as it is wide (`CouplingSpaceProjection.init_from_source`, where `rtol` is explained).
         Needs `sharing="site"`, `coupling`, and a source with a condition encoder and linear keys and values. **Ours**,
         not the paper's.
+
+        Args:
+            embeds: of the references.
+            rtol: see `CouplingSpaceProjection.init_from_source`.
+            like: what another source makes of the same references: its directions are followed, so that a reference
+                lies at about the same place of the coupling space, whichever source it comes from.
+
+        Returns: the whitened condition.
         """
-        condition = self.source.image_projection()(embeds)
-        variance, directions = torch.linalg.eigh(shrunk_covariance(condition))
-        whitening = directions * variance.clamp(min=1e-3 * float(variance[-1])).rsqrt()
+        whitened = whiten(self.source.image_projection()(embeds), like)
         generator = torch.Generator().manual_seed(0)
-        rotation = nn.init.orthogonal_(torch.empty(self.mapping.d_scm, len(variance)), generator=generator)
-        space = rotation.to(embeds.device) @ whitening.T
+        width = whitened.directions.shape[1]
+        rotation = nn.init.orthogonal_(torch.empty(self.mapping.d_scm, width), generator=generator)
+        space = rotation.to(embeds.device) @ whitened.directions.T
         for projection, layers in zip(self.mapping.projections, self.source.key_value_layers(), strict=True):
-            projection.init_from_source(
-                [layers[i] for i in self.base_site_indices], space, condition.mean((0, 1)), rtol
-            )
+            projection.init_from_source([layers[i] for i in self.base_site_indices], space, whitened.mean, rtol)
+        return whitened
 
     def forward(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
         with full_precision(embeds.device):  # the projection is a pseudo-inverse of the source's layers
@@ -146,16 +157,20 @@ class A4A(ImagePromptAdapter):
 
     def _source_features(self, embeds: Float[Tensor, "batch ..."]) -> SiteFeatures:
         """What is mapped: the source's features at the sites in use, or its condition itself."""
+        repeats = self.tokens // self.source.tokens
         if not self.coupling:
-            condition = self.source.image_projection()(embeds)
+            condition = self.source.image_projection()(embeds).repeat_interleave(repeats, dim=1)
             return SiteFeatures((condition,), (condition,))
         features = self.source(embeds)
-        keys, values = ([half[i] for i in self.base_site_indices] for half in (features.keys, features.values))
+        keys, values = (
+            [half[i].repeat_interleave(repeats, dim=1) for i in self.base_site_indices]
+            for half in (features.keys, features.values)
+        )
         return SiteFeatures(tuple(keys), tuple(values))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "A4A":
         """What `to`, `half` and `bfloat16` of this module, and of any module that it is a part of, come down to."""
-        return super()._apply(partial(_but_float32, fn), recurse)
+        return super()._apply(partial(but_float32, fn), recurse)
 
     def set_image_encoder(self, name: str) -> None:
         self.source.set_image_encoder(name)
@@ -194,12 +209,19 @@ class A4A(ImagePromptAdapter):
         return f"It was transferred from {f'`{source}`' if source else 'an IP-Adapter'} by A4A."
 
 
-def _but_float32(change: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+def but_float32(change: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
     """Moves a tensor as `change` does, without its cast to 16 bits."""
     changed = change(tensor)
     if changed.dtype not in (torch.float16, torch.bfloat16):
         return changed
     return tensor.to(changed.device, torch.float32)
+
+
+def _multiple(tokens: int, wanted: int | None) -> int:
+    """The number of tokens that is wanted; InputError where it is no multiple of the source's."""
+    if wanted is not None and (wanted < tokens or wanted % tokens):
+        raise InputError(f"tokens is {wanted} but the source adapter has {tokens}; give a multiple of that.")
+    return wanted or tokens
 
 
 def _evenly(sites: Sequence[Site], count: int | None) -> list[int]:

@@ -91,6 +91,14 @@ class ImagePromptAdapter(ModelMixin, ConfigMixin):
         """What `a4a inspect` says besides what every adapter has."""
         return {}
 
+    def embeddings(self) -> str:
+        """What it takes of the image encoder, in words."""
+        return f"{self.encoder_output} embeddings of width {self.image_embed_dim}"
+
+    def usage(self) -> str:
+        """Code that must follow its loading, before a pipeline takes it."""
+        return ""
+
     def origin(self, model: str | None, source: str | None) -> str:
         """A sentence for the model card on where the adapter comes from."""
         return f"It was trained from scratch on this model ({self.kind})." if model else f"It is an {self.kind}."

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from a4a.adapters import formats
 from a4a.adapters.base import ImagePromptAdapter, adapter_classes, adapter_from_config
 from a4a.adapters.model_card import card
+from a4a.adapters.multi_source import choose_source
 from a4a.encoders.base import ImageEncoder
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError, first_line
@@ -154,6 +155,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def encoder_of(adapter: ImagePromptAdapter, name: str, image_encoder: str | None = None) -> ImageEncoder:
     """The image encoder that is given, or else the one that the adapter names; InputError where it names none."""
+    adapter = choose_source(adapter)
     encoder = image_encoder or adapter.image_encoder_path
     if encoder is None:
         raise InputError(

@@ -31,12 +31,12 @@ def card(adapter: ImagePromptAdapter, facts: dict[str, Any]) -> ModelCard:
 | kind | {class_name}, {parameter_count(adapter) / 1e6:.2f}M parameters |
 | for | {len(adapter.sites)} attention layers, widths {_runs([s.width for s in adapter.sites])} |
 | image tokens | {adapter.tokens} |
-| image encoder | {encoder}, {adapter.encoder_output} embeddings of width {adapter.image_embed_dim} |{samples}
+| image encoder | {encoder}, {adapter.embeddings()} |{samples}
 
 ```python
 from a4a import {class_name}, CLIPImageEncoder, ImagePromptPipeline, load_pipeline
 
-adapter = {class_name}.from_pretrained("this/folder")
+adapter = {class_name}.from_pretrained("this/folder"){adapter.usage()}
 encoder = CLIPImageEncoder.from_pretrained("{path}")
 pipe = ImagePromptPipeline(load_pipeline("{model or "its/model"}"), adapter, encoder)
 image = pipe("a prompt", image_prompt="photo.png").images[0]

@@ -120,7 +120,7 @@ COMMANDS = {
         options={
             "--config RECIPE": "YAML file with these options; those on the command line come on top",
             "--model MODEL": "the upgraded model: diffusers folder, hub name or zoo:NAME",
-            "--source ADAPTER": "the adapter to transfer: published IP-Adapter file, folder or hub name",
+            "--source ADAPTER": "the adapter to transfer; or several at once, each as --source.NAME ADAPTER",
             "--image_encoder PATH": "the adapter's CLIP vision model: folder or owner/repo/folder on the hub",
             "--data DATA": "a folder that a4a prepare made, or ImageFolderDataset with --data.path FOLDER",
             "--output FOLDER": "for the adapter (FOLDER/adapter), log.csv, sample images, scores and checkpoints",
@@ -152,6 +152,7 @@ COMMANDS = {
             "--count N": "images per reference and prompt (1)",
             "--steps N": "denoising steps; the model's own default if not given",
             "--guidance X": "classifier-free guidance scale; the model's own default if not given",
+            "--source NAME": "which of its sources an adapter of several is used with",
         },
         example="a4a generate --adapter zoo:a4a-plus-pixart-mini --model zoo:pixart-mini --image photo.png \\\n"
         '      --prompt "a small creature in the snow" --output pictures',

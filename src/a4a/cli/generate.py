@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from a4a.adapters.loading import encoder_of, load_adapter
+from a4a.adapters.multi_source import choose_source
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError
 from a4a.pipeline import ImagePromptPipeline
@@ -30,6 +31,7 @@ def generate(
     guidance: float | None = None,
     height: int | None = None,
     width: int | None = None,
+    source: str | None = None,
 ) -> None:
     """Draw every prompt with every reference image: PNG files and a grid.
 
@@ -49,12 +51,13 @@ def generate(
         guidance: Classifier-free guidance scale; the pipeline's own default if not given.
         height: In pixels, a multiple of 8; the model's own if not given.
         width: In pixels, a multiple of 8; the model's own if not given.
+        source: Which of its sources the adapter is used with, by the name in its recipe, where it has several.
     """
     if not image or not prompt:
         raise InputError("There is nothing to draw: give at least one --image and one --prompt.")
     _check_numbers(count=count, steps=steps, height=height, width=width)
     references = [open_image(path) for path in image]
-    pipe = load(adapter, model, image_encoder)
+    pipe = load(adapter, model, image_encoder, source)
     options = {"num_inference_steps": steps, "height": height, "width": width} | pipe.backbone.image_options()
     if guidance is not None:
         options |= pipe.backbone.guidance_options(guidance, count)
@@ -97,9 +100,9 @@ def _draw(
     return pipe.backbone.drawn_images(result), blackened
 
 
-def load(adapter: str, model: str, image_encoder: str | None = None) -> ImagePromptPipeline:
+def load(adapter: str, model: str, image_encoder: str | None = None, source: str | None = None) -> ImagePromptPipeline:
     """A model with an adapter and its image encoder, on the GPU in half precision if there is one."""
-    loaded = load_adapter(adapter)
+    loaded = choose_source(load_adapter(adapter), source)
     encoder = encoder_of(loaded, adapter, image_encoder)
     device = default_device()
     pipe: Any = load_pipeline(model, dtype=torch.float16 if device.type == "cuda" else torch.float32)

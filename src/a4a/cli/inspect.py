@@ -61,7 +61,7 @@ def _saved(path: str) -> dict[str, Any]:
         "kind": adapter.kind,
         "tokens": adapter.tokens,
         "image encoder": adapter.image_encoder,
-        "embedding width": adapter.image_embed_dim,
+        "embedding width": getattr(adapter, "image_embed_dim", None),
         "parameters": parameter_count(adapter),
         **_sites(adapter.sites),
         **adapter.facts(),

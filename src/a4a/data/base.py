@@ -35,6 +35,10 @@ class TrainingData(ABC):
             encoder_output: what the adapter takes of it.
         """
 
+    def with_output(self, output: Output) -> "TrainingData":
+        """The same data, whose references are embedded as `output`; images are whatever their encoder gives."""
+        return self
+
     @abstractmethod
     def encode(self, backbone: Backbone, image_encoder: ImageEncoder | None, cache: Path) -> "EncodedDataset":
         """The data as encodings; data that are encoded already return themselves and need no image encoder.
@@ -71,6 +75,10 @@ class EncodedDataset(TrainingData):
         [batch, *embed_shape]; `original_size`, `crop_top_left` and `target_size` [batch, 2] of the target, see
         `SizeConditions`.
         """
+
+    def embeddings(self, indices: Tensor) -> Tensor:
+        """The embeddings of the references of these samples: [batch, *embed_shape]."""
+        return self.batch(indices)["embeds"]
 
     @abstractmethod
     def references(self, count: int) -> Tensor:

@@ -59,17 +59,20 @@ class CachedDataset(EncodedDataset):
         return len(self.pairs)
 
     def references(self, count: int) -> Tensor:
+        return self.embeddings(evenly_spaced(len(self), count)).float()
+
+    def embeddings(self, indices: Tensor) -> Tensor:
         if self.embeds is None:
             raise ValueError("The images were encoded without an image encoder, so there are no embeddings.")
-        return self.embeds[self.pairs[evenly_spaced(len(self), count), 0]].float()
+        return self.embeds[self.pairs[indices, 0]]
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
-        reference, target = self.pairs[indices].unbind(1)
+        target = self.pairs[indices, 1]
         caption = self.caption_rows[target]
         batch = {"latents": self.latents[target], **self.sizes.rows(target)}
         batch |= {f"text.{name}": t[caption] for name, t in self.text.items()}
         if self.embeds is not None:
-            batch["embeds"] = self.embeds[reference]
+            batch["embeds"] = self.embeddings(indices)
         return batch
 
 

@@ -31,6 +31,23 @@ def choose_image_encoder(folder: Path, manifest: Mapping[str, Any], name: str | 
     return name if name is not None else next(iter(known), None)
 
 
+def choose_output(folder: Path, manifest: Mapping[str, Any], name: str | None, output: Output) -> str | None:
+    """The name of the embeddings of this kind: `name` where they are, else the only others that are.
+
+    InputError where several others are.
+    """
+    known: Mapping[str, Any] = manifest["embeds"] or {}
+    of_kind = [other for other, shape in known.items() if (len(shape) == 2) == (output == "tokens")]
+    if name in of_kind or not of_kind:
+        return name  # where there are none, `check_encodings` says what is missing
+    if len(of_kind) > 1:
+        raise InputError(
+            f"{folder} has several {output} embeddings ({', '.join(sorted(of_kind))}), of which one source takes one; "
+            "prepare the data again with one image encoder for all sources."
+        )
+    return of_kind[0]
+
+
 def check_encodings(
     folder: Path,
     manifest: Mapping[str, Any],

@@ -12,7 +12,7 @@ from torch import Tensor
 from a4a.backbones.sizes import SizeConditions
 from a4a.data import shards
 from a4a.data.base import EncodedDataset, evenly_spaced, reference_target_pairs
-from a4a.data.compatibility import check_encodings, choose_image_encoder
+from a4a.data.compatibility import check_encodings, choose_image_encoder, choose_output
 from a4a.data.manifest import NEEDS_SUBJECTS, SplitName, index_rows, read_manifest
 from a4a.encoders.base import Output
 from a4a.errors import InputError
@@ -46,6 +46,7 @@ class PreparedDataset(EncodedDataset):
         image_encoder: str | None = None,
         verify: bool = False,
     ):
+        self._options = {"split": split, "reference": reference, "verify": verify}
         self.path, self.manifest = Path(path), read_manifest(Path(path))
         if not self.manifest["latents"]:
             raise InputError(
@@ -73,6 +74,10 @@ class PreparedDataset(EncodedDataset):
     def check(self, model: str | Path, image_encoder: str | Path, encoder_output: Output = "pooled") -> None:
         check_encodings(self.path, self.manifest, self.image_encoder, model, image_encoder, encoder_output)
 
+    def with_output(self, output: Output) -> "PreparedDataset":
+        name = choose_output(self.path, self.manifest, self.image_encoder, output)
+        return self if name == self.image_encoder else PreparedDataset(self.path, image_encoder=name, **self._options)
+
     def batch(self, indices: Tensor) -> dict[str, Any]:
         reference, reference_view, target, target_view = self.samples[indices].numpy().T
         buckets = sorted({int(b) for b in self._index.bucket[target]})
@@ -89,14 +94,16 @@ class PreparedDataset(EncodedDataset):
             batch["embeds"] = self._embeddings(reference, reference_view)
         return batch
 
+    def embeddings(self, indices: Tensor) -> Tensor:
+        return self._embeddings(*self.samples[indices, :2].numpy().T)
+
     def reference_latents(self, indices: Tensor) -> Tensor:
         """[n, channels, height, width]: latents of the references, which must all be of one bucket."""
         rows, views = self.samples[indices, :2].numpy().T
         return self._read_views("latents", rows, views, self._latent_shapes[int(self._index.bucket[rows[0]])])
 
     def references(self, count: int) -> Tensor:
-        rows, views = self.samples[evenly_spaced(len(self), count), :2].numpy().T
-        return self._embeddings(rows, views).float()
+        return self.embeddings(evenly_spaced(len(self), count)).float()
 
     def column(self, name: Literal["id", "text", "subject"]) -> list[str | None]:
         """The id, caption or subject of every image of this split."""

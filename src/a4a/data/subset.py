@@ -62,6 +62,9 @@ class EncodedSubset(EncodedDataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def embeddings(self, indices: Tensor) -> Tensor:
+        return self.dataset.embeddings(self.indices[indices])
+
     def check(self, model: str | Path, image_encoder: str | Path, encoder_output: Output = "pooled") -> None:
         self.dataset.check(model, image_encoder, encoder_output)
 
@@ -77,7 +80,10 @@ class PreparedSubset(EncodedSubset):
 
     def __init__(self, dataset: PreparedDataset, samples: int):
         super().__init__(dataset, samples)
-        self.prepared, self.total = dataset, len(dataset)
+        self.prepared, self.total, self.samples = dataset, len(dataset), samples
+
+    def with_output(self, output: Output) -> "PreparedSubset":
+        return PreparedSubset(self.prepared.with_output(output), self.samples)
 
     @torch.no_grad()
     def examples(self, backbone: Backbone) -> Examples:

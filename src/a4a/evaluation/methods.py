@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Generator
 
 from a4a.adapters.loading import encoder_of, load_adapter
+from a4a.adapters.multi_source import choose_source
 from a4a.backbones import load_pipeline
 from a4a.evaluation.generation import Sampling, generate_images, generate_text_only
 from a4a.evaluation.tasks.base import Task
@@ -105,6 +106,7 @@ class ImagePromptMethod(Method):
         image_encoder: CLIP vision tower; by default the one that the adapter names.
         scale: weight of the image prompt.
         sampling: steps, guidance and size.
+        source: which of its sources the adapter is used with, where it has several.
     """
 
     trained = ("adapter",)
@@ -114,10 +116,11 @@ class ImagePromptMethod(Method):
     image_encoder: str | None = None
     scale: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
+    source: str | None = None
 
     @cached_property
     def pipe(self) -> ImagePromptPipeline:
-        adapter = load_adapter(self.adapter)
+        adapter = choose_source(load_adapter(self.adapter), self.source)
         encoder = encoder_of(adapter, self.adapter, self.image_encoder)
         encoder.to(default_device())
         return ImagePromptPipeline(load_for_inference(self.model), adapter, encoder)

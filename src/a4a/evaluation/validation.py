@@ -1,6 +1,8 @@
 """Scores and sample images of an adapter while it is trained."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,6 +16,8 @@ from a4a.evaluation.scoring import compute_scores, generated_set, image_grid, no
 from a4a.evaluation.statistics import Estimate
 from a4a.evaluation.tasks.base import Task
 from a4a.pipeline import ImagePromptPipeline
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,17 @@ class ValidationResult:
         for name, estimate in self.scores.items():
             row |= {name: estimate.mean, f"{name}.low": estimate.low, f"{name}.high": estimate.high}
         return row
+
+
+def with_source(scores: Mapping[str, Value], source: str) -> dict[str, Value]:
+    """Scores of an adapter with one of its sources under names of their own, such as `identity (plus)`.
+
+    The ends of an interval, `identity.low`, become `identity (plus).low`. An empty name leaves all as they are.
+    """
+    if not source:
+        return dict(scores)
+    parts = {name: name.partition(".") for name in scores}
+    return {f"{head} ({source}){dot}{end}": scores[name] for name, (head, dot, end) in parts.items()}
 
 
 class Validator:

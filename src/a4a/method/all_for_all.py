@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import nn
 
 from a4a.features import Site, SiteFeatures
@@ -88,6 +89,17 @@ class AllForAll(nn.Module):
         keys = align_k(map_k(project_k(features.keys)))
         values = align_v(map_v(project_v(features.values)))
         return SiteFeatures(tuple(keys), tuple(values))
+
+    def init_alignment(self, text: tuple[Sequence[nn.Linear], Sequence[nn.Linear]]) -> None:
+        """Start alignment from the upgraded model's own text projections, for keys and for values."""
+        vocabulary = torch.randn(text[0][0].in_features, self.d_scm) / self.d_scm**0.5
+        for alignment, projections in zip(self.alignments, text, strict=True):
+            alignment.init_from_text(projections, vocabulary)
+
+    def share(self, other: "AllForAll") -> None:
+        """Use the mapping and the alignment of another one of the same sizes, and keep the own projection."""
+        for chain, shared in ((self.keys, other.keys), (self.values, other.values)):
+            chain[1], chain[2] = shared[1], shared[2]
 
     @property
     def projections(self) -> tuple[CouplingSpaceProjection, CouplingSpaceProjection]:

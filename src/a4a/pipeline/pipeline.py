@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import load_adapter
+from a4a.adapters.multi_source import choose_source
 from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.encoders import CLIPImageEncoder, ImageEncoder
 from a4a.errors import InputError
@@ -40,7 +41,7 @@ class ImagePromptPipeline:
 
     Args:
         pipe: pipeline of a denoiser that a backbone serves.
-        adapter: an adapter for the sites of that denoiser.
+        adapter: an adapter for the sites of that denoiser; of several sources, that of one (`adapter.select(name)`).
         image_encoder: the encoder, or its name or folder; by default the one that the adapter names. An adapter that
             names none, as published files do, then takes image embeddings alone.
 
@@ -57,6 +58,7 @@ class ImagePromptPipeline:
         image_encoder: ImageEncoder | str | Path | None = None,
     ):
         check_guidance(pipe)
+        adapter = choose_source(adapter)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         _check_no_native_adapter(pipe, self.backbone.denoiser)
         self.backbone.choose_sites_of(adapter.sites)
@@ -77,6 +79,7 @@ class ImagePromptPipeline:
         adapter: ImagePromptAdapter | str | Path | None = None,
         image_encoder: ImageEncoder | str | Path | None = None,
         torch_dtype: torch.dtype = torch.float32,
+        source: str | None = None,
         **options: Any,
     ) -> Self:
         """Load a pipeline with its adapter.
@@ -86,6 +89,7 @@ class ImagePromptPipeline:
             adapter: an adapter, or its folder, file, hub name or zoo:NAME; by default the one saved with the pipeline.
             image_encoder: as for the constructor.
             torch_dtype: of all weights.
+            source: which of its sources the adapter is used with, by name, where it has several.
             options: of `DiffusionPipeline.from_pretrained`.
         """
         if adapter is None:
@@ -95,7 +99,7 @@ class ImagePromptPipeline:
         if not isinstance(adapter, ImagePromptAdapter):
             adapter = load_adapter(adapter)
         pipe = load_pipeline(model, torch_dtype, **options)
-        return cls(pipe, adapter, image_encoder).to(dtype=torch_dtype)
+        return cls(pipe, choose_source(adapter, source), image_encoder).to(dtype=torch_dtype)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save the pipeline, and in it the adapter with the name of its image encoder.

@@ -141,19 +141,18 @@ class Denoising(Objective):
         timesteps = self.prediction.sample_timesteps(len(latents), latents.device, self.density, mu)
         noisy = self.prediction.add_noise(latents, noise, timesteps)
         if self.injection is not None and self.adapter is not None:
-            embeds = batch["embeds"].float()
-            embeds = torch.where(
-                _as_mask(without_image, embeds), self.adapter.unconditional(embeds, self._no_image), embeds
-            )
-            self.set_condition(self.injection, self.adapter, embeds)
+            self.set_condition(self.injection, self.adapter, batch, without_image)
         predicted = self._predict(noisy, timesteps, self._text(batch, without_text), SizeConditions.of_batch(batch))
         target = self.prediction.target(latents, noise, timesteps)
         losses = (predicted.float() - target).square().flatten(1).mean(1)
         return self.prediction.weigh(losses, timesteps, self.config.weighting, self.config.gamma).mean()
 
-    def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
-        """Injects the features of a batch's references."""
-        injection.set(adapter(embeds))
+    def set_condition(
+        self, injection: Injection, adapter: ImagePromptAdapter, batch: Batch, without_image: Tensor
+    ) -> None:
+        """Injects the features of a batch's references, and those of "no image" in the rows `without_image`."""
+        embeds = batch["embeds"].float()
+        injection.set(adapter(drop_images(adapter, embeds, without_image, self._no_image)))
 
     def _draw_dropout(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples lose their image, and which their text: boolean, [batch]."""
@@ -205,6 +204,11 @@ def _enable_gradient_checkpointing(denoiser: Any) -> None:
             f"blocks; set it to false, and a smaller training.batch_size where memory is short."
         )
     denoiser.enable_gradient_checkpointing()
+
+
+def drop_images(adapter: ImagePromptAdapter, embeds: Tensor, without_image: Tensor, no_image: Tensor | None) -> Tensor:
+    """Embeddings [batch, ...], replaced by the adapter's of "no image" in the rows `without_image`."""
+    return torch.where(_as_mask(without_image, embeds), adapter.unconditional(embeds, no_image), embeds)
 
 
 def _as_mask(rows: Tensor, like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from a4a.adapters.multi_source import MultiSourceA4A
 from a4a.transfer.meta import MetaTransfer
 
 A100_TFLOPS = 125.0
@@ -13,10 +14,11 @@ def flops_per_sample(built: MetaTransfer, pixels: int | None = None) -> int:
 
     Of matrix products, convolutions and attention: what torch counts. Encoding the data is not part of it.
     """
+    rows = len(built.adapter.adapters) if isinstance(built.adapter, MultiSourceA4A) else 1
     with built.objective() as loss, FlopCounterMode(display=False) as counter:
-        loss(built.random_batch(1, pixels, "meta")).backward()
+        loss(built.random_batch(rows, pixels, "meta")).backward()
         loss.zero_grad(set_to_none=True)
-    return counter.get_total_flops()
+    return counter.get_total_flops() // rows
 
 
 def gpu_hours(flops: float, samples: int, tflops: float = A100_TFLOPS) -> float:

@@ -1,6 +1,7 @@
 """The settings of a transfer that concern the adapter (`A4AConfig`, `IPAdapterConfig`) and the frozen models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -11,6 +12,7 @@ from a4a.adapters.a4a import A4A
 from a4a.adapters.base import ImagePromptAdapter, sites_to_config
 from a4a.adapters.conditioning import describe_conditions
 from a4a.adapters.ip_adapter import IPAdapter
+from a4a.adapters.multi_source import MultiSourceA4A
 from a4a.adapters.projections import projection_families
 from a4a.backbones import Backbone
 from a4a.backbones.quantization import to_int8
@@ -25,8 +27,20 @@ from a4a.training.distributed import shard, state
 
 Adapter = TypeVar("Adapter", bound=ImagePromptAdapter)
 
+Source = ImagePromptAdapter | Mapping[str, ImagePromptAdapter] | None
+"""The adapter that is transferred, or several by name."""
+SourceName = Path | str | dict[str, Path] | dict[str, str] | None
+"""What a recipe says of it."""
+
 REFERENCES = 4096
 """Reference embeddings that `A4A.init_projection` whitens over."""
+
+
+def by_name(source: Source) -> Mapping[str, ImagePromptAdapter]:
+    """The adapters that are transferred; one alone has an empty name."""
+    if source is None:
+        return {}
+    return source if isinstance(source, Mapping) else {"": source}
 
 
 @dataclass
@@ -43,20 +57,20 @@ class AdapterConfig(ABC, Generic[Adapter]):
         """Whether layers of the source adapter take the image embeddings, whose width must then match."""
 
     @abstractmethod
-    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
-        """What the adapter will take of the image encoder: its pooled embedding, or tokens."""
+    def encoder_outputs(self, source: Source) -> tuple[Output, ...]:
+        """What the adapter will take of the image encoder: its pooled embedding, tokens, or both for two sources."""
 
     @abstractmethod
-    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> Adapter:
+    def build(self, backbone: Backbone, source: Source, image_embed_dim: int) -> Adapter:
         """The untrained adapter for a backbone's sites; InputError where it needs a source and there is none."""
 
-    def init_from_data(self, adapter: Adapter, dataset: EncodedDataset) -> None:
-        """Start values that depend on the training data; none by default."""
+    def init_from_data(self, adapter: Adapter, datasets: Mapping[Output, EncodedDataset]) -> None:
+        """Start values that depend on the training data, by what the image encoder gives; none by default."""
 
 
 @dataclass
-class A4AConfig(AdapterConfig[A4A]):
-    """A4A: transfer the source adapter (eq. 7 to 12)."""
+class A4AConfig(AdapterConfig[A4A | MultiSourceA4A]):
+    """A4A: transfer the source adapter (eq. 7 to 12), or several at once."""
 
     d_scm: int | None = None
     """Width of the coupling space; by default the least common multiple of the base widths (the paper)."""
@@ -104,10 +118,10 @@ class A4AConfig(AdapterConfig[A4A]):
     def uses_source(self) -> bool:
         return True
 
-    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
-        return source.encoder_output if source is not None else "pooled"
+    def encoder_outputs(self, source: Source) -> tuple[Output, ...]:
+        return tuple(dict.fromkeys(adapter.encoder_output for adapter in by_name(source).values())) or ("pooled",)
 
-    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> A4A:
+    def build(self, backbone: Backbone, source: Source, image_embed_dim: int) -> A4A | MultiSourceA4A:
         if source is None:
             raise InputError(
                 "method is A4AConfig but no source adapter is given; "
@@ -115,15 +129,24 @@ class A4AConfig(AdapterConfig[A4A]):
             )
         backbone.choose_sites(self.sites)
         text_projections = backbone.text_projections() if self.text_init else None
+        if isinstance(source, Mapping):
+            return MultiSourceA4A.from_sources(source, backbone.sites, text_projections, **self._adapter_options())
         return A4A.from_source(source, backbone.sites, text_projections, **self._adapter_options())
 
-    def init_from_data(self, adapter: A4A, dataset: EncodedDataset) -> None:
+    def init_from_data(self, adapter: A4A | MultiSourceA4A, datasets: Mapping[Output, EncodedDataset]) -> None:
         if not self.whiten_init:
             return
-        if state().is_main_process:
-            weights = [layer.weight for part in adapter.source.key_value_layers() for layer in part]
-            print(f"The projection starts from the source's layers; condition numbers: {describe_conditions(weights)}.")
-        adapter.init_projection(dataset.references(REFERENCES))
+        adapters = adapter.adapters if isinstance(adapter, MultiSourceA4A) else {"": adapter}
+        for name, each in adapters.items() if state().is_main_process else ():
+            weights = [layer.weight for part in each.source.key_value_layers() for layer in part]
+            conditions = describe_conditions(weights)
+            whose = f"the layers of {name}" if name else "the source's layers"
+            print(f"The projection starts from {whose}; condition numbers: {conditions}.")
+        embeds = {output: dataset.references(REFERENCES) for output, dataset in datasets.items()}
+        if isinstance(adapter, MultiSourceA4A):
+            adapter.init_projection(embeds)
+        else:
+            adapter.init_projection(embeds[adapter.encoder_output])
 
     def _adapter_options(self) -> dict[str, Any]:
         names = {field.name for field in fields(self)} - {"sites", "text_init", "whiten_init"}
@@ -150,22 +173,26 @@ class IPAdapterConfig(AdapterConfig[IPAdapter]):
     def uses_source(self) -> bool:
         return self.keep_projection
 
-    def encoder_output(self, source: ImagePromptAdapter | None) -> Output:
+    def encoder_outputs(self, source: Source) -> tuple[Output, ...]:
+        if isinstance(source, Mapping):
+            raise InputError(
+                f"method is IPAdapterConfig but source names several adapters ({', '.join(source)}); name one, or none."
+            )
         if self.keep_projection and source is not None:
-            return source.encoder_output
+            return (source.encoder_output,)
         known = projection_families()
         if self.family not in known:
             raise InputError(f"method.family is {self.family!r}; expected one of {', '.join(known)}.")
-        return known[self.family].encoder_output
+        return (known[self.family].encoder_output,)
 
-    def build(self, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int) -> IPAdapter:
+    def build(self, backbone: Backbone, source: Source, image_embed_dim: int) -> IPAdapter:
         backbone.choose_sites(self.sites)
         if not self.keep_projection:
             text_width = backbone.text_projections()[0][0].in_features
             sizes = {"image_embed_dim": image_embed_dim, "text_width": text_width, "tokens": self.tokens}
             return self._fresh(backbone, {"family": self.family, **sizes, **self.projection})
-        if source is None:
-            raise InputError("method.keep_projection is set but no source adapter is given; set source.")
+        if source is None or isinstance(source, Mapping):
+            raise InputError("method.keep_projection is set but there is not one source adapter; set source to one.")
         projection = source.image_projection()
         adapter = self._fresh(backbone, projection.config)
         adapter.image_proj.load_state_dict(projection.state_dict())
@@ -215,7 +242,7 @@ class TransferSettings:
 
     model: Path | str
     image_encoder: Path | str
-    source: Path | str | None
+    source: SourceName
     method: AdapterConfig
     objective: ObjectiveConfig
     training: TrainingConfig

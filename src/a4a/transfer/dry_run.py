@@ -13,19 +13,22 @@ from torch import Tensor, nn
 from a4a.adapters.base import ImagePromptAdapter, adapter_from_config, adapter_to_config
 from a4a.adapters.loading import load_adapter, save_with_card
 from a4a.adapters.meta import load_meta_adapter
-from a4a.backbones import Backbone
+from a4a.adapters.multi_source import MultiSourceA4A
+from a4a.backbones import Backbone, Text
 from a4a.backbones.meta import load_meta_model
 from a4a.data.base import EncodedDataset
+from a4a.encoders.base import Output
 from a4a.injection import attach
 from a4a.training.denoising import Denoising
 from a4a.training.distributed import process_device, state
+from a4a.training.multi_source import denoising_of
 from a4a.training.trainer import train
-from a4a.transfer.config import TransferSettings
+from a4a.transfer.config import TransferSettings, by_name
 from a4a.transfer.dry_run_report import report
 from a4a.transfer.gradient_watch import watch_gradients
 from a4a.transfer.memory import MemoryEstimate, estimate_memory
 from a4a.transfer.meta import MetaTransfer, load_meta_transfer
-from a4a.transfer.start import source_within
+from a4a.transfer.start import describe_source, load_source, source_within
 from a4a.utils.files import atomic_write, slug
 from a4a.utils.machine import machine, peak_bytes
 from a4a.utils.modules import parameter_count
@@ -52,9 +55,11 @@ def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path
     built = load_meta_transfer(settings)
     estimate = estimate_memory(built, state().num_processes, pixels)
     backbone, adapter = _random_models(settings, built.embed_shape[-1])
-    dataset = _RandomDataset(built, _samples_per_step(settings), pixels)
-    settings.method.init_from_data(adapter, dataset)
-    objective = Denoising(backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
+    datasets = _random_datasets(built, _samples_per_step(settings), pixels)
+    dataset = next(iter(datasets.values()))
+    settings.method.init_from_data(adapter, datasets)
+    no_images = built.no_images(process_device())
+    objective = denoising_of(adapter, backbone, settings.objective, dataset.no_text, no_images)
     settings.precision.apply(backbone)
     figures = {
         **_setup_figures(settings, built, pixels),
@@ -72,13 +77,10 @@ def dry_run(settings: TransferSettings, pixels: int | None = None, results: Path
 
 
 class _RandomDataset(EncodedDataset):
-    """Random samples in the shapes of encoded data."""
+    """Random samples in the shapes of encoded data; `embed_shape` is that of the references."""
 
-    def __init__(self, built: MetaTransfer, samples: int, pixels: int | None):
-        torch.manual_seed(built.settings.training.seed)  # the same data in all processes
-        self.tensors = built.random_batch(samples, pixels, "cpu")
-        self.embed_shape = built.embed_shape
-        self.no_text, self.no_image = built.random_text(1, process_device()), built.no_image(process_device())
+    def __init__(self, tensors: dict[str, Any], no_text: Text, embed_shape: tuple[int, ...]):
+        self.tensors, self.no_text, self.embed_shape = tensors, no_text, embed_shape
 
     def __len__(self) -> int:
         return len(self.tensors["latents"])
@@ -88,6 +90,13 @@ class _RandomDataset(EncodedDataset):
 
     def references(self, count: int) -> Tensor:
         return torch.randn(count, *self.embed_shape or ())
+
+
+def _random_datasets(built: MetaTransfer, samples: int, pixels: int | None) -> dict[Output, _RandomDataset]:
+    """The same samples with references by what the image encoder gives."""
+    torch.manual_seed(built.settings.training.seed)  # the same data in all processes
+    tensors, no_text = built.random_batch(samples, pixels, "cpu"), built.random_text(1, process_device())
+    return {output: _RandomDataset(tensors, no_text, shape) for output, shape in built.embed_shapes.items()}
 
 
 def _random_models(settings: TransferSettings, image_embed_dim: int) -> tuple[Backbone, ImagePromptAdapter]:
@@ -100,8 +109,9 @@ def _random_models(settings: TransferSettings, image_embed_dim: int) -> tuple[Ba
     # nn.Module's own `to`: that of diffusers warns of layers to keep in float32, which models here have none of
     nn.Module.to(backbone.denoiser, settings.precision.dtype)
     fill_with_random_weights(backbone.denoiser, torch.device("cpu") if settings.precision.shard else process_device())
-    source = load_meta_adapter(settings.source) if settings.source else source_within(load_meta_adapter(settings.init))
-    source = None if source is None else adapter_from_config(adapter_to_config(source))
+    meta = load_source(settings.source, load_meta_adapter) or source_within(load_meta_adapter(settings.init))
+    sources = {name: adapter_from_config(adapter_to_config(source)) for name, source in by_name(meta).items()}
+    source = sources if isinstance(meta, dict) else next(iter(sources.values()), None)
     return backbone, settings.method.build(backbone, source, image_embed_dim)
 
 
@@ -146,7 +156,7 @@ def _setup_figures(settings: TransferSettings, built: MetaTransfer, pixels: int 
     backbone = built.model.backbone
     return {
         "model": str(settings.model),
-        "source": None if settings.source is None else str(settings.source),
+        "source": describe_source(settings.source),
         "method": type(settings.method).__name__,
         "machine": machine(),
         "device": process_device().type,
@@ -175,7 +185,7 @@ def _memory_figures(estimate: MemoryEstimate, batch_size: int, before: int) -> F
 
 def _saved_and_loaded(settings: TransferSettings, adapter: ImagePromptAdapter) -> ImagePromptAdapter:
     """The adapter as it comes back from a folder, of which each process has its own."""
-    facts = {"samples": 0, "model": settings.model, "source": settings.source}
+    facts = {"samples": 0, "model": settings.model, "source": describe_source(settings.source)}
     with TemporaryDirectory() as folder:
         save_with_card(adapter, Path(folder) / "adapter", facts)
         return load_adapter(Path(folder) / "adapter").to(process_device())
@@ -190,7 +200,9 @@ def _change_by_adapter(backbone: Backbone, adapter: ImagePromptAdapter, dataset:
     timesteps = torch.full((1,), 500, device=device)
     text = {name.removeprefix("text."): t.to(device) for name, t in sample.items() if name.startswith("text.")}
     without = backbone.predict(latents, timesteps, text)
-    features = adapter(sample["embeds"].float().to(device)).to(backbone.dtype)
+    adapter = next(iter(adapter.adapters.values())) if isinstance(adapter, MultiSourceA4A) else adapter
+    embeds = next(t for name, t in sample.items() if name.startswith("embeds"))  # of the first source
+    features = adapter(embeds.float().to(device)).to(backbone.dtype)
     with attach(backbone.denoiser, backbone.sites, features):
         prompted = backbone.predict(latents, timesteps, text)
     if not (latents - 0.1 * prompted).isfinite().all():

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from a4a.data.base import TrainingData
-from a4a.data.compatibility import check_encodings, choose_image_encoder
+from a4a.data.compatibility import check_encodings, choose_image_encoder, choose_output
 from a4a.data.manifest import read_manifest
-from a4a.encoders.base import Output
 from a4a.encoders.published import IMAGE_ENCODERS
 from a4a.errors import InputError
 from a4a.transfer.compute import flops_per_sample, gpu_hours
@@ -183,8 +182,9 @@ def _check_data(data: _Data, built: MetaTransfer) -> None:
     """InputError where data that are there were prepared for another model or image encoder."""
     if data.manifest is not None:
         settings = built.settings
-        output: Output = "tokens" if len(built.embed_shape) == 2 else "pooled"
-        check_encodings(data.folder, data.manifest, data.image_encoder, settings.model, settings.image_encoder, output)
+        for output in built.embed_shapes:
+            name = choose_output(data.folder, data.manifest, data.image_encoder, output)
+            check_encodings(data.folder, data.manifest, name, settings.model, settings.image_encoder, output)
 
 
 def _line(name: str, value: Any) -> str:

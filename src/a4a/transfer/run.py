@@ -1,5 +1,6 @@
 """`a4a transfer`: from a source adapter, an upgraded model and data to an adapter for that model."""
 
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +11,27 @@ from torch import nn
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import save_with_card, write_with_card
+from a4a.adapters.multi_source import MultiSourceA4A
 from a4a.backbones import Backbone, backbone_for, denoiser_of, load_pipeline
 from a4a.data.base import EncodedDataset, TrainingData
-from a4a.encoders.base import ImageEncoder, check_width
+from a4a.data.several_outputs import SeveralOutputs
+from a4a.encoders.base import ImageEncoder, Output, check_width
 from a4a.encoders.clip import CLIPImageEncoder
 from a4a.errors import InputError
 from a4a.evaluation.scoring import scores_to_json
-from a4a.evaluation.validation import Validator
+from a4a.evaluation.validation import ValidationResult, Validator, with_source
 from a4a.training.base import Scores
 from a4a.training.checkpoint import SavedModel
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, ObjectiveConfig
 from a4a.training.distributed import process_device, state
+from a4a.training.multi_source import denoising_of
 from a4a.training.trainer import train
 from a4a.transfer import dry_run as dry_runs
-from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, TransferSettings
+from a4a.transfer.config import A4AConfig, AdapterConfig, Precision, Source, TransferSettings, by_name
 from a4a.transfer.memory import check_fit, estimate_memory
 from a4a.transfer.meta import load_meta_transfer
-from a4a.transfer.start import load_init_and_source, start_from
+from a4a.transfer.start import describe_source, load_init_and_source, start_from
 from a4a.utils.files import atomic_write, write_json
 
 
@@ -36,7 +40,7 @@ def transfer(
     data: TrainingData,
     image_encoder: Path,
     output: Path,
-    source: Path | None = None,
+    source: Path | dict[str, Path] | None = None,
     method: AdapterConfig = A4AConfig(),
     objective: ObjectiveConfig = ObjectiveConfig(),
     training: TrainingConfig = TrainingConfig(),
@@ -57,7 +61,9 @@ def transfer(
             hub.
         output: Folder for the adapter (output/adapter), log.csv, sample images, checkpoints, and the validation scores of
             every subject.
-        source: The adapter to transfer: a published IP-Adapter file, folder or hub name.
+        source: The adapter to transfer: a published IP-Adapter file, folder or hub name. Or several for the same base
+            model and image encoder, by a name of your choice (source.NAME): one A4A is trained on all of them at once,
+            every batch on an equal share of each, and used with one (a4a generate --source NAME).
         method: What is trained: A4AConfig, or IPAdapterConfig for an IP-Adapter from scratch.
         objective: Loss and learning rates.
         training: Samples, batch, schedule, checkpoints.
@@ -97,27 +103,34 @@ def train_adapter(
     load_encoders = not data.is_encoded or evaluation is not None
     _check_memory(settings, data.size, load_encoders)
     init, source = load_init_and_source(settings)
-    output_kind = method.encoder_output(source)
-    data.check(settings.model, settings.image_encoder, output_kind)
+    outputs = method.encoder_outputs(source)
+    embedded = {output: data.with_output(output) for output in outputs}
+    for kind, each in embedded.items():
+        each.check(settings.model, settings.image_encoder, kind)
     encoder = None
     if load_encoders:
-        encoder = CLIPImageEncoder.from_pretrained(settings.image_encoder, precision.dtype, output_kind)
-    image_embed_dim = encoder.image_embed_dim if encoder is not None else data.image_embed_dim
-    if source is not None and method.uses_source:
-        check_width(image_embed_dim, source.image_embed_dim, str(settings.source or settings.init))
+        encoder = CLIPImageEncoder.from_pretrained(settings.image_encoder, precision.dtype, outputs[0])
+    widths = {kind: _embed_dim(each, encoder, kind) for kind, each in embedded.items()}
+    if method.uses_source:
+        for name, each in by_name(source).items():
+            what = f"The source {name}" if name else str(settings.source or settings.init)
+            check_width(widths[each.encoder_output], each.image_embed_dim, what)
+    _check_batch(source, training)
     models = _load_models(settings.model, encoder, precision)
 
-    adapter = _build_adapter(method, models.backbone, source, image_embed_dim, training.seed)
+    adapter = _build_adapter(method, models.backbone, source, widths[outputs[0]], training.seed)
     if init is not None and settings.init is not None:
         start_from(settings.init, init, adapter, settings.source, settings.model)
     adapter.set_image_encoder(str(settings.image_encoder))
-    dataset = _encode(data, models, cache or output / "cache")
+    datasets = {kind: _encode(each, models, kind, cache or output / "cache") for kind, each in embedded.items()}
     if init is None:
-        method.init_from_data(adapter, dataset)
-    loss = Denoising(models.backbone, adapter, settings.objective, dataset.no_text, dataset.no_image)
+        method.init_from_data(adapter, datasets)
+    dataset = SeveralOutputs(datasets) if len(datasets) > 1 else datasets[outputs[0]]
+    no_images = {kind: each.no_image for kind, each in datasets.items()}
+    loss = denoising_of(adapter, models.backbone, settings.objective, dataset.no_text, no_images)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
-    facts = {"model": str(settings.model), "source": settings.source, "init": settings.init}
+    facts = {"model": str(settings.model), "source": describe_source(settings.source), "init": settings.init}
     saved = SavedModel("adapter", lambda folder, at: write_with_card(adapter, folder, {**facts, "samples": at}))
     validate = None if evaluation is None else _validation(evaluation, models, adapter, loss, output)
     try:
@@ -166,15 +179,31 @@ def _load_models(model: Path | str, encoder: ImageEncoder | None, precision: Pre
 
 
 def _build_adapter(
-    method: AdapterConfig, backbone: Backbone, source: ImagePromptAdapter | None, image_embed_dim: int, seed: int
+    method: AdapterConfig, backbone: Backbone, source: Source, image_embed_dim: int, seed: int
 ) -> ImagePromptAdapter:
     torch.manual_seed(seed)
     return method.build(backbone, source, image_embed_dim)
 
 
-def _encode(data: TrainingData, models: _Models, cache: Path) -> EncodedDataset:
+def _embed_dim(data: TrainingData, encoder: ImageEncoder | None, output: Output) -> int:
+    """Width of the references' embeddings of this kind."""
+    return data.image_embed_dim if encoder is None else encoder.with_output(output).image_embed_dim
+
+
+def _check_batch(source: Source, training: TrainingConfig) -> None:
+    """InputError where several processes would each leave out a source: all parameters must be in every batch then."""
+    sources = len(by_name(source))
+    if state().num_processes > 1 and training.batch_size < sources:
+        raise InputError(
+            f"training.batch_size is {training.batch_size} for {sources} sources; with several processes every batch "
+            f"must have a sample for each: set it to at least {sources}."
+        )
+
+
+def _encode(data: TrainingData, models: _Models, output: Output, cache: Path) -> EncodedDataset:
+    encoder = models.image_encoder.with_output(output) if models.image_encoder is not None else None
     with state().main_process_first():  # the other processes then find its cache
-        dataset = data.encode(models.backbone, models.image_encoder, Path(cache))
+        dataset = data.encode(models.backbone, encoder, Path(cache))
     if models.backbone.vae is not None:
         nn.Module.to(models.backbone.vae, dtype=models.backbone.dtype)  # from here on it only draws, as in use
     return dataset
@@ -186,15 +215,20 @@ def _validation(
     """What training calls with the number of samples: scores for the log.
 
     Keeps the scores of every subject in `output/scores`, which intervals over subjects need, and a grid of images in
-    `output/samples`.
+    `output/samples`. Of several sources, each is scored: under `SCORE (SOURCE)`, with images of its own.
     """
+    sources = adapter.adapters if isinstance(adapter, MultiSourceA4A) else {"": adapter}
 
     def validate(samples: int) -> Scores:
+        results: dict[str, ValidationResult] = {}
         with objective.detached():
-            result = validator(models.pipe, adapter, models.image_encoder)
-        write_json(output / "scores" / f"{samples:010d}.json", scores_to_json(result.subject_scores))
-        with atomic_write(output / "samples" / f"{samples:010d}.png") as path:
-            result.samples.save(path, format="PNG")
-        return result.log_row()
+            for name, each in sources.items():
+                results[name] = validator(models.pipe, each, models.image_encoder)
+        scores = [with_source(result.subject_scores, name) for name, result in results.items()]
+        write_json(output / "scores" / f"{samples:010d}.json", scores_to_json(dict(ChainMap(*scores))))
+        for name, result in results.items():
+            with atomic_write(output / "samples" / f"{samples:010d}{name and f'-{name}'}.png") as path:
+                result.samples.save(path, format="PNG")
+        return dict(ChainMap(*(with_source(result.log_row(), name) for name, result in results.items())))
 
     return validate

@@ -9,6 +9,7 @@ from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import Backbone
 from a4a.injection import Injection
+from a4a.training.base import Batch
 from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
 from a4a.zoo.world import Subjects
 
@@ -39,8 +40,10 @@ class TraitConditioned(Denoising):
         }
         return [*super().parameter_groups(), denoiser]
 
-    def set_condition(self, injection: Injection, adapter: ImagePromptAdapter, embeds: Tensor) -> None:
+    def set_condition(
+        self, injection: Injection, adapter: ImagePromptAdapter, batch: Batch, without_image: Tensor
+    ) -> None:
         if torch.rand(()) < self.text_only:
             injection.clear()
         else:
-            super().set_condition(injection, adapter, embeds)
+            super().set_condition(injection, adapter, batch, without_image)

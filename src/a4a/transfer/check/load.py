@@ -33,7 +33,8 @@ def load_everything(setup: CheckSetup) -> Generator[Finding, None, None]:
     yield _memory(setup)
     yield _references(setup)
     yield _data(setup)
-    names = [settings.source, settings.init, *(a.adapter for a in adapters)]
+    sources = settings.source.values() if isinstance(settings.source, dict) else [settings.source]
+    names = [*sources, settings.init, *(a.adapter for a in adapters)]
     kinds: list[tuple[list[Any], Callable[[str], nn.Module | DiffusionPipeline]]] = [
         (names, load_adapter),
         (
@@ -88,7 +89,8 @@ def _references(setup: CheckSetup) -> Finding:
 def _data(setup: CheckSetup) -> Finding:
     settings, data = setup.settings, setup.data
     _, source = load_init_and_source(settings)
-    data.check(settings.model, settings.image_encoder, settings.method.encoder_output(source))
+    for output in settings.method.encoder_outputs(source):
+        data.with_output(output).check(settings.model, settings.image_encoder, output)
     samples = few_samples(data, setup.config.overfit).total
     size = f" of {data.size} pixels" if data.size else ""
     return Finding(

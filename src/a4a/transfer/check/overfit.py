@@ -60,6 +60,10 @@ def overfit_settings(settings: TransferSettings, steps: int) -> TransferSettings
     return replace(settings, training=training)
 
 
+ENDS = (".low", ".high")
+"""Of columns with the ends of a score's interval."""
+
+
 class _Watch(Validator):
     """The recipe's evaluation on the overfitted samples; it notes how long it takes, and what training took."""
 
@@ -89,6 +93,8 @@ class _Watch(Validator):
 
 def _rise(setup: CheckSetup, log: list[dict[str, float]], folder: Path) -> Finding:
     score, rates = setup.config.score, setup.settings.objective.rates
+    names = [name for name in log[0] if name == score or (name.startswith(f"{score} (") and not name.endswith(ENDS))]
+    score = min(names, key=lambda name: log[-1][name] - log[0][name])  # of several sources, the one that learns least
     before, after = (row[score] for row in (log[0], log[-1]))
     return Finding(
         f"{score} of the overfitted samples",

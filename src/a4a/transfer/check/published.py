@@ -53,9 +53,9 @@ def _draw(setup: CheckSetup, name: str, adapter: KnownAdapter) -> Generator[Find
 
 def _method(setup: CheckSetup, name: str, adapter: KnownAdapter) -> ImagePromptMethod:
     settings = setup.settings
-    path = adapter.adapter or settings.source
+    path = adapter.adapter or (settings.source if not isinstance(settings.source, dict) else None)
     if path is None:
-        raise InputError(f"check.adapters.{name} names no adapter and the recipe no source; give one of them.")
+        raise InputError(f"check.adapters.{name} names no adapter and the recipe not one source; name it there.")
     return ImagePromptMethod(
         str(adapter.model or settings.model),
         str(path),
