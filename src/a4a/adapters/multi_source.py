@@ -174,7 +174,8 @@ class MultiSourceA4A(ImagePromptAdapter):
         return list(dict.fromkeys(found))
 
     def facts(self) -> dict[str, Any]:
-        sources = {
+        sources: dict[str, Any] = {"sources": ", ".join(self._adapters)}
+        sources |= {
             f"source {name}": f"{adapter.source.kind} of {adapter.encoder_output} embeddings, {adapter.source.tokens} tokens"
             for name, adapter in self._adapters.items()
         }

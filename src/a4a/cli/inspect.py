@@ -118,5 +118,8 @@ def _next_step(facts: dict[str, Any]) -> str:
     if not facts.get("transferable", True):
         known = ", ".join(projection_families())
         return f"Next: choose an adapter of a family that is supported ({known}), to generate with it or transfer it."
-    draw = f'Next: a4a generate --adapter {path} --model MODEL --image photo.png --prompt "a dog" --output pictures'
+    several = f" --source {facts['sources'].split(', ')[0]}" if "sources" in facts else ""
+    draw = f'Next: a4a generate --adapter {path}{several} --model MODEL --image photo.png --prompt "a dog" --output pictures'
+    if several:
+        return draw
     return f"{draw}\nor transfer it to another model: a4a transfer --source {path}"

@@ -116,7 +116,11 @@ class ImagePromptMethod(Method):
     image_encoder: str | None = None
     scale: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
-    source: str | None = None
+    source: str | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        return f"{super().key} source {self.source}" if self.source is not None else super().key
 
     @cached_property
     def pipe(self) -> ImagePromptPipeline:

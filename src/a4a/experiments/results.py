@@ -78,8 +78,12 @@ def read_logs(folder: Path, seeds: Sequence[int]) -> list[Log]:
     return [read_log(file) for seed in seeds if (file := folder / f"seed{seed}" / "log.csv").exists()]
 
 
-def read_curves(folder: Path, seeds: Sequence[int], scores: Sequence[str]) -> dict[str, ScoreCurve]:
+def read_curves(
+    folder: Path, seeds: Sequence[int], scores: Sequence[str], source: str | None = None
+) -> dict[str, ScoreCurve]:
     """The learning curves of a variant by score, where all seeds that have been trained have it.
+
+    With `source`, those with that one of several sources.
 
     Raises InputError for a run that lacks the scores of single subjects.
     """
@@ -87,12 +91,17 @@ def read_curves(folder: Path, seeds: Sequence[int], scores: Sequence[str]) -> di
     common = sorted(set.intersection(*map(set, runs))) if runs else []
     if not common:
         return {}
-    measured = [name for name in scores if all(name in run[samples] for run in runs for samples in common)]
+    columns = {name: f"{name} ({source})" if source is not None else name for name in scores}
+    measured = {
+        name: column
+        for name, column in columns.items()
+        if all(column in run[samples] for run in runs for samples in common)
+    }
     return {
         name: ScoreCurve(
-            np.array(common, dtype=float), np.array([[run[n][name] for n in common] for run in runs]).swapaxes(1, 2)
+            np.array(common, dtype=float), np.array([[run[n][column] for n in common] for run in runs]).swapaxes(1, 2)
         )
-        for name in measured
+        for name, column in measured.items()
     }
 
 

@@ -51,6 +51,11 @@ class Run:
         return f"{self.variant}, seed {self.seed}"
 
     @property
+    def sources(self) -> dict[str, str | None]:
+        """By the name of a method, the source with which it uses the adapter; None where there is but one."""
+        return method_names(self.variant, self.arguments)
+
+    @property
     def is_finished(self) -> bool:
         return (self.folder / ARGUMENTS).exists()
 
@@ -99,8 +104,13 @@ def experiment(
         if name not in variants:
             raise InputError(f"There is no variant {name!r}{did_you_mean(name, variants)} See variants in the recipe.")
     extra_methods = final.extra_methods if final is not None else {}
-    check_claims(claims, savings, variants, extra_methods, scores)
-    check_names("paper", paper, [*variants, *extra_methods])
+    sources = {
+        name: (variant, source)
+        for variant, change in variants.items()
+        for name, source in method_names(variant, merged(recipe, change)).items()
+    }
+    check_claims(claims, savings, sources, extra_methods, scores)
+    check_names("paper", paper, [*sources, *extra_methods])
     runs = [_run(recipe, change, output, name, seed) for name, change in variants.items() for seed in seeds]
     runs = [run for run in runs if not only or run.variant in only or run.is_finished]
     for run in runs:
@@ -117,7 +127,8 @@ def experiment(
         "title": title,
         "description": description,
         "part": part,
-        "variants": {name: slug(name) for name in variants},
+        "variants": {name: slug(variant) for name, (variant, _) in sources.items()},
+        "sources": {name: source for name, (_, source) in sources.items() if source is not None},
         "seeds": seeds,
         "scores": scores,
         "claims": [asdict(claim) for claim in claims],
@@ -127,7 +138,12 @@ def experiment(
     write_json(output / "experiment.json", manifest, indent=1)
     if final is not None:
         _score_extra_methods(recipe, final, output)
-        methods = final.extra_methods | {run.name: _method(run, final.sampling) for run in runs}
+        trained = {
+            f"{name}, seed {run.seed}": _method(run, source, final.sampling)
+            for run in runs
+            for name, source in run.sources.items()
+        }
+        methods = final.extra_methods | trained
         evaluate(final.task, methods, final.metrics, output / "final", batch=final.batch)
 
 
@@ -167,9 +183,15 @@ def _train(run: Run, title: str) -> None:
         file.write_text(settings)
 
 
-def _method(run: Run, sampling: Sampling) -> Method:
-    adapter = str(run.folder / "adapter")
-    return ImagePromptMethod(run.arguments["model"], adapter, run.arguments["image_encoder"], sampling=sampling)
+def method_names(variant: str, arguments: dict[str, Any]) -> dict[str, str | None]:
+    """Of a variant that is trained on several sources, a method for each: `VARIANT (SOURCE)`."""
+    source = arguments.get("source")
+    return {f"{variant} ({name})": name for name in source} if isinstance(source, dict) else {variant: None}
+
+
+def _method(run: Run, source: str | None, sampling: Sampling) -> Method:
+    adapter, model, encoder = str(run.folder / "adapter"), run.arguments["model"], run.arguments["image_encoder"]
+    return ImagePromptMethod(model, adapter, encoder, sampling=sampling, source=source)
 
 
 def _score_extra_methods(recipe: dict, final: Final, output: Path) -> None:

@@ -82,7 +82,8 @@ def _experiment(folder: Path, name: str, grid_subjects: int, colours: Colours) -
     logs = {variant: runs for variant, runs in logs.items() if runs}
     methods, results = _read(folder / "final", variants)
     validation, _ = _read(folder / "validation")
-    measured = {variant: read_curves(folder / run, seeds, scores) for variant, run in variants.items()}
+    sources = experiment.get("sources", {})
+    measured = {name: read_curves(folder / run, seeds, scores, sources.get(name)) for name, run in variants.items()}
     evidence = Evidence(methods, measured, validation, list(variants))
     samples = {variant: int(runs[0][-1]["samples"]) for variant, runs in logs.items()}
     images, columns = _image_grid(methods, folder / "final", grid_subjects)
