@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import Claim
 from a4a.evaluation.resampling import ScoreCurve
-from a4a.experiments.claims import Claim, Savings
 from a4a.experiments.decisions import decide
 from a4a.experiments.evidence import Evidence
 from a4a.experiments.results import MethodResult, read_curves
-from a4a.experiments.savings import savings_table
+from a4a.experiments.savings import Savings, savings_table
 
 SUBJECTS = 24
 OFFSETS = 0.1 * np.random.default_rng(5).normal(size=(1, SUBJECTS, 1))

@@ -174,7 +174,7 @@ COMMANDS = {
             "--seed N": "seed of the noise (0)",
         },
         example="a4a evaluate --config recipes/miniature/table1.yaml --output runs/table1",
-        others=("grid_subjects", "title", "description", "paper"),
+        others=("grid_subjects", "title", "description", "paper", "claims"),
         config="recipe",
         resume=AGAIN,
     ),

@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import Claim
 from a4a.evaluation.methods import Method
 from a4a.evaluation.metrics.base import Metric, Scores
 from a4a.evaluation.scoring import (
@@ -44,6 +45,7 @@ def evaluate(
     title: str | None = None,
     description: str = "",
     paper: dict[str, str] = {},  # noqa: B006
+    claims: list[Claim] = [],  # noqa: B006
 ) -> None:
     """Generate the images of a task with several methods, score them, and write tables and image grids.
 
@@ -61,8 +63,11 @@ def evaluate(
         title: Of the section in a report; by default the folder's name.
         description: What this comparison shows, in sentences for the report.
         paper: By the name of a method, what the paper reports of it, in words for the report.
+        claims: Statements that the report decides, of kind above or equal. Methods called "NAME, seed N" are one
+            method, NAME, trained several times; with one seed it decides nothing.
     """
     _check_arguments(methods, metrics, baseline, paper)
+    _check_claims(claims, methods)
     output = Path(output)
     task_settings = {"subjects": len(task.subjects), "generations": task.generations, "seed": seed}
     _claim(output / "task.json", {"task": task.key} | task_settings)
@@ -88,12 +93,34 @@ def evaluate(
         "title": title or output.name,
         "description": description,
         "paper": paper,
+        "claims": [asdict(claim) for claim in claims],
         "task": {"key": task.key} | task_settings,
         "baseline": baseline,
         "machine": machine(),
         "methods": entries,
     }
     _save_results(output, results, task, scores)
+
+
+def _compared(methods: dict[str, Method]) -> list[str]:
+    """The names of the methods, of which several seeds are one."""
+    return list(dict.fromkeys(name.rpartition(", seed ")[0] or name for name in methods))
+
+
+def _check_claims(claims: Sequence[Claim], methods: dict[str, Method]) -> None:
+    """InputError for a claim about a method that is not compared, or about learning curves."""
+    names = _compared(methods)
+    for claim in claims:
+        if claim.needs_curves:
+            raise InputError(
+                f"The claim {claim.description!r} is of kind {claim.kind}, about learning curves, which an evaluation "
+                "does not have; choose above or equal, or put it into a recipe of a4a experiment."
+            )
+        for name in (claim.a, claim.b):
+            if name not in names:
+                raise InputError(
+                    f"The claim {claim.description!r} is about {name!r}; expected one of the methods {', '.join(names)}."
+                )
 
 
 def _check_arguments(
@@ -104,8 +131,8 @@ def _check_arguments(
     if baseline is not None and baseline not in methods:
         raise InputError(f"baseline is {baseline!r}; expected one of the methods {', '.join(methods)}.")
     for name in paper:
-        if name not in methods:
-            raise InputError(f"paper is about {name!r}; expected one of the methods {', '.join(methods)}.")
+        if name not in _compared(methods):
+            raise InputError(f"paper is about {name!r}; expected one of the methods {', '.join(_compared(methods))}.")
 
 
 def _claim(file: Path, settings: dict[str, Any]) -> None:

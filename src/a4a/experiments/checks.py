@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import Claim
 from a4a.evaluation.metrics.base import GeneratedSet, Metric
 from a4a.evaluation.tasks.base import Task
-from a4a.experiments.claims import Claim, Savings
+from a4a.experiments.savings import Savings
 from a4a.transfer.recipe import check_adapter, check_recipe
 from a4a.utils.settings import did_you_mean
 

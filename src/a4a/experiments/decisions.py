@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from a4a.evaluation.claims import FAILS, HOLDS, NOT_MEASURED, UNDECIDED, Claim, Verdict
 from a4a.evaluation.resampling import Interval
 from a4a.evaluation.statistics import mean_over_seeds
-from a4a.experiments.claims import FAILS, HOLDS, NOT_MEASURED, UNDECIDED, Claim, Verdict
 from a4a.experiments.evidence import Crossing, Evidence, Ratio, Resampled, ratio
 
 

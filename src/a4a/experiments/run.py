@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import Claim
 from a4a.evaluation.evaluate import evaluate
 from a4a.evaluation.generation import Sampling
 from a4a.evaluation.methods import ImagePromptMethod, Method
 from a4a.evaluation.metrics.base import Metric
 from a4a.evaluation.tasks.base import Task
 from a4a.experiments.checks import check_claims, check_metrics, check_names, check_variants
-from a4a.experiments.claims import Claim, Savings
+from a4a.experiments.savings import Savings
 from a4a.training import distributed
 from a4a.transfer.recipe import check_recipe
 from a4a.transfer.run import transfer

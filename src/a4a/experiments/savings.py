@@ -1,14 +1,28 @@
 """The table that answers what a transfer saves: samples to reach shares of an adapter's score."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from a4a.evaluation.resampling import ScoreCurve
 from a4a.evaluation.tables import Rows
-from a4a.experiments.claims import Savings
 from a4a.experiments.decisions import ratio_in_words
 from a4a.experiments.evidence import Crossing, Evidence, Resampled, ratio
 
 SHARES = {0.5: "half", 0.75: "three quarters", 0.9: "nine tenths"}
+
+
+@dataclass
+class Savings:
+    """A table: how many samples each variant needs to reach shares of a method's score, and how many times fewer one
+    of them needs."""
+
+    method: str
+    """The variant that the others are compared with."""
+    reference: str
+    """The method whose score is the full level, for example the adapter that is transferred, on its own base."""
+    score: str = "identity"
+    fractions: tuple[float, ...] = (0.5, 0.75, 0.9)
 
 
 def savings_table(savings: Savings, evidence: Evidence) -> Rows:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import FAILS, HOLDS, NOT_MEASURED, UNDECIDED
 from a4a.evaluation.tables import Rows, markdown_table
-from a4a.experiments.claims import FAILS, HOLDS, NOT_MEASURED, UNDECIDED
 from a4a.utils.files import atomic_write
 from a4a.web.pages import WEBP, data_url, render
 from a4a.web.sections import Section, find_sections

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from a4a.errors import InputError
+from a4a.evaluation.claims import Claim, Verdict
 from a4a.evaluation.resampling import ScoreCurve
 from a4a.evaluation.tables import Rows, difference_rows
-from a4a.experiments.claims import Claim, Savings, Verdict
 from a4a.experiments.decisions import decide
 from a4a.experiments.evidence import Evidence
 from a4a.experiments.results import Log, MethodResult, read_curves, read_logs, read_results
-from a4a.experiments.savings import savings_table
+from a4a.experiments.savings import Savings, savings_table
 from a4a.utils.images import grid, open_image
 from a4a.web.plots import Colours, Curve, Level, curves
 
@@ -106,12 +106,19 @@ def _experiment(folder: Path, name: str, grid_subjects: int, colours: Colours) -
 
 
 def _evaluation(folder: Path, name: str, grid_subjects: int) -> Section:
-    methods, results = _read(folder)
+    names = json.loads((folder / "results.json").read_text())["methods"]
+    trained = {variant: "" for name in names if (variant := name.rpartition(", seed ")[0])}
+    methods, results = _read(folder, trained)
     _check(results, ("paper",), folder / "results.json")
+    evidence = Evidence(methods, {}, {}, list(trained))
+    claims = [Claim(**claim) for claim in results.get("claims", [])]
     tables = [_score_table(methods, {}, results["paper"]), difference_rows(results)]
     images, columns = _image_grid(methods, folder, grid_subjects)
     note = _task_note(results)
-    return Section(name, results["title"], "figure", results["description"], tables, images, columns, note)
+    verdicts = [(claim, decide(claim, evidence)) for claim in claims]
+    return Section(
+        name, results["title"], "figure", results["description"], tables, images, columns, note, verdicts=verdicts
+    )
 
 
 def _check(record: Mapping[str, Any], names: Iterable[str], file: Path) -> None:

@@ -88,16 +88,3 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.figures}" if self.figures else self.verdict
-
-
-@dataclass
-class Savings:
-    """A table: how many samples each variant needs to reach shares of a method's score, and how many times fewer one
-    of them needs."""
-
-    method: str
-    """The variant that the others are compared with."""
-    reference: str
-    """The method whose score is the full level, for example the adapter that is transferred, on its own base."""
-    score: str = "identity"
-    fractions: tuple[float, ...] = (0.5, 0.75, 0.9)
