@@ -25,7 +25,9 @@ def test_a_step_without_weights_has_as_many_operations_as_a_real_one():
     built = load_meta_transfer(settings())
     backbone = backbone_for(load_pipeline("zoo:sd15-mini"))
     adapter = built.settings.method.build(backbone, None, built.embed_shape[-1])
-    loss = Denoising(backbone, adapter, ObjectiveConfig(), built.random_text(1, "cpu"), built.no_images("cpu")["pooled"])
+    loss = Denoising(
+        backbone, adapter, ObjectiveConfig(), built.random_text(1, "cpu"), built.no_images("cpu")["pooled"]
+    )
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # torch counts no CPU kernel of it
         loss(built.random_batch(1, None, "cpu")).backward()
     loss.detach()
