@@ -79,6 +79,14 @@ def test_one_seed_decides_nothing_but_a_method_that_is_not_trained_needs_none():
     assert verdict("above", not_trained)[0] == "holds"
 
 
+def test_seeds_that_disagree_count_on_either_side_of_a_claim():
+    trained, not_trained = method("a", *moved(-0.02, 0.03, 0.04)), method("b", BASE)
+    found = evidence(methods=[trained, not_trained], variants=["a"])
+    for a, b in (("a", "b"), ("b", "a")):
+        decided = decide(Claim("", "equal", a, b, margin=0.05), found)
+        assert decided.verdict == "cannot be told" and "by seed" in decided.figures
+
+
 def test_above_a_fraction_of_another_score():
     found = finals(moved(-0.02, -0.021, -0.019), [BASE] * 3)
     assert verdict("above", found)[0] == "does not hold"

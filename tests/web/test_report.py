@@ -29,7 +29,7 @@ def test_the_claims_of_a_table_are_decided_and_one_seed_decides_nothing(tmp_path
         Claim("Photos are above.", "above", "photo", "copies"),
         Claim("One copy is above.", "above", "copy", "photo"),
     ]
-    evaluate(WorldTask("validation", 6, 1), methods, [metric], tmp_path / "runs" / "table", claims=claims)
+    evaluate(WorldTask("validation", 20, 1), methods, [metric], tmp_path / "runs" / "table", claims=claims)
     report(tmp_path / "runs", tmp_path / "page")
     text = (tmp_path / "page" / "README.md").read_text()
     assert "Of 3 claims 1 hold, 1 do not hold, 1 cannot be told." in text

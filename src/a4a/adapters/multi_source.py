@@ -114,11 +114,12 @@ class MultiSourceA4A(ImagePromptAdapter):
         return self._adapters
 
     def select(self, name: str | None) -> A4A:
-        """The adapter of one source; it shares its weights with this one. InputError where there is none of that name."""
+        """The adapter of one source, sharing its weights with this one; InputError where there is none of that name."""
         if name not in self._adapters:
             chosen = "none was chosen" if name is None else f"{name!r} is none of them"
             raise InputError(
-                f"The adapter has the sources {', '.join(self._adapters)}, and {chosen}; give one of these as source (in Python: adapter.select)."
+                f"The adapter has the sources {', '.join(self._adapters)}, and {chosen}; "
+                "give one of these as source (in Python: adapter.select)."
             )
         return self._adapters[name]
 
@@ -176,7 +177,8 @@ class MultiSourceA4A(ImagePromptAdapter):
     def facts(self) -> dict[str, Any]:
         sources: dict[str, Any] = {"sources": ", ".join(self._adapters)}
         sources |= {
-            f"source {name}": f"{adapter.source.kind} of {adapter.encoder_output} embeddings, {adapter.source.tokens} tokens"
+            f"source {name}": f"{adapter.source.kind} of {adapter.encoder_output} embeddings, "
+            f"{adapter.source.tokens} tokens"
             for name, adapter in self._adapters.items()
         }
         return {**sources, "precision": "float32 in every pipeline"}

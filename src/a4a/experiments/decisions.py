@@ -74,9 +74,12 @@ def _compare_final_scores(claim: Claim, evidence: Evidence, judge: Callable[[flo
 def _seed_differences(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Paired differences [seeds, subjects, ...], for the same subjects, prompts and noise.
 
-    Seed by seed where both methods have as many seeds; else against the mean over the other method's seeds.
+    Seed by seed where both methods have as many seeds or one has a single result, as what is not trained has; else
+    against the mean over the other method's seeds.
     """
-    return scores - (others if len(others) == len(scores) else np.nanmean(others, axis=0, keepdims=True))
+    if len(others) not in (1, len(scores)) and len(scores) > 1:
+        others = np.nanmean(others, axis=0, keepdims=True)
+    return scores - others
 
 
 # --- curves, point by point -------------------------------------------------------------------------------------------
