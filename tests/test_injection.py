@@ -147,16 +147,24 @@ def test_attached_features_can_be_replaced(backbone):
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def test_with_guidance_the_first_half_sees_the_negative_features(backbone):
+def with_guidance(backbone, noisy, timesteps, text):
+    """Predictions of the negatives and then of the prompts, run as the family's pipelines run them."""
+    if backbone.guidance == "separate":
+        found = []
+        for branch in ("uncond", "cond"):
+            with backbone.denoiser.cache_context(branch):
+                found.append(backbone.predict(noisy, timesteps, text))
+        return torch.cat(found)
+    text = {name: torch.cat([t] * 2) for name, t in text.items()}
+    both = backbone.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), text).chunk(2)
+    return torch.cat(both if backbone.guidance == "negative_first" else both[::-1])
+
+
+def test_with_guidance_the_negatives_see_the_negative_features(backbone):
     positive, negative = features(backbone, 2, seed=1), features(backbone, 2, seed=2)
     half = tiny_models.inputs(backbone, 2)
-    double = (
-        torch.cat([half[0]] * 2),
-        torch.cat([half[1]] * 2),
-        {name: torch.cat([t] * 2) for name, t in half[2].items()},
-    )
     with attach(backbone.denoiser, backbone.sites, positive, 0.8, negative):
-        both = backbone.predict(*double)
+        both = with_guidance(backbone, *half)
         conditional = backbone.predict(*half)  # a step without guidance
     with attach(backbone.denoiser, backbone.sites, positive, 0.8):
         yes = backbone.predict(*half)
@@ -173,7 +181,8 @@ def test_another_number_of_rows_is_an_input_error_that_names_the_site(backbone):
         match=r"runs on 3 rows at \S+ but features are attached for 2; give one reference for each prompt",
     ):
         injected(backbone, features(backbone, 2), rows=3)
-    with pytest.raises(InputError, match="attached for 2, or 4 with negatives; give one reference for each prompt"):
+    both = "" if backbone.guidance == "separate" else ", or 4 with negatives"
+    with pytest.raises(InputError, match=f"attached for 2{both}; give one reference for each prompt"):
         injected(backbone, features(backbone, 2), negative=features(backbone, 2), rows=3)
 
 

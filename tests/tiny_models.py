@@ -19,6 +19,7 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     AutoencoderKLWan,
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -38,6 +39,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaSprintPipeline,
     SanaTransformer2DModel,
@@ -50,6 +53,8 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
@@ -72,6 +77,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+import tiny_qwen
 from a4a.adapters.a4a import A4A
 from a4a.adapters.base import sites_to_config
 from a4a.adapters.ip_adapter import IPAdapter
@@ -591,6 +597,63 @@ def cogview4():
     )
 
 
+def qwen_image():
+    torch.manual_seed(7)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        axes_dims_rope=(4, 4, 8),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 1.0, 2.0],
+    )
+    # without the real one's shift_terminal, which divides by zero for a single step
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=8192, max_shift=0.9)
+    return _quiet(
+        QwenImagePipeline(
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=tiny_qwen.qwen25_vl(TEXT),
+            tokenizer=tiny_qwen.tokenizer(),
+            transformer=shaken(transformer, 0.05),
+        )
+    )
+
+
+def z_image():
+    torch.manual_seed(8)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=TEXT,
+        axes_dims=[4, 4, 8],
+        axes_lens=[1024, 256, 256],
+    )
+    return _quiet(
+        ZImagePipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=vae(4, 0.06),
+            text_encoder=tiny_qwen.qwen3(TEXT),
+            tokenizer=tiny_qwen.tokenizer(),
+            transformer=shaken(transformer, 0.05),
+        )
+    )
+
+
 PIPELINES = {
     "sd15": sd15,
     "sdxl": sdxl,
@@ -603,10 +666,12 @@ PIPELINES = {
     "chroma": chroma,
     "aura_flow": aura_flow,
     "cogview4": cogview4,
+    "qwen_image": qwen_image,
+    "z_image": z_image,
 }
 """Builders by name: each name is a fixture, and every contract test runs on each."""
 
-EXEMPLARS = ("sd15", "sdxl", "pixart", "sd3")
+EXEMPLARS = ("sd15", "sdxl", "pixart", "sd3", "z_image")
 """One of each kind of attention and of guidance; tests of training, of whole calls and of adapters run on these."""
 
 PUBLISHED = {
@@ -635,6 +700,9 @@ PUBLISHED = {
     "fal/AuraFlow-v0.2": ({3072: 36}, 6842.9),
     "fal/AuraFlow-v0.3": ({3072: 36}, 6858.6),
     "THUDM/CogView4-6B": ({4096: 28}, 6369.1),
+    "Qwen/Qwen-Image": ({3072: 60}, 20430.4),
+    "Tongyi-MAI/Z-Image": ({3840: 30}, 6154.9),
+    "Tongyi-MAI/Z-Image-Turbo": ({3840: 30}, 6154.9),
 }
 """For each published model: its sites by width, and the denoiser's parameters in millions."""
 
@@ -733,16 +801,17 @@ def call(pipe, prompt="a cat on a beach", seed=0, **kwargs):
     """
     wrapped = getattr(pipe, "pipe", pipe)
     takes, backbone = inspect.signature(wrapped.__call__).parameters, backbone_for(wrapped)
-    side = SIDE * backbone.vae_scale_factor
     own = {name: value for name, value in backbone.call_options().items() if name in takes}
+    side, prompts = SIDE * backbone.vae_scale_factor, len(prompt) if isinstance(prompt, list) else 1
     off = {"use_resolution_binning": False} if "use_resolution_binning" in takes else {}
     defaults = {
         "num_inference_steps": 2,
         "height": side,
         "width": side,
         "output_type": "latent",
-        "guidance_scale": 3.0,
+        **backbone.guidance_options(kwargs.pop("guidance_scale", 3.0), prompts),
     }
+    prompt = list(prompt) if isinstance(prompt, list) else prompt  # Z-Image's pipeline writes into it
     seeds = [seed] if isinstance(seed, int) else seed
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     generator = generators[0] if isinstance(seed, int) else generators

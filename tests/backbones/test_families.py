@@ -5,7 +5,7 @@ import inspect
 import diffusers
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel, WanPipeline
+from diffusers import DiffusionPipeline, UNet2DModel, WanPipeline, ZImagePipeline
 
 import support
 import tiny_models
@@ -13,8 +13,8 @@ from a4a.backbones import SizeConditions, backbone_for, families, load_pipeline
 from a4a.backbones.latents import unpack
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.prediction import split_variance
+from a4a.backbones.qwen_image import QwenImage
 from a4a.backbones.unsupported import UNSUPPORTED
-from a4a.baselines.base import latents_and_timestep
 from a4a.errors import InputError
 from a4a.injection import attach
 from a4a.pipeline import ImagePromptPipeline
@@ -24,12 +24,14 @@ PROMPTS = ["a cat on a beach", "a red dog"]
 TEXT_INPUTS = {
     "encoder_hidden_states",
     "encoder_attention_mask",
+    "encoder_hidden_states_mask",
     "encoder_hidden_states_t5",
     "text_embedding_mask",
     "text_embedding_mask_t5",
     "text_embeds",
     "pooled_projections",
     "attention_mask",
+    "cap_feats",
 }
 """Names by which denoisers take what the text encoders make of a prompt."""
 
@@ -51,18 +53,32 @@ def recorded(pipe, **kwargs):
     record = Recorded(backbone.denoiser)
     if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
         # there guidance_scale is an input of distilled models, and 1 in training
-        kwargs |= {"guidance_scale": 1.0, "true_cfg_scale": kwargs["guidance_scale"], "negative_prompt": [""] * 2}
+        no_prompt = " " if isinstance(backbone, QwenImage) else ""
+        kwargs |= {
+            "guidance_scale": 1.0,
+            "true_cfg_scale": kwargs["guidance_scale"],
+            "negative_prompt": [no_prompt] * 2,
+        }
     tiny_models.call(pipe, PROMPTS, num_inference_steps=1, **kwargs)
     record.hook.remove()
     passes = record.calls[: 2 if backbone.guidance == "separate" else 1]
     found = []
     for args, kwargs, out in reversed(passes):
-        noisy, _ = latents_and_timestep(backbone.denoiser, args, kwargs)
+        noisy = next(iter((*args, *kwargs.values())))
+        if isinstance(noisy, list):  # Z-Image, which predicts the flow from noise to image
+            noisy, out = torch.stack(noisy).squeeze(2), -torch.stack(out).squeeze(2)
         if noisy.ndim == 3:
             noisy, out = (unpack(rows, (tiny_models.SIDE,) * 2, backbone.patch_size) for rows in (noisy, out))
         timesteps = pipe.scheduler.timesteps[:1].expand(len(noisy))
         found.append((noisy, timesteps, split_variance(out, noisy.shape[1])[0]))
+    if backbone.guidance == "negative_last" and len(found[0][0]) > len(PROMPTS):
+        found = [[torch.cat(tensor.chunk(2)[::-1]) for tensor in found[0]]]
     return tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
+
+
+def without_guidance(pipe):
+    """The scale that turns guidance off: Z-Image's pipeline adds it to one."""
+    return 0.0 if isinstance(pipe, ZImagePipeline) else 1.0
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +104,7 @@ def model(request):
 
 def test_predict_is_what_the_pipeline_computes(model):
     backbone = backbone_for(model)
-    noisy, timesteps, expected = recorded(model, guidance_scale=1.0)
+    noisy, timesteps, expected = recorded(model, guidance_scale=without_guidance(model))
     found = backbone.predict(noisy, timesteps, backbone.encode_text(PROMPTS))
     assert found.shape == noisy.shape
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -118,7 +134,7 @@ def test_prompts_are_encoded_in_training_as_in_a_call_of_the_pipeline(model):
     record, backbone = Recorded(backbone_for(model).denoiser), backbone_for(model)
     # without bins of resolutions, which would make a tiny image one of 1024 pixels
     options = {name: v for name, v in backbone.call_options().items() if name != "use_resolution_binning"}
-    tiny_models.call(model, [prompt], guidance_scale=1.0, **options)
+    tiny_models.call(model, [prompt], guidance_scale=without_guidance(model), **options)
     record.hook.remove()
     text = backbone.encode_text([prompt])
     record.hook = backbone.denoiser.register_forward_hook(record, with_kwargs=True)
@@ -128,7 +144,8 @@ def test_prompts_are_encoded_in_training_as_in_a_call_of_the_pipeline(model):
     names = tuple(inspect.signature(type(backbone.denoiser).forward).parameters)[1:]
     for args, kwargs, _ in (record.calls[0], record.calls[-1]):
         given = dict(zip(names, args, strict=False)) | kwargs | (kwargs.get("added_cond_kwargs") or {})
-        texts.append({n: t for n, t in given.items() if n in TEXT_INPUTS and torch.is_tensor(t)})
+        given = {n: torch.stack(t) if isinstance(t, list) else t for n, t in given.items() if n in TEXT_INPUTS}
+        texts.append({n: t for n, t in given.items() if torch.is_tensor(t)})
     assert texts[0].keys() == texts[1].keys() != set()
     for name, t in texts[0].items():
         torch.testing.assert_close(texts[1][name].to(t), t, msg=name)
@@ -177,6 +194,7 @@ def test_sites_are_in_the_order_of_the_attention_processors(model):
     listed = getattr(denoiser, "attn_processors", None) or {
         f"{n}.processor": 0 for n, _ in denoiser.named_modules() if n.endswith(suffix)
     }
+    listed = [n for n in listed if "refiner" not in n]  # of Z-Image: they see text or image alone
     assert [s.name for s in backbone.sites] == [
         n.removesuffix(".processor") for n in listed if n.endswith(f"{suffix}.processor")
     ]

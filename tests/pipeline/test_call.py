@@ -20,7 +20,8 @@ from a4a.injection import attach, is_attached
 from a4a.pipeline import ImagePromptPipeline
 from tiny_encoders import image_encoder, photo
 
-PROMPTS = ["a cat on a beach", "a red dog"]
+PROMPTS = ["a cat on a beach", "a man on a beach"]
+"""As many tokens each: for several images of prompts of different lengths, Qwen-Image's pipeline mixes up its masks."""
 
 
 def generators(*seeds):
@@ -48,6 +49,17 @@ def close(a, b):
 
 def differ(a, b):
     return (a - b).abs().max() > 1e-3
+
+
+def branches(prompted, embeds):
+    """What the denoiser gives for the negatives and for the prompts, in the first step of a call."""
+    found, guidance = [], prompted.backbone.guidance
+    hook = prompted.backbone.denoiser.register_forward_hook(lambda _module, _args, out: found.append(out[0]))
+    call(prompted, image_prompt_embeds=embeds)
+    hook.remove()
+    found = [torch.stack(list(out)).clone() if isinstance(out, list) else out for out in found]
+    both = found[:2] if guidance == "separate" else found[0].chunk(2)
+    return both if guidance == "negative_first" else both[::-1]
 
 
 def test_without_a_reference_or_at_scale_zero_it_is_the_plain_pipeline(prompted):
@@ -109,13 +121,10 @@ def test_a_reference_changes_the_image_without_guidance_too(prompted):
 
 
 def test_guidance_sees_no_image_where_it_sees_no_text(prompted):
-    """Guidance of 0 would be the unconditional image; pipelines skip it there, so it is solved from two others."""
-    steps = {"num_inference_steps": 1, "image_prompt_embeds": tiny_models.embeds()}
-    two, three = (call(prompted, guidance_scale=g, **steps) for g in (2.0, 3.0))
-    other = {"num_inference_steps": 1, "image_prompt_embeds": tiny_models.embeds(seed=1)}
-    two_other, three_other = (call(prompted, guidance_scale=g, **other) for g in (2.0, 3.0))
-    close(3 * two - 2 * three, 3 * two_other - 2 * three_other)
-    assert differ(two, two_other)
+    negatives, prompts = branches(prompted, tiny_models.embeds())
+    other_negatives, other_prompts = branches(prompted, tiny_models.embeds(seed=1))
+    assert torch.equal(negatives, other_negatives)
+    assert differ(prompts, other_prompts)
 
 
 def test_each_site_can_have_its_own_scale(prompted):
@@ -255,7 +264,7 @@ def test_half_precision_stays_close_to_full_precision(pipe):
         for part in own.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to(torch.float32)
-    assert half.dtype == torch.bfloat16
+    assert half.dtype == torch.bfloat16 or "ZImage" in type(own).__name__  # whose latents are always float32
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
 
 

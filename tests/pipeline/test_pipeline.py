@@ -120,7 +120,7 @@ def test_a_saved_pipeline_generates_the_same_after_loading(prompted, encoder_fol
     again = ImagePromptPipeline.from_pretrained(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     assert again.image_encoder.path == str(encoder_folder)
-    torch.testing.assert_close(tiny_models.call(again, image_prompt=photo("red")), expected)
+    torch.testing.assert_close(tiny_models.call(again, image_prompt=photo("red")), expected, atol=1e-3, rtol=1e-3)
     plain = DiffusionPipeline.from_pretrained(tmp_path / "saved")  # the folder is the plain pipeline to others
     assert type(plain) is type(prompted.pipe)
 

@@ -35,7 +35,7 @@ class ImageRows(NamedTuple):
     """Rows of the drawn image."""
     before: int | Tensor = 0
     """Rows before them, where the image's are not last: of reference images, of a sample's own caption."""
-    after: int = 0
+    after: int | Tensor = 0
     """Rows after them, where the image's are last: of reference images."""
 
 

@@ -35,6 +35,19 @@ KL_VAE: Component = (
 )
 """The VAE of Stable Diffusion, SDXL and PixArt: eight pixels per latent."""
 
+FLUX_VAE: Component = (
+    KL_VAE[0],
+    {
+        **KL_VAE[1],
+        "latent_channels": 16,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+)
+"""The VAE of FLUX.1, which others took over."""
+
 STABLE_DIFFUSION_NOISE: Component = (
     "DDIMScheduler",
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1},

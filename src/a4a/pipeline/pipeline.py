@@ -236,6 +236,9 @@ class ImagePromptPipeline:
         call = bind(self.pipe, args, kwargs)
         call.arguments = self.backbone.call_options() | call.arguments
         call.apply_defaults()
+        for name in ("prompt", "negative_prompt"):
+            if isinstance(given := call.arguments.get(name), list):
+                call.arguments[name] = list(given)  # Z-Image's pipeline writes its chat marks into the list
         scales = site_scales(image_prompt_scale, len(self.backbone.sites), "image_prompt_scale")
         with _LOCKS.setdefault(self.backbone.denoiser, RLock()):
             _check_no_native_adapter(self.pipe, self.backbone.denoiser)
