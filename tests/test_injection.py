@@ -203,22 +203,23 @@ def test_features_for_other_sites_are_an_input_error_that_names_the_first(backbo
     with pytest.raises(InputError, match=rf"for {count - 1} sites but {type(backbone.denoiser).__name__} has {count}"):
         injected(backbone, SiteFeatures(given.keys[1:], given.values[1:]))
     wider = [*given.keys]
-    wider[2] = torch.zeros(1, 4, 7)
+    wider[1] = torch.zeros(1, 4, 7)
     other = SiteFeatures(tuple(wider), tuple(wider))
     with pytest.raises(
         InputError,
-        match=rf"site 2 is .* of width 7 where {backbone.sites[2].name} of width {backbone.sites[2].width} is expected",
+        match=rf"site 1 is .* of width 7 where {backbone.sites[1].name} of width {backbone.sites[1].width} is expected",
     ):
         injected(backbone, other)
     assert not is_attached(backbone.denoiser)
 
 
 def test_as_many_scales_as_sites_are_needed(backbone):
+    count = len(backbone.sites)
     with pytest.raises(
         InputError,
-        match=f"scale has 2 numbers; expected one number, or one for each of the {len(backbone.sites)} sites",
+        match=f"scale has {count + 1} numbers; expected one number, or one for each of the {count} sites",
     ):
-        injected(backbone, features(backbone), [1.0, 1.0])
+        injected(backbone, features(backbone), [1.0] * (count + 1))
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, torch.tensor(0.5), [0.5, 0.25, 0], torch.tensor([0.5, 0.25, 0.0])])
