@@ -142,7 +142,9 @@ class A4AConfig(AdapterConfig[A4A | MultiSourceA4A]):
             conditions = describe_conditions(weights)
             whose = f"the layers of {name}" if name else "the source's layers"
             print(f"The projection starts from {whose}; condition numbers: {conditions}.")
-        embeds = {output: dataset.references(REFERENCES) for output, dataset in datasets.items()}
+        embeds: dict[Output, torch.Tensor] = {}
+        for output, dataset in datasets.items():
+            embeds[output] = dataset.references(REFERENCES)
         if isinstance(adapter, MultiSourceA4A):
             adapter.init_projection(embeds)
         else:
