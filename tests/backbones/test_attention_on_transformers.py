@@ -18,7 +18,7 @@ IMAGE_ROWS = {
     ("chroma", "single-last"): slice(WORDS, WORDS + PATCHES),
     ("flux2", "packed"): slice(WORDS, WORDS + PATCHES),
     ("cogview4", "single-last"): slice(WORDS, WORDS + PATCHES),
-    ("z-image", "single-first"): slice(0, 32),
+    ("z-image", "single-first"): slice(0, PATCHES),  # of 32, the rest is padding
     ("ernie-image", "single-first"): slice(0, PATCHES),
 }
 """Where text and image share one sequence; elsewhere the module's query has image rows alone."""

@@ -41,8 +41,8 @@ def step(pipe, source, device, rows, checkpointing):
     """The objective and a batch of `rows`."""
     objective = ObjectiveConfig(gradient_checkpointing=checkpointing)
     adapter = tiny_models.a4a(tiny_models.ip_adapter(source), pipe).to(device)
-    shape = (adapter.image_embed_dim,)
-    built = MetaTransfer(settings(objective=objective), model_on(pipe, device), adapter, shape)
+    shapes: dict = {adapter.encoder_output: (adapter.image_embed_dim,)}
+    built = MetaTransfer(settings(objective=objective), model_on(pipe, device), adapter, shapes)
     loss = Denoising(built.model.backbone, adapter, objective, no_text=built.random_text(1, device))
     return loss, built.random_batch(rows, PIXELS, device)
 
