@@ -15,7 +15,7 @@ from a4a.web.sections import Section, find_sections
 PART_TITLES = {"headline": "The main figures in detail", "figure": "Further figures", "ablation": "Ablations"}
 SAVINGS_NOTE = (
     "Samples until the curve, made monotone and interpolated between recorded points, reaches that share of the score; "
-    "95 % intervals over training seeds and subjects, of one seed over subjects alone. A curve is one run whose learning rate falls to its end."
+    "95 % intervals over training seeds and subjects, of one seed over subjects alone."
 )
 
 
