@@ -49,8 +49,8 @@ class ForwardPass:
         if self._tells_rows or self.guidance == "separate":
             self._handle = model.register_forward_pre_hook(self._before, with_kwargs=True)
         if self.guidance == "separate" and hasattr(model, "cache_context"):
-            self._cache_context = model.cache_context
-            model.cache_context = self._name_branch
+            self._cache_context: Any = model.cache_context
+            self._model.cache_context = self._name_branch
 
     @property
     def state(self) -> PassState:

@@ -106,7 +106,7 @@ def build_meta_adapter(
     start = load_meta_adapter(init)
     source_adapter = load_source(source, load_meta_adapter) or source_within(start)
     takers = {adapter.encoder_output: adapter for adapter in by_name(source_adapter).values()}
-    shapes = {
+    shapes: dict[Output, tuple[int, ...]] = {
         output: embed_shape(image_encoder, output, takers.get(output))
         for output in method.encoder_outputs(source_adapter)
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import save_with_card, write_with_card
@@ -104,7 +104,7 @@ def train_adapter(
     _check_memory(settings, data.size, load_encoders)
     init, source = load_init_and_source(settings)
     outputs = method.encoder_outputs(source)
-    embedded = {output: data.with_output(output) for output in outputs}
+    embedded: dict[Output, TrainingData] = {output: data.with_output(output) for output in outputs}
     for kind, each in embedded.items():
         each.check(settings.model, settings.image_encoder, kind)
     encoder = None
@@ -122,11 +122,12 @@ def train_adapter(
     if init is not None and settings.init is not None:
         start_from(settings.init, init, adapter, settings.source, settings.model)
     adapter.set_image_encoder(str(settings.image_encoder))
-    datasets = {kind: _encode(each, models, kind, cache or output / "cache") for kind, each in embedded.items()}
+    at = cache or output / "cache"
+    datasets: dict[Output, EncodedDataset] = {k: _encode(each, models, k, at) for k, each in embedded.items()}
     if init is None:
         method.init_from_data(adapter, datasets)
     dataset = SeveralOutputs(datasets) if len(datasets) > 1 else datasets[outputs[0]]
-    no_images = {kind: each.no_image for kind, each in datasets.items()}
+    no_images: dict[Output, Tensor | None] = {kind: each.no_image for kind, each in datasets.items()}
     loss = denoising_of(adapter, models.backbone, settings.objective, dataset.no_text, no_images)
     precision.apply(models.backbone)  # once it is frozen and its text projections are copied
 
