@@ -1,5 +1,6 @@
 """One call of an ImagePromptPipeline: references, prompts, guidance, precision and offloading."""
 
+import copy
 import inspect
 
 import accelerate
@@ -250,20 +251,13 @@ def test_a_folder_that_is_no_image_encoder_is_refused(sd15, tmp_path):
 
 
 def test_half_precision_stays_close_to_full_precision(pipe):
-    own = tiny_models.with_own_denoiser(pipe)
+    own = copy.deepcopy(pipe)  # the way back would round weights and the text encoders' buffers
     exact = call(ImagePromptPipeline(own, tiny_models.ip_adapter(pipe)), image_prompt_embeds=tiny_models.embeds())
     for part in own.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(torch.bfloat16)
-    try:
-        half = call(
-            ImagePromptPipeline(own, tiny_models.ip_adapter(pipe).to(torch.bfloat16)),
-            image_prompt_embeds=tiny_models.embeds(),
-        )
-    finally:
-        for part in own.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(torch.float32)
+    adapter = tiny_models.ip_adapter(pipe).to(torch.bfloat16)
+    half = call(ImagePromptPipeline(own, adapter), image_prompt_embeds=tiny_models.embeds())
     assert half.dtype == torch.bfloat16 or "ZImage" in type(own).__name__  # whose latents are always float32
     assert (half.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
 
