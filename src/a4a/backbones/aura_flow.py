@@ -1,6 +1,5 @@
 """AuraFlow: four double blocks and 32 single ones, with text of a T5 and eight register tokens before the image."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -49,7 +48,7 @@ class AuraFlow(Backbone):
     @property
     def _tokens(self) -> int:
         """Of a prompt, as many as the pipeline takes, or its tokenizer where that has fewer."""
-        tokens = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        tokens = self.default("max_sequence_length", "encode_prompt")
         return tokens if self.pipe.tokenizer is None else min(self.pipe.tokenizer.model_max_length, tokens)
 
     def call_options(self) -> dict[str, Any]:

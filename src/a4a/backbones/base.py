@@ -1,6 +1,7 @@
 """The contract of denoiser families. To add a family, write one file in this folder with a subclass of `Backbone`."""
 
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,10 @@ class Backbone(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return self.denoiser.dtype
+
+    def default(self, name: str, method: str = "__call__") -> Any:
+        """What an argument of the pipeline's method is by default."""
+        return inspect.signature(getattr(type(self.pipe), method)).parameters[name].default
 
     # --- sites -------------------------------------------------------------------------------------------------------
 

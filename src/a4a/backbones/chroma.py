@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from a4a.backbones.base import Text
-from a4a.backbones.flux import STATIC, VAE, Flux
+from a4a.backbones.flux import STATIC, Flux
 from a4a.backbones.prediction import TimestepDensity
-from a4a.backbones.published import T5_XXL, PublishedModel
+from a4a.backbones.published import FLUX_VAE, T5_XXL, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 
 
@@ -28,7 +28,7 @@ class Chroma(Flux):
     published: ClassVar[dict[str, PublishedModel]] = {
         name: PublishedModel(
             "ChromaPipeline",
-            {"transformer": ("ChromaTransformer2DModel", {}), "vae": VAE, "scheduler": STATIC},
+            {"transformer": ("ChromaTransformer2DModel", {}), "vae": FLUX_VAE, "scheduler": STATIC},
             {"text_encoder": T5_XXL},
         )
         for name in ("lodestones/Chroma1-HD", "lodestones/Chroma1-Base")

@@ -17,21 +17,10 @@ from a4a.backbones.attention import DOUBLE, SINGLE_LAST, AttentionContract, Imag
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.latents import pack, unpack
 from a4a.backbones.prediction import TimestepDensity
-from a4a.backbones.published import CLIP_L, KL_VAE, T5_XXL, Component, PublishedModel
+from a4a.backbones.published import CLIP_L, FLUX_VAE, T5_XXL, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
 
-VAE: Component = (
-    KL_VAE[0],
-    {
-        **KL_VAE[1],
-        "latent_channels": 16,
-        "scaling_factor": 0.3611,
-        "shift_factor": 0.1159,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    },
-)
 DYNAMIC: Component = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True})
 STATIC: Component = ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0})
 
@@ -41,7 +30,7 @@ def flux(pipeline: str, distilled_guidance: bool, scheduler: Component) -> Publi
     transformer = ("FluxTransformer2DModel", {"guidance_embeds": distilled_guidance})
     return PublishedModel(
         pipeline,
-        {"transformer": transformer, "vae": VAE, "scheduler": scheduler},
+        {"transformer": transformer, "vae": FLUX_VAE, "scheduler": scheduler},
         {"text_encoder": CLIP_L, "text_encoder_2": T5_XXL},
     )
 

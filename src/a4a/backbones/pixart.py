@@ -1,6 +1,5 @@
 """PixArt-alpha and -Sigma: transformers with cross-attention to T5."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -53,7 +52,7 @@ class PixArt(Backbone):
     @property
     def _tokens(self) -> int:
         """Of a prompt: as many as the pipeline takes (alpha 120, Sigma 300), or its tokenizer where that has fewer."""
-        tokens = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        tokens = self.default("max_sequence_length", "encode_prompt")
         return tokens if self.pipe.tokenizer is None else min(self.pipe.tokenizer.model_max_length, tokens)
 
     def call_options(self) -> dict[str, Any]:

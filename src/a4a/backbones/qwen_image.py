@@ -1,6 +1,5 @@
 """Qwen-Image: text and image rows with projections of their own, packed latents, guidance as two forward passes."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar
@@ -62,7 +61,7 @@ class QwenImage(Backbone):
     @property
     def _tokens(self) -> int:
         """Of a prompt, as many as a call of the pipeline takes by default."""
-        return inspect.signature(type(self.pipe).__call__).parameters["max_sequence_length"].default
+        return self.default("max_sequence_length")
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:

@@ -77,10 +77,7 @@ class Sana(Backbone):
 
     @property
     def _tokens(self) -> int:
-        return self._call_default("max_sequence_length")
-
-    def _call_default(self, name: str) -> Any:
-        return inspect.signature(type(self.pipe).__call__).parameters[name].default
+        return self.default("max_sequence_length")
 
     def call_options(self) -> dict[str, Any]:
         """Without this, the pipelines fail for models of other sizes."""
@@ -92,7 +89,7 @@ class Sana(Backbone):
 
         Gemma reads each prompt behind the instruction that the pipeline gives it; of that, one token is kept.
         """
-        return self._encode(prompts, self._call_default("complex_human_instruction"))
+        return self._encode(prompts, self.default("complex_human_instruction"))
 
     def no_text(self) -> Text:
         """The empty prompt, without the instruction."""
@@ -104,7 +101,7 @@ class Sana(Backbone):
         states, mask, *_ = self.pipe.encode_prompt(
             list(prompts),
             device=self.device,
-            clean_caption=self._call_default("clean_caption"),
+            clean_caption=self.default("clean_caption"),
             max_sequence_length=self._tokens,
             complex_human_instruction=instruction,
             **({"do_classifier_free_guidance": False} if guided else {}),  # SanaSprint knows none
@@ -120,7 +117,7 @@ class Sana(Backbone):
     def run_denoiser(self, noisy: Tensor, timesteps: Tensor, text: Text, sizes: SizeConditions) -> Tensor:
         config = self.denoiser.config
         if config.guidance_embeds:  # distilled guidance, at the strength that the pipeline has by default
-            strength = self._call_default("guidance_scale") * config.guidance_embeds_scale
+            strength = self.default("guidance_scale") * config.guidance_embeds_scale
             guidance = torch.full_like(timesteps, strength, dtype=noisy.dtype)
         else:
             guidance, timesteps = None, timesteps * config.timestep_scale

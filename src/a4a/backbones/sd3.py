@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and 3.5: transformers whose text and image rows attend to each other, trained by flow matching."""
 
-import inspect
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,23 +9,13 @@ from torch import Tensor
 from a4a.backbones.attention import DOUBLE
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.prediction import TimestepDensity
-from a4a.backbones.published import CLIP_G, KL_VAE, T5_XXL, Component, PublishedModel
+from a4a.backbones.published import CLIP_G, FLUX_VAE, T5_XXL, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 
 CLIP_L_PROJECTED = 123_650_304
 """Parameters of CLIP ViT-L/14's text side with its projection, whose pooled output SD3 reads; CLIP_G counts its own."""
 
-VAE: Component = (
-    KL_VAE[0],
-    {
-        **KL_VAE[1],
-        "latent_channels": 16,
-        "scaling_factor": 1.5305,
-        "shift_factor": 0.0609,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    },
-)
+VAE: Component = (FLUX_VAE[0], {**FLUX_VAE[1], "scaling_factor": 1.5305, "shift_factor": 0.0609})
 
 MEDIUM = {"sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536}
 SIZES = {
@@ -79,7 +68,7 @@ class SD3(Backbone):
         return {"states": states.cpu(), "pooled": pooled.cpu()}
 
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        t5_tokens = inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        t5_tokens = self.default("max_sequence_length", "encode_prompt")
         config, tokens = self.denoiser.config, self.pipe.tokenizer_max_length + t5_tokens
         return {
             "states": ((tokens, config.joint_attention_dim), None),

@@ -3,7 +3,6 @@
 An image is a video of one frame: adapters are trained on images. In a video every frame sees the same features.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -109,7 +108,7 @@ class Wan(Backbone):
 
     @property
     def _tokens(self) -> int:
-        return inspect.signature(type(self.pipe).__call__).parameters["max_sequence_length"].default
+        return self.default("max_sequence_length")
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:

@@ -1,6 +1,5 @@
 """Z-Image: one sequence of image and text, image rows first; lists of images and prompts; reversed time."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -73,7 +72,7 @@ class ZImage(Backbone):
     @property
     def _tokens(self) -> int:
         """Of a prompt, as many as the pipeline takes by default."""
-        return inspect.signature(type(self.pipe).encode_prompt).parameters["max_sequence_length"].default
+        return self.default("max_sequence_length", "encode_prompt")
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
