@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 import tiny_models
 from a4a.backbones import backbone_for
-from a4a.features import SiteFeatures
 from a4a.injection import Injection, attach, is_attached
+from injecting import features, injected, run
 
 
 @pytest.fixture
@@ -23,24 +23,6 @@ def backbone(pipe):
 def own(pipe):
     """A backbone whose denoiser the test may change."""
     return backbone_for(tiny_models.with_own_denoiser(pipe))
-
-
-def features(backbone, rows=1, seed=0, tokens=4):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw():
-        return tuple(torch.randn(rows, tokens, s.width, generator=generator) for s in backbone.sites)
-
-    return SiteFeatures(draw(), draw())
-
-
-def run(backbone, rows=1, seed=0):
-    return backbone.predict(*tiny_models.inputs(backbone, rows, seed))
-
-
-def injected(backbone, *args, rows=1, **kwargs):
-    with attach(backbone.denoiser, backbone.sites, *args, **kwargs):
-        return run(backbone, rows)
 
 
 def test_without_features_at_scale_zero_cleared_and_detached_the_model_is_the_plain_one(backbone):
