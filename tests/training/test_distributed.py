@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import PartialState, debug_launcher
-from accelerate.state import AcceleratorState
 from torch import nn
 
 import a4a.transfer.config
@@ -28,22 +26,18 @@ from a4a.training.sampler import BucketBatchSampler, EpochShuffle, mix_seed
 from a4a.training.trainer import train
 from a4a.transfer.config import A4AConfig, Precision, TransferSettings
 from a4a.transfer.dry_run import dry_run
+from two_processes import TwoProcesses
 
 sys.path.append(str(Path(__file__).parent))
 from toy_runs import Regression, Rows, config
 
 
-def launched(function, *arguments):
-    """Runs `function(process, *arguments)` in two processes."""
-    debug_launcher(_start, args=(function, arguments), num_processes=2)
-
-
-def _start(function, arguments):
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(True)  # what the parent process has set up is not ours
-    state = PartialState(cpu=True)
-    assert state.num_processes == 2
-    function(state.process_index, *arguments)
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """`launched(function, *arguments)` runs `function(process, *arguments)` in two processes."""
+    processes = TwoProcesses(tmp_path_factory.mktemp("processes"))
+    yield processes
+    processes.stop()
 
 
 def weights(objective):
@@ -67,7 +61,7 @@ def _rows_seen(process, output):
     torch.save(dataset.seen, f"{output}/seen{process}.pt")
 
 
-def test_two_processes_together_see_each_row_once_an_epoch(tmp_path):
+def test_two_processes_together_see_each_row_once_an_epoch(launched, tmp_path):
     launched(_rows_seen, str(tmp_path))
     first, second = (torch.load(tmp_path / f"seen{i}.pt") for i in range(2))
     sample = [0, 10, 19]  # rows that the two compare at the start
@@ -96,13 +90,14 @@ def _descent(groups):
 
 
 def _one_step(process, output):
-    training_state.optimizer_for = lambda kind, groups, weight_decay, device: _descent(groups)
     objective, dataset = denoising()
-    train(objective, dataset, PLAIN, output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_state, "optimizer_for", lambda kind, groups, weight_decay, device: _descent(groups))
+        train(objective, dataset, PLAIN, output)
     torch.save(weights(objective), f"{output}/{process}.pt")
 
 
-def test_a_step_of_two_processes_uses_the_mean_of_their_gradients(tmp_path):
+def test_a_step_of_two_processes_uses_the_mean_of_their_gradients(launched, tmp_path):
     """Each process draws its own noise, so one with twice the batch differs; the step is that of the mean loss."""
     launched(_one_step, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
@@ -141,7 +136,7 @@ def _held(denoiser):
     return sum(getattr(p, "_local_tensor", p).numel() for p in denoiser.parameters())
 
 
-def test_a_denoiser_sharded_over_two_processes_gives_the_same_gradients(tmp_path):
+def test_a_denoiser_sharded_over_two_processes_gives_the_same_gradients(launched, tmp_path):
     launched(_spread_gradients, str(tmp_path))
     whole = sum(p.numel() for p in tiny_models.pixart().transformer.parameters())
     for process in range(2):
@@ -152,10 +147,8 @@ def test_a_denoiser_sharded_over_two_processes_gives_the_same_gradients(tmp_path
 
 
 def _dry(process, output):
-    tempfile.tempdir = output
     torch.manual_seed(process)
     over = []
-    a4a.transfer.config.shard = lambda *args: over.append(args) or shard(*args)
     settings = TransferSettings(
         "zoo:pixart-mini",
         "zoo:clip-large/image_encoder",
@@ -165,12 +158,15 @@ def _dry(process, output):
         TrainingConfig(batch_size=1),
         Precision("bfloat16", shard=True),
     )
-    facts = dry_run(settings, results=Path(output) / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", output)
+        patch.setattr(a4a.transfer.config, "shard", lambda *args: over.append(args) or shard(*args))
+        facts = dry_run(settings, results=Path(output) / "results")
     assert facts["processes"] == 2 and len(over) == 1
     torch.save(facts["losses"], f"{output}/{process}.pt")
 
 
-def test_a_dry_run_of_two_processes_leaves_only_its_results(tmp_path):
+def test_a_dry_run_of_two_processes_leaves_only_its_results(launched, tmp_path):
     launched(_dry, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
     assert first == second and all(loss > 0 for loss in first)
@@ -211,7 +207,7 @@ def _stop_and_go_on(process, output):
     torch.save((weights(objective), losses(rows)), f"{output}/resumed{process}.pt")
 
 
-def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(tmp_path):
+def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(launched, tmp_path):
     launched(_run_through, str(tmp_path))
     launched(_stop_and_go_on, str(tmp_path))
     for process in range(2):
@@ -284,7 +280,7 @@ def _differ(process, output, what):
         ("parameters", "trained parameters"),
     ],
 )
-def test_processes_with_different_data_are_refused(tmp_path, what, said):
+def test_processes_with_different_data_are_refused(launched, tmp_path, what, said):
     launched(_differ, str(tmp_path), what)
     messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     assert messages[0] == messages[1]
@@ -307,7 +303,7 @@ def _not_a_number(process, output):
         Path(f"{output}/{process}.txt").write_text(str(error))
 
 
-def test_a_nan_loss_in_one_process_stops_both(tmp_path):
+def test_a_nan_loss_in_one_process_stops_both(launched, tmp_path):
     launched(_not_a_number, str(tmp_path))
     messages = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     assert messages[0] == messages[1]
@@ -326,7 +322,7 @@ def _evaluating(process, output):
     assert scored == ([0, 8, 16] if process == 0 else [])
 
 
-def test_only_the_first_process_evaluates(tmp_path):
+def test_only_the_first_process_evaluates(launched, tmp_path):
     launched(_evaluating, str(tmp_path))
     assert [r["score"] for r in read_log(tmp_path / "run" / "log.csv") if "score" in r] == [0.0, 8.0, 16.0]
 
