@@ -7,7 +7,9 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
-LIMIT = 120  # seconds for one function: a test that waits for ever would take the whole suite with it
+LIMIT = (
+    200  # seconds for one function, and for the start: a test that waits for ever would take the whole suite with it
+)
 
 
 class TwoProcesses:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed import get_rank, get_world_size
 
 from a4a.backbones.attention import ImageRows
 from a4a.backbones.base import Backbone, Guidance, find_family
@@ -39,6 +40,7 @@ class ForwardPass:
         self.guidance: Guidance = "negative_first" if family is None else family.guidance
         self.rows: ImageRows | None = None
         self.unconditional = self.changed = False
+        _check_parallelism(model)
         self._family: Any = family
         self._tells_rows = family is not None and family.image_rows.__func__ is not Backbone.image_rows.__func__
         self._names = tuple(inspect.signature(type(model).forward).parameters)[1:]
@@ -73,7 +75,7 @@ class ForwardPass:
         """Forward pre-hook of the denoiser."""
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if self._tells_rows:
-            self._set_rows(self._family.image_rows(model, inputs))
+            self._set_rows(_rows_of_this_process(model, self._family.image_rows(model, inputs)))
         if self.guidance == "separate":
             latents = inputs[self._names[0]]
             again = latents is self._latents
@@ -105,3 +107,27 @@ def _same(rows: ImageRows | None, others: ImageRows) -> bool:
     if rows is None or any(isinstance(number, Tensor) for number in (*rows, *others)):
         return False
     return rows == others
+
+
+def _check_parallelism(model: Any) -> None:
+    """InputError where the denoiser is split over several processes in a way that features cannot follow."""
+    parallel = getattr(model, "_parallel_config", None)
+    if parallel is not None and parallel.tensor_parallel_config is not None:
+        raise InputError(
+            f"The {type(model).__name__} is split by tensor parallelism, where each process has some heads alone and "
+            f"image features are for all; use context parallelism (diffusers' ContextParallelConfig)."
+        )
+
+
+def _rows_of_this_process(model: Any, rows: ImageRows | None) -> ImageRows | None:
+    """The drawn image's rows among those that this process has of the sequence, under context parallelism."""
+    parallel = getattr(model, "_parallel_config", None)
+    if rows is None or parallel is None:
+        return rows
+    if type(model)._cp_plan is None:
+        raise InputError(
+            f"The {type(model).__name__} runs under a plan of context parallelism that is not diffusers' own, so it is "
+            f"not known which rows of the image each process has; run it on one process."
+        )
+    group = parallel.context_parallel_config._flattened_mesh.get_group()
+    return rows.part(get_rank(group), get_world_size(group))

@@ -75,7 +75,7 @@ def test_layers_of_qwen_image_layered_are_all_drawn(qwen_image):
     shapes = {"img_shapes": [[(1, 4, 4), (1, 4, 4), (1, 2, 4)]]}
     with torch.device("meta"):
         layered = QwenImageTransformer2DModel(num_layers=1, use_layer3d_rope=True)
-    assert QwenImage.image_rows(layered, shapes) == ImageRows(32)
+    assert QwenImage.image_rows(layered, shapes) == ImageRows(32, after=8)
     assert QwenImage.image_rows(qwen_image.transformer, {"img_shapes": [(1, 4, 4)]}) is None
 
 

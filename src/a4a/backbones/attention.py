@@ -36,7 +36,27 @@ class ImageRows(NamedTuple):
     before: int | Tensor = 0
     """Rows before them, where the image's are not last: of reference images, of a sample's own caption."""
     after: int | Tensor = 0
-    """Rows after them, where the image's are last: of reference images."""
+    """Rows after them: of reference images."""
+
+    def part(self, rank: int, parts: int) -> "ImageRows":
+        """These rows within one of several parts of the sequence, split as `Tensor.tensor_split` does; may be none.
+
+        Under context parallelism each process has one part: of the image's rows, with those before and after them,
+        and of the text's.
+        """
+        before, last = self.before, self.before + self.count
+        length = last + self.after
+        start, end = (i * (length // parts) + _smaller(i, length % parts) for i in (rank, rank + 1))
+        before, last = (_smaller(start + _positive(row - start), end) for row in (before, last))
+        return ImageRows(last - before, before - start, end - last)
+
+
+def _positive(number: Any) -> Any:
+    return number.clamp(min=0) if isinstance(number, Tensor) else max(number, 0)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    return a - _positive(a - b)
 
 
 @dataclass(frozen=True)
@@ -98,7 +118,7 @@ class AttentionContract:
             rows = torch.arange(length, device=query.device)
             first, count = (_per_sample(number, query.device) for number in (start, image.count))
             return ((rows >= first) & (rows < first + count)).unsqueeze(-1)
-        if start < 0 or image.count < 1 or start + image.count > length:
+        if start < 0 or image.count < 0 or start + image.count > length:
             raise InputError(
                 f"{self.name} attention runs on {length} rows, of which {image.count} from row {start} on should be "
                 f"the image's; the family's `image_rows` does not fit this denoiser."

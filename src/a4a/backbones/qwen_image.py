@@ -55,8 +55,9 @@ class QwenImage(Backbone):
         shapes = inputs["img_shapes"][0]
         if isinstance(shapes[0], int):  # the ControlNet pipelines give one shape a sample, not a list of them
             return None
-        drawn = shapes[:-1] if denoiser.config.use_layer3d_rope else shapes[:1]
-        return None if len(drawn) == len(shapes) else ImageRows(sum(map(prod, drawn)))
+        drawn = len(shapes) - 1 if denoiser.config.use_layer3d_rope else 1
+        count, after = (sum(map(prod, group)) for group in (shapes[:drawn], shapes[drawn:]))
+        return ImageRows(count, after=after) if after else None
 
     @property
     def _tokens(self) -> int:
