@@ -140,7 +140,7 @@ def test_image_rows_that_differ_between_samples_are_a_mask():
     assert known_on_the_device.squeeze(-1).int().tolist() == [[1, 1, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("rows", [ImageRows(0), ImageRows(10), ImageRows(4, after=6)])
+@pytest.mark.parametrize("rows", [ImageRows(-1), ImageRows(10), ImageRows(4, after=6)])
 def test_image_rows_that_do_not_fit_the_sequence_are_an_input_error(rows):
     with pytest.raises(InputError, match=r"single-last attention runs on 9 rows, of which .* does not fit"):
         SINGLE_LAST.drawn_rows(torch.zeros(2, 9, WIDTH), rows)

@@ -32,7 +32,7 @@ class ImageRows(NamedTuple):
     """
 
     count: int | Tensor
-    """Rows of the drawn image."""
+    """Rows of the drawn image; a part of the sequence may have none of them."""
     before: int | Tensor = 0
     """Rows before them, where the image's are not last: of reference images, of a sample's own caption."""
     after: int | Tensor = 0
