@@ -175,7 +175,7 @@ def test_one_row_of_features_is_not_broadcast_over_a_batch(backbone):
 
 
 def test_as_many_negatives_as_features_are_needed(backbone):
-    with pytest.raises(InputError, match="1 rows of negative features for 2 rows"):
+    with pytest.raises(InputError, match="1 rows of 4 tokens of negative features for 2 rows"):
         injected(backbone, features(backbone, 2), negative=features(backbone, 1))
     assert not is_attached(backbone.denoiser)
 

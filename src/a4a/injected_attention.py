@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from a4a.backbones.attention import AttentionContract
 from a4a.errors import InputError
 from a4a.features import Site
+from a4a.image_terms import SiteTerm
 from a4a.injected_denoiser import ForwardPass
 from a4a.utils.hooks import drop_needless_forward, exchange_own_forward, own_forward_is_hidden
 
@@ -26,27 +27,27 @@ SITE = "_injection"
 
 
 class SiteState:
-    """Image keys, values and scale of one site. `rows` counts features without negatives.
+    """The image terms of one site. `rows` counts prompts, `both` also negatives."""
 
-    Negatives, if given, come last where the family's batches end with them, else first.
-    """
+    __slots__ = ("both", "rows", "terms")
 
-    __slots__ = ("key", "rows", "scale", "value")
+    def __init__(self, terms: tuple[SiteTerm, ...], rows: int):
+        self.terms, self.rows, self.both = terms, rows, terms[0].key.shape[0]
 
-    def __init__(self, key: Tensor, value: Tensor, scale: float, rows: int):
-        self.key, self.value, self.scale, self.rows = key, value, scale, rows
+    def is_off(self) -> bool:
+        """Whether no term acts at this step."""
+        return all(term.is_off() for term in self.terms)
 
-    def for_batch(self, batch: int, name: str, forward: ForwardPass) -> tuple[Tensor, Tensor]:
-        """Image keys and values for a batch of that many rows; InputError where neither count of rows fits."""
-        both, guidance = self.key.shape[0], forward.guidance
-        separate = guidance == "separate" and both > self.rows
-        if batch == both and not separate:
-            return self.key, self.value
+    def for_batch(self, batch: int, name: str, forward: ForwardPass) -> tuple[SiteTerm, ...]:
+        """The terms for a batch of that many rows; InputError where neither count of rows fits."""
+        separate = forward.guidance == "separate" and self.both > self.rows
+        if batch == self.both and not separate:
+            return self.terms
         if batch == self.rows:  # no guidance at this step, or one of two forward passes
-            first = guidance == "negative_last" or (separate and forward.unconditional)
-            rows = slice(0, batch) if first else slice(both - batch, both)
-            return self.key[rows], self.value[rows]
-        with_negatives = f", or {both} with negatives" if both > self.rows and not separate else ""
+            first = forward.guidance == "negative_last" or (separate and forward.unconditional)
+            rows = slice(0, batch) if first else slice(self.both - batch, self.both)
+            return tuple(term.part(rows) for term in self.terms)
+        with_negatives = f", or {self.both} with negatives" if self.both > self.rows and not separate else ""
         raise InputError(
             f"The denoiser runs on {batch} rows at {name} but features are attached for {self.rows}{with_negatives}; "
             f"give one reference for each prompt, to a pipeline whose guidance has no rows but prompts and negatives."
@@ -97,24 +98,29 @@ class _AttentionProxy:
         return projected
 
     def add_image(self, attended: Tensor) -> Tensor:
-        """Eq. 13: `attended`, which is Attention(q, k, v) with heads joined, plus scale Attention(q, k^, v^)."""
-        attention, contract, state = self._attention, self._context.contract, self._state
+        """Eq. 13: `attended`, Attention(q, k, v) with heads joined, plus scale mask Attention(q, k^, v^) of each term."""
+        attention, context, contract = self._attention, self._context, self._context.contract
         query, self._query = self._query, None
         if query is None:
             raise self._unreachable(f"asks for {contract.output} without having called {contract.query}")
-        forward = self._context.forward
-        rows = contract.drawn_rows(query, forward.rows)
-        key, value = state.for_batch(query.shape[0], self._context.name, forward)
-        if isinstance(rows, slice):
-            query = query[:, rows]
+        drawn = contract.drawn_rows(query, context.forward.rows)
+        terms = self._state.for_batch(query.shape[0], context.name, context.forward)
+        if isinstance(drawn, slice):
+            query = query[:, drawn]
         width = query.shape[-1]
         q = contract.query_heads(attention, query.to(attended))
-        k = contract.key_heads(attention, key.to(attended), width)
-        v = contract.value_heads(attention, value.to(attended), width)
-        image = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
-        image = image.transpose(1, 2).flatten(-2)
+        for term in terms:
+            if term.is_off():
+                continue
+            k = contract.key_heads(attention, term.key.to(attended), width)
+            v = contract.value_heads(attention, term.value.to(attended), width)
+            image = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=term.bias_for(q), enable_gqa=q.shape[1] != k.shape[1]
+            )
+            image = term.masked(image.transpose(1, 2).flatten(-2), drawn, context.name)
+            attended = attended + _padded(term.scale.to(image) * image, attended, drawn)
         self._added = True
-        return attended + state.scale * _padded(image, attended, rows)
+        return attended
 
     def finished(self, result: Any) -> Any:
         """The module's result. A module without an output projection gets the image's part here."""
@@ -204,7 +210,7 @@ def _injected(stock: type[nn.Module], contract: AttentionContract) -> type[nn.Mo
             return plain(self, *args, **kwargs)
         if not torch.compiler.is_compiling():
             context.check_recomputation()
-        if context.state is None:
+        if context.state is None or context.state.is_off():
             return plain(self, *args, **kwargs)
         proxy = proxy_class(self, context, context.state)
         return proxy.finished(plain(proxy, *args, **kwargs))  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from torch.distributed import get_rank, get_world_size
 from a4a.backbones.attention import ImageRows
 from a4a.backbones.base import Backbone, Guidance, find_family
 from a4a.errors import InputError
+from a4a.image_terms import RegionMask
 
 BRANCHES = {"cond": False, "pred_cond": False, "uncond": True, "pred_uncond": True}
 """Names that pipelines give their forward passes (`cache_context`), and whether it is the unconditional one."""
@@ -33,6 +34,7 @@ class ForwardPass:
         rows: of the drawn image; None for all.
         unconditional: whether this is the unconditional one of two forward passes.
         changed: the rows of two forward passes differed, so a recomputed one may have had others.
+        regions: masks, which are fitted to the image's grid at the first forward pass after they were set.
     """
 
     def __init__(self, model: nn.Module):
@@ -48,8 +50,10 @@ class ForwardPass:
         self._latents: Any = None
         self._model: Any = model
         self._handle = None
+        self._regions: list[RegionMask] = []
+        self._unfitted = False
         if self._tells_rows or self.guidance == "separate":
-            self._handle = model.register_forward_pre_hook(self._before, with_kwargs=True)
+            self._watch()
         if self.guidance == "separate" and hasattr(model, "cache_context"):
             self._cache_context: Any = model.cache_context
             self._model.cache_context = self._name_branch
@@ -63,6 +67,20 @@ class ForwardPass:
     def state(self, state: PassState) -> None:
         self.rows, self.unconditional = state
 
+    @property
+    def regions(self) -> list[RegionMask]:
+        return self._regions
+
+    @regions.setter
+    def regions(self, regions: list[RegionMask]) -> None:
+        self._regions, self._unfitted = regions, bool(regions)
+        if regions:
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._handle is None:
+            self._handle = self._model.register_forward_pre_hook(self._before, with_kwargs=True)
+
     def remove(self) -> None:
         """Takes the hooks off the denoiser."""
         if self._handle is not None:
@@ -74,6 +92,8 @@ class ForwardPass:
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Forward pre-hook of the denoiser."""
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if self._unfitted:
+            self._fit_regions(inputs)
         if self._tells_rows:
             self._set_rows(_rows_of_this_process(model, self._family.image_rows(model, inputs)))
         if self.guidance == "separate":
@@ -81,6 +101,18 @@ class ForwardPass:
             again = latents is self._latents
             self._latents = latents
             self.unconditional = again if self._named_branch is None else self._named_branch
+
+    def _fit_regions(self, inputs: Mapping[str, Any]) -> None:
+        if self._family is None:
+            raise InputError(
+                f"A mask needs to know how {type(self._model).__name__} lays out its image, and no family of models "
+                f"serves it; leave the mask out."
+            )
+        in_order = {name: inputs[name] for name in self._names if name in inputs}
+        grid = self._family.token_grid(self._model, in_order)
+        for region in self._regions:
+            region.fit(grid)
+        self._unfitted = False
 
     def _set_rows(self, rows: ImageRows | None) -> None:
         if self.rows is not None and not _same(rows, self.rows):

@@ -12,11 +12,13 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from a4a.backbones.attention import contract_of
 from a4a.errors import InputError
 from a4a.features import Site, SiteFeatures
+from a4a.image_terms import BatchedTerm, ImageTerm
 from a4a.injected_attention import SITE, SiteContext, SiteState, check_free, enter, leave
 from a4a.injected_denoiser import ForwardPass, PassState
 from a4a.utils.hooks import reset_stateful_hooks
@@ -67,6 +69,7 @@ class Injection:
         for site, module in zip(self.sites, self.modules, strict=True):
             check_free(site, module)
         self.forward = ForwardPass(model)
+        self._terms: list[BatchedTerm] = []
         self._contexts = [
             SiteContext(site.name, contract, self.forward) for site, contract in zip(self.sites, contracts, strict=True)
         ]
@@ -80,31 +83,39 @@ class Injection:
         scale: Scale = 1.0,
         negative: SiteFeatures | None = None,
         perturbed: bool = False,
-        image_rows: int | None = None,
     ) -> None:
         """Replaces the features; arguments as of `attach`. A site of scale 0 does no work at all."""
-        features.check(self.sites, type(self.model).__name__)
-        scales = site_scales(scale, len(self.sites))
-        if negative is not None and negative.batch != features.batch:
-            raise InputError(
-                f"There are {negative.batch} rows of negative features for {features.batch} rows of features; "
-                f"give as many of both."
-            )
-        if perturbed:
-            features = SiteFeatures.stack([features, features])
-        rows = features.batch
-        if negative is not None:
-            last = self.forward.guidance == "negative_last"
-            features = SiteFeatures.stack([features, negative] if last else [negative, features])
-        self._set_states(
-            [
-                SiteState(k, v, s, rows) if s else None
-                for k, v, s in zip(features.keys, features.values, scales, strict=True)
-            ]
-        )
+        scales = torch.tensor(site_scales(scale, len(self.sites))).expand(features.batch, -1)
+        self.set_terms([ImageTerm(features, scales, negative)], perturbed)
+
+    def set_terms(self, terms: Sequence[ImageTerm], perturbed: bool = False) -> None:
+        """Replaces all features by those of several image prompts at once: a sum of terms at every site.
+
+        The terms have as many rows each, and negatives all or none. Raises InputError where they do not fit.
+        """
+        if len({(term.features.batch, term.negative is None) for term in terms}) != 1:
+            raise InputError("Image terms differ in their number of rows, or some have negatives and others none.")
+        for term in terms:
+            term.features.check(self.sites, type(self.model).__name__)
+        last = self.forward.guidance == "negative_last"
+        self._terms = [BatchedTerm(term, last, perturbed) for term in terms]
+        self.forward.regions = [term.region for term in self._terms if term.region is not None]
+        rows = terms[0].features.batch * (2 if perturbed else 1)
+        self._set_states([self._state(site, rows) for site in range(len(self.sites))])
+
+    def multiply(self, factors: Sequence[Sequence[float]]) -> None:
+        """For each term, a number for each row of prompts, by which its scale is multiplied from now on."""
+        for term, numbers in zip(self._terms, factors, strict=True):
+            term.multiply(numbers)
+
+    def _state(self, site: int, rows: int) -> SiteState | None:
+        """What a site adds; None where no term ever has a scale other than 0."""
+        terms = tuple(term.at(site) for term in self._terms if term.works[site])
+        return SiteState(terms, rows) if terms else None
 
     def clear(self) -> None:
         """Removes the features and leaves the sites in place: the model computes what the plain one does."""
+        self._terms, self.forward.regions = [], []
         self._set_states([None] * len(self.sites))
 
     def detach(self) -> None:

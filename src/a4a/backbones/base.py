@@ -21,6 +21,7 @@ from a4a.backbones.sizes import SizeConditions
 from a4a.backbones.unsupported import why_unsupported
 from a4a.errors import InputError
 from a4a.features import Site
+from a4a.image_terms import TokenGrid
 from a4a.utils.modules import DENOISER_PARTS
 
 Text = dict[str, Tensor]
@@ -163,6 +164,23 @@ class Backbone(ABC):
         shapes, and give tensors for what only values tell.
         """
         return None
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        """How the rows of the drawn image lie in it, by the arguments of one call of the denoiser, by their names.
+
+        In a U-Net, those of its finest level. By default that of latents [batch, channels, height, width], or of videos
+        [batch, channels, frames, height, width]; a family that packs its latents into rows must say it.
+        """
+        latents, patch = next(iter(inputs.values())), denoiser.config.get("patch_size") or 1
+        if not isinstance(latents, Tensor) or latents.ndim not in (4, 5):
+            raise InputError(
+                f"Masks are not supported with {type(denoiser).__name__}: nothing says how the rows of its packed "
+                f"latents lie in the image; leave the mask out."
+            )
+        frames, height, width = (1, *latents.shape[-2:]) if latents.ndim == 4 else latents.shape[-3:]
+        along = (1, patch, patch) if isinstance(patch, int) else tuple(patch)
+        return TokenGrid(frames // along[0], height // along[1], width // along[2])
 
     def text_projections(self) -> tuple[list[nn.Linear], list[nn.Linear]]:
         """The denoiser's own projections of text to keys and to values at its sites, dequantised where they must be."""

@@ -20,6 +20,7 @@ from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import CLIP_L, FLUX_VAE, T5_XXL, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
+from a4a.image_terms import TokenGrid
 
 DYNAMIC: Component = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True})
 STATIC: Component = ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0})
@@ -67,6 +68,13 @@ class Flux(Backbone):
         positions = inputs["img_ids"]
         drawn = (positions[..., 0] == 0).sum(-1)
         return ImageRows(drawn, after=positions.shape[-2] - drawn)
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        """Positions are (0, row, column) in the drawn image."""
+        positions = inputs["img_ids"].reshape(-1, 3)
+        _, bottom, right = positions[positions[:, 0] == 0].amax(0).tolist()
+        return TokenGrid(1, int(bottom) + 1, int(right) + 1)
 
     @property
     def _tokens(self) -> int:

@@ -15,6 +15,7 @@ from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
+from a4a.image_terms import TokenGrid
 
 QWEN25_VL_7B = 8_292_166_656
 """Parameters of the text encoder, vision tower included."""
@@ -58,6 +59,15 @@ class QwenImage(Backbone):
         drawn = len(shapes) - 1 if denoiser.config.use_layer3d_rope else 1
         count, after = (sum(map(prod, group)) for group in (shapes[:drawn], shapes[drawn:]))
         return ImageRows(count, after=after) if after else None
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        """Every layer of Qwen-Image-Layered is a frame."""
+        shapes = inputs["img_shapes"][0]
+        if isinstance(shapes[0], int):
+            return TokenGrid(*shapes)
+        frames, height, width = shapes[0]
+        return TokenGrid(frames * (len(shapes) - 1 if denoiser.config.use_layer3d_rope else 1), height, width)
 
     @property
     def _tokens(self) -> int:

@@ -13,6 +13,7 @@ from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import FLUX_VAE, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
+from a4a.image_terms import TokenGrid
 
 QWEN3_4B = 4_022_468_096
 """Parameters of the text encoder."""
@@ -68,6 +69,12 @@ class ZImage(Backbone):
         if all(count == counts[0] for count in counts):
             return ImageRows(counts[0])
         return ImageRows(torch.tensor(counts, device=images[0].device))
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        patch, along = inputs.get("patch_size", 2), inputs.get("f_patch_size", 1)
+        _, frames, height, width = inputs["x"][0].shape
+        return TokenGrid(frames // along, height // patch, width // patch)
 
     @property
     def _tokens(self) -> int:
