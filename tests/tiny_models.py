@@ -19,6 +19,7 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
     ChromaPipeline,
@@ -31,6 +32,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
@@ -71,6 +74,7 @@ from transformers import (
     GemmaTokenizer,
     GlmConfig,
     GlmModel,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -630,6 +634,51 @@ def qwen_image():
     )
 
 
+def flux2_vae():
+    """Two pixels per latent, four channels; latents in patches of two by two are normalised by a batch norm."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=2 * SIDE,
+    )
+    torch.nn.init.uniform_(vae.bn.running_mean, -0.5, 0.5)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    return vae
+
+
+def flux2_transformer(guidance_embeds=False):
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        joint_attention_dim=3 * TEXT,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance_embeds,
+    )
+
+
+def flux2():
+    """FLUX.2 klein before distillation. Its pipeline reads the ninth, eighteenth and twenty-seventh layer of Qwen3."""
+    torch.manual_seed(9)
+    tokenizer = copy.deepcopy(tiny_qwen.tokenizer())
+    tokenizer.model_max_length = 48
+    return _quiet(
+        Flux2KleinPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            vae=flux2_vae(),
+            text_encoder=tiny_qwen.qwen3(TEXT, layers=27, model=Qwen3ForCausalLM),
+            tokenizer=tokenizer,
+            transformer=shaken(flux2_transformer(), 0.05),
+        )
+    )
+
+
 def z_image():
     torch.manual_seed(8)
     transformer = ZImageTransformer2DModel(
@@ -663,6 +712,7 @@ PIPELINES = {
     "wan": wan,
     "sd3": sd3,
     "flux": flux,
+    "flux2": flux2,
     "chroma": chroma,
     "aura_flow": aura_flow,
     "cogview4": cogview4,
@@ -695,6 +745,11 @@ PUBLISHED = {
     "black-forest-labs/FLUX.1-dev": ({3072: 19}, 11901.4),
     "black-forest-labs/FLUX.1-schnell": ({3072: 19}, 11891.2),
     "black-forest-labs/FLUX.1-Kontext-dev": ({3072: 19}, 11901.4),
+    "black-forest-labs/FLUX.2-dev": ({6144: 56}, 32223.3),
+    "black-forest-labs/FLUX.2-klein-4B": ({3072: 25}, 3875.5),
+    "black-forest-labs/FLUX.2-klein-base-4B": ({3072: 25}, 3875.5),
+    "black-forest-labs/FLUX.2-klein-9B": ({4096: 32}, 9078.6),
+    "black-forest-labs/FLUX.2-klein-base-9B": ({4096: 32}, 9078.6),
     "lodestones/Chroma1-HD": ({3072: 19}, 8900.0),
     "lodestones/Chroma1-Base": ({3072: 19}, 8900.0),
     "fal/AuraFlow-v0.2": ({3072: 36}, 6842.9),

@@ -1,10 +1,12 @@
-"""Text sides of models that read prompts with a Qwen language model: a tokenizer with its chat marks, tiny encoders."""
+"""Text sides of models that read prompts with a language model: a tokenizer with chat marks, tiny encoders."""
 
 import json
 from functools import cache
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -58,8 +60,15 @@ def _sizes(width):
     }
 
 
-def qwen3(width):
-    return Qwen3Model(Qwen3Config(**_sizes(width), head_dim=width // 2))
+def qwen3(width, layers=2, model=Qwen3Model):
+    return model(Qwen3Config(**{**_sizes(width), "num_hidden_layers": layers}, head_dim=width // 2))
+
+
+def mistral3(width, layers):
+    vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text = {**_sizes(width), "model_type": "mistral", "num_hidden_layers": layers, "head_dim": width // 2}
+    vision |= {"num_attention_heads": 2, "patch_size": 14, "image_size": 28}
+    return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision))
 
 
 def qwen25_vl(width):

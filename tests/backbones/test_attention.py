@@ -63,9 +63,13 @@ def test_text_projections_are_those_that_see_the_text():
     assert CROSS.text_projections(attention) == (attention.to_k, attention.to_v)
 
 
-def test_packed_attention_has_no_text_projections_of_its_own():
-    with pytest.raises(InputError, match=r"Flux2ParallelSelfAttention projects text .* in one layer"):
-        PACKED.text_projections(Flux2ParallelSelfAttention(WIDTH, HEADS, HEAD_WIDTH))
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_text_projections_of_packed_attention_are_parts_of_its_layer(bias):
+    attention, hidden = Flux2ParallelSelfAttention(WIDTH, HEADS, HEAD_WIDTH, bias=bias), torch.randn(2, 5, WIDTH)
+    columns = attention.to_qkv_mlp_proj(hidden)[..., WIDTH : 3 * WIDTH].chunk(2, dim=-1)
+    layers = PACKED.text_projections(attention)
+    for layer, kind, expected in zip(layers, ("keys", "values"), columns, strict=True):
+        torch.testing.assert_close(PACKED.text_part(attention, layer, kind)(hidden), expected)
 
 
 def test_key_width_is_that_of_the_keys_where_heads_share_them():

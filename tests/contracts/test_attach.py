@@ -57,9 +57,12 @@ def test_references_in_a_batch_are_never_mixed(backbone):
         torch.testing.assert_close(row(together, i), alone, atol=1e-5, rtol=1e-4)
 
 
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj"]
+
+
 def add_lora(denoiser):
     torch.manual_seed(5)
-    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=LORA_TARGETS)
     if hasattr(denoiser, "add_adapter"):
         denoiser.add_adapter(config)
     else:

@@ -6,6 +6,7 @@ import torch
 import tiny_models
 from a4a.adapters.ip_adapter import IPAdapter
 from a4a.backbones import backbone_for, families
+from a4a.backbones.attention import contract_of
 from a4a.injection import attach, is_attached
 from a4a.training.config import TrainingConfig
 from a4a.training.denoising import Denoising, LearningRates, ObjectiveConfig
@@ -27,9 +28,9 @@ def test_sites_are_attention_modules_with_distinct_names(backbone):
     names = [s.name for s in backbone.sites]
     assert len(names) == len(set(names)) > 0
     for site in backbone.sites:
-        module = backbone.denoiser.get_submodule(site.name)
-        assert all(hasattr(module, part) for part in ("to_q", "to_k", "to_v", "to_out", "heads"))
-        assert module.heads * (module.to_q.out_features // module.heads) == site.width
+        module, contract = backbone.denoiser.get_submodule(site.name), contract_of(site.attention)
+        assert all(hasattr(module, part) for part in (contract.query, *contract.text, contract.output, contract.heads))
+        assert contract.key_width(module) == site.width
     depths = sorted(s.depth for s in backbone.sites)
     assert (depths[0], depths[-1]) == (0.0, 1.0)
     assert len(set(depths)) == len(depths)

@@ -4,7 +4,6 @@
 """
 
 import copy
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -210,41 +209,29 @@ EIGHT_BITS = Int8WeightOnlyConfig()
 FOUR_BITS = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0))
 
 
-@contextmanager
-def refusing_packed_layers(backbone):
-    """Layers that project text together with all else have no text projections: a clear error, and no other."""
-    try:
-        yield
-    except InputError as error:
-        assert "projects text to keys and values in one layer" in str(error)
-        assert any(site.attention == "packed" for site in backbone.sites)
-
-
 @pytest.mark.parametrize(("config", "steps"), [(EIGHT_BITS, 127), (FOUR_BITS, 7)], ids=["8 bits", "4 bits"])
 def test_adapters_start_from_quantised_text_projections(own, config, steps):
-    with refusing_packed_layers(own):
-        plain = copy.deepcopy(own.text_projections())
-        for site in own.sites:
-            module = own.denoiser.get_submodule(site.name)
-            quantize_(module, config, lambda m, _: isinstance(m, nn.Linear))
-        text = own.text_projections()
-        adapter = IPAdapter.from_denoiser(own.sites, text, {"image_embed_dim": tiny_models.EMBED})
-        transfer = A4A.from_source(adapter, own.sites, text, heads=2, rounds=0)
-        starts = zip((adapter.to_k, adapter.to_v), transfer.mapping.alignments, plain, strict=True)
-        for layers, alignment, exact in starts:
-            for layer, aligned, projection in zip(layers, alignment.linears.each(), exact, strict=True):
-                step = projection.weight.abs().amax(1, keepdim=True) / steps
-                assert ((layer.weight - projection.weight).abs() <= 0.6 * step).all()
-                assert torch.equal(layer.weight, aligned.weight)
-                assert not torch.equal(layer.weight, projection.weight)
-                if projection.bias is not None:
-                    torch.testing.assert_close(aligned.bias, projection.bias, atol=1e-6, rtol=1e-5)
+    plain = copy.deepcopy(own.text_projections())
+    for site in own.sites:
+        module = own.denoiser.get_submodule(site.name)
+        quantize_(module, config, lambda m, _: isinstance(m, nn.Linear))
+    text = own.text_projections()
+    adapter = IPAdapter.from_denoiser(own.sites, text, {"image_embed_dim": tiny_models.EMBED})
+    transfer = A4A.from_source(adapter, own.sites, text, heads=2, rounds=0)
+    starts = zip((adapter.to_k, adapter.to_v), transfer.mapping.alignments, plain, strict=True)
+    for layers, alignment, exact in starts:
+        for layer, aligned, projection in zip(layers, alignment.linears.each(), exact, strict=True):
+            step = projection.weight.abs().amax(1, keepdim=True) / steps
+            assert ((layer.weight - projection.weight).abs() <= 0.6 * step).all()
+            assert torch.equal(layer.weight, aligned.weight)
+            assert not torch.equal(layer.weight, projection.weight)
+            if projection.bias is not None:
+                torch.testing.assert_close(aligned.bias, projection.bias, atol=1e-6, rtol=1e-5)
 
 
 def test_a_text_projection_that_computes_nothing_is_refused_in_a_sentence(own):
-    with refusing_packed_layers(own):
-        site = own.sites[0]
-        broken = own.text_projections()[0][0]
-        broken.weight = nn.Parameter(broken.weight.to(torch.float8_e4m3fn), requires_grad=False)
-        with pytest.raises(InputError, match=f"the text keys of {site.name}, a Linear, cannot be dequantised .*random"):
-            own.text_projections()
+    site = own.sites[0]
+    broken = own.text_projections()[0][0]
+    broken.weight = nn.Parameter(broken.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(InputError, match=f"the text keys of {site.name}, a Linear, cannot be dequantised .*random"):
+        own.text_projections()

@@ -39,7 +39,7 @@ from a4a import {class_name}, CLIPImageEncoder, ImagePromptPipeline, load_pipeli
 adapter = {class_name}.from_pretrained("this/folder"){adapter.usage()}
 encoder = CLIPImageEncoder.from_pretrained("{path}")
 pipe = ImagePromptPipeline(load_pipeline("{model or "its/model"}"), adapter, encoder)
-image = pipe("a prompt", image_prompt="photo.png").images[0]
+image = pipe(prompt="a prompt", image_prompt="photo.png").images[0]
 ```
 """
     return ModelCard(text)

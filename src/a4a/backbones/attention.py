@@ -91,8 +91,15 @@ class AttentionContract:
         return getattr(attention, self.text[0]).out_features
 
     def text_projections(self, attention: nn.Module) -> tuple[nn.Linear, nn.Linear]:
-        """The module's own projections of text to keys and values, from which an adapter can be initialised."""
+        """The module's own projections of text to keys and values, from which an adapter can be initialised.
+
+        They may do more than that; `text_part` gives what does this alone.
+        """
         return getattr(attention, self.text[0]), getattr(attention, self.text[1])
+
+    def text_part(self, attention: nn.Module, layer: nn.Linear, kind: Literal["keys", "values"]) -> nn.Linear:
+        """The projection to keys or to values within `layer`, which is one of `text_projections`, dequantised."""
+        return layer
 
     def query_columns(self, attention: nn.Module, projection: str, projected: Tensor) -> Tensor:
         """The query within the output of `projection`, which is `query` or `fused_query`."""
@@ -163,11 +170,13 @@ class PackedContract(AttentionContract):
     def query_columns(self, attention: Any, projection: str, projected: Tensor) -> Tensor:
         return projected[..., : attention.inner_dim]
 
-    def text_projections(self, attention: Any) -> tuple[nn.Linear, nn.Linear]:
-        raise InputError(
-            f"{type(attention).__name__} projects text to keys and values in one layer with all else, so an adapter "
-            f"cannot start from them; start it from its source or at random."
-        )
+    def text_part(self, attention: Any, layer: nn.Linear, kind: Literal["keys", "values"]) -> nn.Linear:
+        width = attention.inner_dim
+        start = width if kind == "keys" else 2 * width
+        part = nn.Linear(layer.in_features, width, bias=layer.bias is not None, device="meta")
+        rows = {name: t[start : start + width] for name, t in layer.state_dict().items()}
+        part.load_state_dict(rows, assign=True)
+        return part.requires_grad_(False)
 
     def key_width(self, attention: Any) -> int:
         return attention.inner_dim
@@ -177,7 +186,9 @@ CROSS = AttentionContract("cross")
 DOUBLE = AttentionContract("double", text=("add_k_proj", "add_v_proj"))
 SINGLE_FIRST = AttentionContract("single-first", image_rows="first")
 SINGLE_LAST = AttentionContract("single-last", image_rows="last")
-PACKED = PackedContract("packed", image_rows="last", query="to_qkv_mlp_proj", fused_query=None)
+PACKED = PackedContract(
+    "packed", image_rows="last", query="to_qkv_mlp_proj", fused_query=None, text=("to_qkv_mlp_proj",) * 2
+)
 
 CONTRACTS: dict[str, AttentionContract] = {c.name: c for c in (CROSS, DOUBLE, SINGLE_FIRST, SINGLE_LAST, PACKED)}
 """Contracts by the name that a `Site` gives; a family may add its own."""

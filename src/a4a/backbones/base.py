@@ -188,9 +188,12 @@ class Backbone(ABC):
         values: list[nn.Linear] = []
         dtype = self.dtype
         for site in self.sites:
-            found = contract_of(site.attention).text_projections(self.denoiser.get_submodule(site.name))
-            for layers, layer, kind in zip((keys, values), found, ("keys", "values"), strict=True):
-                layers.append(plain_linear(layer, f"the text {kind} of {site.name}", dtype))
+            contract, module = contract_of(site.attention), self.denoiser.get_submodule(site.name)
+            key, value = contract.text_projections(module)
+            plain_key = plain_linear(key, f"the text keys of {site.name}", dtype)
+            plain_value = plain_key if value is key else plain_linear(value, f"the text values of {site.name}", dtype)
+            keys.append(contract.text_part(module, plain_key, "keys"))
+            values.append(contract.text_part(module, plain_value, "values"))
         return keys, values
 
     # --- text --------------------------------------------------------------------------------------------------------

@@ -10,13 +10,10 @@ from a4a.backbones.attention import SINGLE_FIRST, ImageRows
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.padding import lengths, pad
 from a4a.backbones.prediction import TimestepDensity
-from a4a.backbones.published import FLUX_VAE, PublishedModel
+from a4a.backbones.published import FLUX_VAE, QWEN3_4B, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
 from a4a.image_terms import TokenGrid
-
-QWEN3_4B = 4_022_468_096
-"""Parameters of the text encoder."""
 
 PIXELS = 1024
 """Side of the images that the model was trained on, which its configuration does not say."""

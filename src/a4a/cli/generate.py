@@ -95,7 +95,8 @@ def _draw(
 ) -> tuple[list[Image.Image], list[bool]]:
     """Images of one prompt, and which of them a safety checker replaced by black."""
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    result = pipe([prompt] * len(seeds), image_prompt=reference, image_prompt_scale=scale, generator=noise, **options)
+    given = {"image_prompt": reference, "image_prompt_scale": scale, "generator": noise}
+    result = pipe(prompt=[prompt] * len(seeds), **given, **options)
     blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(seeds)
     return pipe.backbone.drawn_images(result), blackened
 

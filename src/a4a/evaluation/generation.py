@@ -57,7 +57,7 @@ def generate_images(
     rows = embeds[[subjects.index(task.subject_of(i)) for i in indices]]
     prompts = [task.prompts[i] for i in indices]
     options = sampling.options(pipe.backbone, len(prompts)) | options
-    drawn = pipe(prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options)
+    drawn = pipe(prompt=prompts, image_prompt_embeds=rows, image_prompt_scale=scale, generator=list(noise), **options)
     return pipe.backbone.drawn_images(drawn)
 
 

@@ -124,6 +124,12 @@ def fill_with_random_weights(model: nn.Module, device: torch.device) -> None:
                 t.fill_(1.0 if name.endswith("weight") else 0.0)
             else:
                 t.normal_(0, 0.02)
+    for module in model.modules():  # tables of positions that are no buffers, as in Qwen-Image and Lumina2
+        for name, value in list(vars(module).items()):
+            tensors = value if isinstance(value, list) else [value]
+            if tensors and all(isinstance(t, Tensor) and t.is_meta for t in tensors):
+                found = [torch.randn_like(t, device=device) for t in tensors]
+                setattr(module, name, found if isinstance(value, list) else found[0])
 
 
 def _samples_per_step(settings: TransferSettings) -> int:
