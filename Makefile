@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check zoo clean
+.PHONY: demo test check docs zoo clean
 
 demo: .venv/installed
 	$(BIN)/a4a demo --output demo
@@ -16,6 +16,9 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: .venv/installed-docs
+	$(BIN)/zensical build --clean --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -27,5 +30,9 @@ check: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv demo runs site

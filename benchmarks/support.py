@@ -184,7 +184,7 @@ def tests_list() -> str:
     for claim, (file, function) in TESTS.items():
         if not re.search(rf"^def {function}\(", (ROOT / file).read_text(), re.MULTILINE):
             raise SystemExit(f"{file} has no {function}; say in benchmarks/support.py which test shows: {claim}.")
-        lines.append(f"- {claim} ([{file}](../{file}), `{function}`)")
+        lines.append(f"- {claim} (`{file}`, `{function}`)")
     return "\n".join(lines)
 
 
@@ -256,7 +256,7 @@ On a tiny pipeline of every family, with real diffusers classes:
 {tests_list()}
 
 What offloading, hooks, caches, quantised layers and other processors do, in any order, is tested on three denoisers
-([tests/test_injection_matrix.py](../tests/test_injection_matrix.py)).
+(`tests/test_injection_matrix.py`).
 
 ## What is refused
 

@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 def shown():
     """Command lines in fenced blocks, and the examples of --help."""
-    for file in ("README.md", "docs/your-own-adapter.md"):
-        text = (ROOT / file).read_text()
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = file.read_text()
         for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-            yield from (line for line in block.replace("\\\n", " ").splitlines() if line.startswith("a4a "))
+            lines = (re.sub(r"^.* -m a4a ", "a4a ", line) for line in block.replace("\\\n", " ").splitlines())
+            yield from (line for line in lines if line.startswith("a4a "))
     yield from (command.example.replace("\\\n", " ") for command in COMMANDS.values())
 
 

@@ -1,7 +1,7 @@
 """Figure 1: from features of all base sites to features of all upgraded sites (A4A, CVPR 2025, sec. 3.2, 3.3).
 
 Exactly as in the paper: `residual=False, warm_start=False, sharing="width"`, started at random (`A4A.from_source`
-without `text`, no `A4A.init_projection`). Where a default differs, its argument says how and why; the README has the
+without `text`, no `A4A.init_projection`). Where a default differs, its argument says how and why; docs/method.md has the
 figures.
 """
 
