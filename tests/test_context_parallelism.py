@@ -1,5 +1,7 @@
 """One image on two processes: diffusers' context parallelism splits the sequence, and features reach each part."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import ContextParallelConfig
@@ -66,9 +68,10 @@ def _run(tiny, attached):
 
 def _on_both(rank, name):
     tiny = next(build for build in MODELS if build.__name__ == name)()
+    model: Any = tiny.model
     one = [_run(tiny, attached) for attached in (False, True)]
     torch.accelerator.device_count = lambda: 1  # diffusers divides by it, and a CPU counts as none
-    tiny.model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
+    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
     two = [_run(tiny, attached) for attached in (False, True)]
     return [*one, *two]
 
@@ -97,6 +100,7 @@ def test_the_parts_of_a_sequence_hold_the_rows_of_the_whole(rows, parts, number)
 
 def test_models_that_are_split_otherwise_are_refused():
     tiny = tiny_transformers.flux()
-    tiny.model._parallel_config = ParallelConfig(tensor_parallel_config=TensorParallelConfig(tp_degree=2))
+    model: Any = tiny.model
+    model._parallel_config = ParallelConfig(tensor_parallel_config=TensorParallelConfig(tp_degree=2))
     with pytest.raises(InputError, match="split by tensor parallelism"):
         attach(tiny.model, tiny.sites, features(tiny))

@@ -27,8 +27,8 @@ PassState = tuple[ImageRows | None, bool]
 class ForwardPass:
     """What the sites know of the denoiser's forward pass. One for each denoiser that features are attached to.
 
-    Where guidance runs as two forward passes, the pipeline names them (`cache_context`), or else the second one on the
-    same latents is the unconditional one.
+    Where guidance runs as two forward passes, the pipeline names them (`cache_context`), or its guider does (`follow`),
+    or else the second one on the same latents is the unconditional one.
 
     Attributes:
         rows: of the drawn image; None for all.
@@ -49,7 +49,7 @@ class ForwardPass:
         self._named_branch: bool | None = None
         self._latents: Any = None
         self._model: Any = model
-        self._handle = None
+        self._handle = self._guider = None
         self._regions: list[RegionMask] = []
         self._unfitted = False
         if self._tells_rows or self.guidance == "separate":
@@ -66,6 +66,14 @@ class ForwardPass:
     @state.setter
     def state(self, state: PassState) -> None:
         self.rows, self.unconditional = state
+
+    def follow(self, guider: Any) -> None:
+        """From now on guidance is that of a diffusers guider: each branch is a forward pass, and the guider says which.
+
+        Call it before features are set.
+        """
+        self.guidance, self._guider = "separate", guider
+        self._watch()
 
     @property
     def regions(self) -> list[RegionMask]:
@@ -96,7 +104,9 @@ class ForwardPass:
             self._fit_regions(inputs)
         if self._tells_rows:
             self._set_rows(_rows_of_this_process(model, self._family.image_rows(model, inputs)))
-        if self.guidance == "separate":
+        if self._guider is not None:
+            self.unconditional = self._guider.is_unconditional
+        elif self.guidance == "separate":
             latents = inputs[self._names[0]]
             again = latents is self._latents
             self._latents = latents
@@ -107,6 +117,11 @@ class ForwardPass:
             raise InputError(
                 f"A mask needs to know how {type(self._model).__name__} lays out its image, and no family of models "
                 f"serves it; leave the mask out."
+            )
+        if getattr(self._model, "_parallel_config", None) is not None:
+            raise InputError(
+                f"The {type(self._model).__name__} is split over several processes, each with a part of the image, and "
+                f"masks are for the whole; leave the mask out, or draw on one process."
             )
         in_order = {name: inputs[name] for name in self._names if name in inputs}
         grid = self._family.token_grid(self._model, in_order)
