@@ -11,7 +11,8 @@ import tiny_transformers
 from a4a.backbones.attention import ImageRows
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
-from a4a.injection import attach
+from a4a.image_terms import ImageTerm
+from a4a.injection import Injection, attach
 from two_processes import TwoProcesses
 
 
@@ -104,3 +105,14 @@ def test_models_that_are_split_otherwise_are_refused():
     model._parallel_config = ParallelConfig(tensor_parallel_config=TensorParallelConfig(tp_degree=2))
     with pytest.raises(InputError, match="split by tensor parallelism"):
         attach(tiny.model, tiny.sites, features(tiny))
+
+
+def test_masks_are_for_one_process():
+    tiny = tiny_transformers.flux()
+    model: Any = tiny.model
+    model._parallel_config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2))
+    term = ImageTerm(features(tiny), torch.ones(2, len(tiny.sites)), mask=torch.ones(2, 4, 4))
+    with Injection(model, tiny.sites) as injection:
+        injection.set_terms([term])
+        with pytest.raises(InputError, match="masks are for the whole; leave the mask out"):
+            tiny()
