@@ -60,6 +60,14 @@ TESTS = {
         "tests/contracts/test_attach.py",
         "test_references_in_a_batch_are_never_mixed",
     ),
+    "Several image prompts at once, with soft masks": (
+        "tests/contracts/test_terms.py",
+        "test_two_terms_whose_masks_fill_the_image_are_one_without_a_mask",
+    ),
+    "Scales that change over the steps": (
+        "tests/contracts/test_terms.py",
+        "test_a_factor_multiplies_the_scale_in_place_and_zero_is_the_plain_model",
+    ),
     "An adapter can be trained, and the model stays frozen": (
         "tests/contracts/test_backbones.py",
         "test_an_adapter_is_trained_and_the_model_stays_frozen",

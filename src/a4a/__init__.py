@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from a4a.errors import InputError
     from a4a.features import Site, SiteFeatures
     from a4a.injection import Injection, attach
-    from a4a.pipeline import ImagePromptPipeline
+    from a4a.pipeline import Course, ImagePrompt, ImagePromptPipeline, load_a4a
 
     __version__: str
 
@@ -26,7 +26,9 @@ drop_import_notes()
 _MODULES = {
     "A4A": "adapters.a4a",
     "CLIPImageEncoder": "encoders.clip",
+    "Course": "pipeline",
     "IPAdapter": "adapters.ip_adapter",
+    "ImagePrompt": "pipeline",
     "ImagePromptAdapter": "adapters.base",
     "ImagePromptPipeline": "pipeline",
     "Injection": "injection",
@@ -34,6 +36,7 @@ _MODULES = {
     "Site": "features",
     "SiteFeatures": "features",
     "attach": "injection",
+    "load_a4a": "pipeline",
     "load_adapter": "adapters.loading",
     "load_pipeline": "backbones",
     "read_ip_adapter": "adapters.formats",
@@ -46,7 +49,9 @@ _NAMES_THERE = {"read_ip_adapter": "read", "write_ip_adapter": "write"}
 __all__ = [
     "A4A",
     "CLIPImageEncoder",
+    "Course",
     "IPAdapter",
+    "ImagePrompt",
     "ImagePromptAdapter",
     "ImagePromptPipeline",
     "Injection",
@@ -54,6 +59,7 @@ __all__ = [
     "Site",
     "SiteFeatures",
     "attach",
+    "load_a4a",
     "load_adapter",
     "load_pipeline",
     "read_ip_adapter",

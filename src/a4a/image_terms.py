@@ -18,6 +18,8 @@ class TokenGrid(NamedTuple):
     frames: int
     height: int
     width: int
+    halved: bool = False
+    """Whether some sites, in a U-Net, run on grids of half the height and width, of a quarter, and so on."""
 
 
 class RegionMask:
@@ -34,13 +36,14 @@ class RegionMask:
 
     def fit(self, grid: TokenGrid) -> None:
         """Averages the mask over the cells of the grid, and of the coarser ones that a U-Net makes of it."""
-        self._levels, (frames, height, width) = {}, grid
+        self._levels, (frames, height, width, halved) = {}, grid
         self.finest = frames * height * width
         while frames * height * width not in self._levels:
             level = F.interpolate(self._mask[:, None].float(), (height, width), mode="area")
             level = level.flatten(1).repeat(1, frames).unsqueeze(-1)
             self._levels[level.shape[1]] = level.to(self._mask.dtype)
-            height, width = -(-height // 2), -(-width // 2)
+            if halved:
+                height, width = -(-height // 2), -(-width // 2)
 
     def at(self, count: int, site: str) -> Tensor:
         """The mask [rows, count, 1] of a site of so many image rows; InputError where no level has as many."""

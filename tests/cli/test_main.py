@@ -83,6 +83,26 @@ def test_a_recipe_gives_an_adapter_that_generates_images(tmp_path, reference, ca
     assert (out / "reference00-prompt00-seed0.png").read_bytes() != first
 
 
+def test_several_images_are_drawn_into_one_picture(tmp_path, reference):
+    other, drawn = tmp_path / "other.png", []
+    Image.open(reference).convert("RGB").rotate(90).point(lambda v: 255 - v).save(other)
+    masks = [tmp_path / "left.png", tmp_path / "right.png"]
+    for mask, box in zip(masks, ((0, 0, 32, 64), (32, 0, 64, 64)), strict=True):
+        image = Image.new("L", (64, 64))
+        image.paste(255, box)
+        image.save(mask)
+    images = ["--image", str(reference), str(other)]
+    arguments = ["generate", "--adapter", "zoo:a4a-plus-pixart-mini", "--model", "zoo:pixart-mini", *images]
+    arguments += ["--prompt", "a large creature in a room", "--steps", "2"]
+    ways = (["--mask", *map(str, masks)], ["--combine", "average", "--weights", "1", "2", "--end", "0.5"])
+    for i, way in enumerate((*ways, ["--negative_image", str(other), "--weight_type", "ease out"])):
+        out = tmp_path / str(i)
+        assert main([*arguments, *way, "--output", str(out)]) == 0
+        drawn.append((out / "reference00-prompt00-seed0.png").read_bytes())
+        assert len(list(out.glob("reference0*.png"))) == (1 if i < 2 else 2)
+    assert len(set(drawn)) == 3
+
+
 def test_a_second_run_into_the_same_folder_needs_resume(tmp_path, capsys):
     arguments = [*TRANSFER, "--training.samples", "8", "--output", str(tmp_path)]
     assert main(arguments) == 0
@@ -145,6 +165,13 @@ BAD = {
     **{
         f"generate {name} {value}": ([*GENERATE, f"--{name}", value], f"--{name} is {value}") for name, value in NUMBERS
     },
+    "generate with another number of masks": (
+        [*GENERATE, "--mask", "a.png", "b.png"],
+        "there are 2 --mask for 1 --image",
+    ),
+    "generate with masks and combine": ([*GENERATE, "--mask", "a.png", "--combine", "add"], "--combine is given, too"),
+    "generate with weights alone": ([*GENERATE, "--weights", "1"], "give --combine, too"),
+    "generate over no steps": ([*GENERATE, "--start", "0.5", "--end", "0.2"], "runs from 0.5 to 0.2"),
     "zoo that is not there": (["zoo", "list", "--models", "gone"], "no folder gone"),
     "no samples of the zoo": (["zoo", "show", "sd15-mini", "--count", "0"], "--count is 0"),
     "no such picture": (GENERATE, "gone.png"),

@@ -103,7 +103,7 @@ def test_terms_of_different_numbers_of_rows_are_refused(sd15):
 
 def test_a_mask_keeps_soft_edges_and_serves_every_level_and_frame():
     mask = RegionMask(torch.tensor([[[0.0, 0.5, 1.0, 1.0]] * 4]))
-    mask.fit(TokenGrid(2, 4, 4))
+    mask.fit(TokenGrid(2, 4, 4, halved=True))
     assert mask.at(32, "a").view(2, 4, 4)[1, 2].tolist() == [0.0, 0.5, 1.0, 1.0]
     assert mask.at(8, "a").view(2, 2, 2)[0, 0].tolist() == [0.25, 1.0]
     with pytest.raises(InputError, match=r"cannot be applied at a, which runs on 7 rows .*have 32, 8, 2;"):

@@ -19,7 +19,7 @@ from PIL import Image
 
 import tiny_models
 from a4a.injection import is_attached
-from a4a.pipeline import ImagePromptPipeline
+from a4a.pipeline import Course, ImagePrompt, ImagePromptPipeline
 
 
 def control_net(kind, transformer, **options):
@@ -92,5 +92,9 @@ def test_an_image_prompt_changes_what_other_pipelines_of_a_family_draw(variant):
     assert torch.equal(tiny_models.call(prompted, **options), plain)
     found = tiny_models.call(prompted, image_prompt_embeds=embeds, **options)
     assert found.isfinite().all() and (found - plain).abs().max() > 1e-3
+    rich = ImagePrompt(embeds=embeds, mask=torch.tensor([[1.0, 0.0]]), course=Course(end=0.5, last=0.5))
+    in_part = tiny_models.call(prompted, image_prompt=rich, num_inference_steps=2, **options)
+    assert in_part.isfinite().all()
+    assert (in_part - tiny_models.call(pipe, num_inference_steps=2, **options)).abs().max() > 1e-3
     assert not is_attached(prompted.backbone.denoiser)
     assert torch.equal(tiny_models.call(pipe, **options), plain)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from a4a.backbones.attention import DOUBLE, SINGLE_LAST, AttentionContract, ImageRows
 from a4a.backbones.base import Backbone, Text
-from a4a.backbones.latents import pack, unpack
+from a4a.backbones.latents import grid_of_positions, pack, unpack
 from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import CLIP_L, FLUX_VAE, T5_XXL, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
@@ -71,10 +71,7 @@ class Flux(Backbone):
 
     @classmethod
     def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
-        """Positions are (0, row, column) in the drawn image."""
-        positions = inputs["img_ids"].reshape(-1, 3)
-        _, bottom, right = positions[positions[:, 0] == 0].amax(0).tolist()
-        return TokenGrid(1, int(bottom) + 1, int(right) + 1)
+        return grid_of_positions(inputs["img_ids"])
 
     @property
     def _tokens(self) -> int:

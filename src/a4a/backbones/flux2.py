@@ -9,10 +9,11 @@ from torch import Tensor
 
 from a4a.backbones.attention import DOUBLE, PACKED, AttentionContract, ImageRows
 from a4a.backbones.base import Backbone, Text
-from a4a.backbones.latents import pack, unpack
+from a4a.backbones.latents import grid_of_positions, pack, unpack
 from a4a.backbones.prediction import TimestepDensity
 from a4a.backbones.published import QWEN3_4B, PublishedModel
 from a4a.backbones.sizes import SizeConditions
+from a4a.image_terms import TokenGrid
 
 QWEN3_8B, MISTRAL_SMALL = 8_190_735_360, 24_011_361_280
 """Parameters of text encoders; the second with its vision tower."""
@@ -80,6 +81,10 @@ class Flux2(Backbone):
         if inputs.get("kv_cache_mode") == "extract":
             return ImageRows(drawn, before=references)
         return ImageRows(drawn, after=references)
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        return grid_of_positions(inputs["img_ids"])
 
     @property
     def _tokens(self) -> int:

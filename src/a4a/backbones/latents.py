@@ -10,6 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, as_tensor
 
+from a4a.image_terms import TokenGrid
+
 PATCH = 2
 """Latents along each side of a patch, where a VAE normalises patches."""
 
@@ -73,3 +75,13 @@ def unpack(rows: Tensor, size: Sequence[int], patch_size: int) -> Tensor:
     """The inverse of `pack`, for latents of that height and width."""
     height, width = (side // patch_size for side in size)
     return F.pixel_shuffle(rows.transpose(1, 2).unflatten(2, (height, width)), patch_size)
+
+
+def grid_of_positions(positions: Tensor) -> TokenGrid:
+    """The drawn image's grid by the positions [..., rows, axes] of packed latents: (0, row, column, ...) in that image.
+
+    Other images have another number first.
+    """
+    positions = positions.flatten(0, -2)
+    bottom, right = positions[positions[:, 0] == 0, 1:3].amax(0).tolist()
+    return TokenGrid(1, int(bottom) + 1, int(right) + 1)

@@ -1,8 +1,8 @@
 """U-Nets with cross-attention to text: Stable Diffusion 1.5, 2.1, SDXL and Kolors."""
 
 import inspect
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from a4a.backbones.base import Backbone, Text
 from a4a.backbones.published import CLIP_G, CLIP_L, KL_VAE, STABLE_DIFFUSION_NOISE, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.features import Site
+from a4a.image_terms import TokenGrid
 
 SD15 = {
     "sample_size": 64,
@@ -109,6 +110,10 @@ class UNet(Backbone):
         )
         depth = {name: i / max(len(names) - 1, 1) for i, name in enumerate(down + middle + up)}
         return tuple(cls.site(denoiser, name, depth[name]) for name in down + up + middle)
+
+    @classmethod
+    def token_grid(cls, denoiser: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+        return super().token_grid(denoiser, inputs)._replace(halved=True)
 
     @property
     def _is_xl(self) -> bool:

@@ -16,7 +16,7 @@ from a4a.backbones import Backbone, backbone_for
 from a4a.errors import InputError
 from a4a.evaluation.generation import Sampling
 from a4a.evaluation.methods import ImagePromptMethod, Method
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.pipeline import ImagePromptPipeline, References
 from a4a.pipeline.guidance import check_guidance
 
 
@@ -44,7 +44,7 @@ class TwoModelPipeline(ABC):
         for backbone in (base.backbone, self.backbone):
             _check_guidance_order(backbone)
 
-    def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
+    def encode_image_prompt(self, image_prompt: References) -> Tensor:
         """Image embeddings [references, image_embed_dim], which a later call takes as `image_prompt_embeds`."""
         return self.base.encode_image_prompt(image_prompt)
 

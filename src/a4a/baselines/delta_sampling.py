@@ -22,7 +22,7 @@ from a4a.evaluation.methods import Cost, load_for_inference
 from a4a.evaluation.tasks.base import Task
 from a4a.features import SiteFeatures
 from a4a.injection import Scale, attach, site_scales
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.pipeline import ImagePromptPipeline, References
 from a4a.pipeline.arguments import bind
 
 
@@ -61,7 +61,7 @@ class DeltaSamplingPipeline(TwoModelPipeline):
         self,
         prompt: str | Sequence[str],
         *,
-        image_prompt: ImagePrompt | None = None,
+        image_prompt: References | None = None,
         image_prompt_embeds: Tensor | None = None,
         image_prompt_scale: Scale = 1.0,
         delta_scale: float = 1.0,

@@ -25,7 +25,7 @@ from a4a.evaluation.generation import generate_images
 from a4a.evaluation.methods import Cost, load_for_inference
 from a4a.evaluation.tasks.base import Task
 from a4a.injection import Scale
-from a4a.pipeline import ImagePrompt, ImagePromptPipeline
+from a4a.pipeline import ImagePromptPipeline, References
 from a4a.pipeline.arguments import bind
 
 SHARED = ("negative_prompt", "guidance_scale", "num_images_per_prompt", "generator", "eta")
@@ -68,7 +68,7 @@ class XAdapterPipeline(TwoModelPipeline):
         self,
         prompt: str | Sequence[str],
         *,
-        image_prompt: ImagePrompt | None = None,
+        image_prompt: References | None = None,
         image_prompt_embeds: Tensor | None = None,
         image_prompt_scale: Scale = 1.0,
         start: float = 0.8,

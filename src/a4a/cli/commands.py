@@ -153,6 +153,13 @@ COMMANDS = {
             "--steps N": "denoising steps; the model's own default if not given",
             "--guidance X": "classifier-free guidance scale; the model's own default if not given",
             "--source NAME": "which of its sources an adapter of several is used with",
+            "--combine WAY": "all images for one picture: concat, average, norm average, add or subtract",
+            "--weights X ...": "of the images that are combined",
+            "--mask FILE ...": "one for each image, white where it acts: all images in one picture",
+            "--negative_image FILE": "what the pictures shall not have",
+            "--weight_type NAME": "spread of the scale over the sites: linear, ease in, style transfer, composition, ...",
+            "--start X": "fraction of the steps after which the image prompt begins to act (0)",
+            "--end X": "fraction of the steps after which it acts no longer (1)",
         },
         example="a4a generate --adapter zoo:a4a-plus-pixart-mini --model zoo:pixart-mini --image photo.png \\\n"
         '      --prompt "a small creature in the snow" --output pictures',

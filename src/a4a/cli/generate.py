@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from diffusers.utils import make_image_grid
+from PIL import Image, ImageOps
 
 from a4a.adapters.loading import encoder_of, load_adapter
 from a4a.adapters.multi_source import choose_source
 from a4a.backbones import load_pipeline
 from a4a.errors import InputError
-from a4a.pipeline import ImagePromptPipeline
+from a4a.pipeline import Course, ImagePrompt, ImagePromptPipeline
+from a4a.pipeline.references import load_mask
 from a4a.utils.files import atomic_write
 from a4a.utils.images import grid, open_image
 from a4a.utils.modules import default_device
@@ -32,10 +34,17 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     source: str | None = None,
+    combine: str | None = None,
+    weights: list[float] | None = None,
+    mask: list[Path] | None = None,
+    negative_image: Path | None = None,
+    weight_type: str = "linear",
+    start: float = 0.0,
+    end: float = 1.0,
 ) -> None:
     """Draw every prompt with every reference image: PNG files and a grid.
 
-    A safety checker that the model comes with (SD1.5) stays on: images that it takes for unsafe are black, and counted.
+    With `combine` or `mask`, all reference images are for one picture. A safety checker that the model comes with (SD1.5) stays on: images that it takes for unsafe are black, and counted.
 
     Args:
         adapter: Adapter folder, published IP-Adapter file, hub name, or zoo:NAME.
@@ -52,11 +61,20 @@ def generate(
         height: In pixels, a multiple of 8; the model's own if not given.
         width: In pixels, a multiple of 8; the model's own if not given.
         source: Which of its sources the adapter is used with, by the name in its recipe, where it has several.
+        combine: How all reference images act as one: concat, average, norm average, add, subtract.
+        weights: Of the reference images that are combined.
+        mask: Where in the picture each reference image acts, white there: one mask for each, in their order.
+        negative_image: What the pictures shall not have.
+        weight_type: How the scale is spread over the sites, by the names of ComfyUI's IP-Adapter nodes.
+        start: Fraction of the steps after which the image prompt begins to act.
+        end: Fraction of the steps after which it acts no longer.
     """
     if not image or not prompt:
         raise InputError("There is nothing to draw: give at least one --image and one --prompt.")
     _check_numbers(count=count, steps=steps, height=height, width=width)
-    references = [open_image(path) for path in image]
+    how = {"negative": negative_image and open_image(negative_image), "weight_type": weight_type}
+    how["course"] = Course(start, end)
+    references = _references(image, combine, weights, mask, how)
     pipe = load(adapter, model, image_encoder, source)
     options = {"num_inference_steps": steps, "height": height, "width": width} | pipe.backbone.image_options()
     if guidance is not None:
@@ -67,8 +85,8 @@ def generate(
     with atomic_write(output / "grid.png") as grid_file:
         output.mkdir(parents=True, exist_ok=True)
         grid_file.touch()  # fails here, and not after the work, where the folder cannot be written
-        for r, reference in enumerate(references):
-            rows.append([reference])
+        for r, (shown, reference, names) in enumerate(references):
+            rows.append([shown])
             for p, text in enumerate(prompt):
                 images, blackened = _draw(pipe, reference, text, seeds, scale, options)
                 rows[-1] += images
@@ -76,7 +94,7 @@ def generate(
                     name = f"reference{r:02d}-prompt{p:02d}-seed{used}.png"
                     with atomic_write(output / name) as file:
                         drawn.save(file, format="PNG")
-                    record = {"file": name, "reference": str(image[r]), "prompt": text, "seed": used}
+                    record = {"file": name, "reference": names, "prompt": text, "seed": used}
                     records.append({**record, "blackened": True} if black else record)
         grid(rows).save(grid_file, format="PNG")
     with atomic_write(output / "images.json") as file:
@@ -90,12 +108,42 @@ def generate(
     )
 
 
+def _references(
+    image: list[Path],
+    combine: str | None,
+    weights: list[float] | None,
+    mask: list[Path] | None,
+    how: dict[str, Any],
+) -> list[tuple[Image.Image, list[ImagePrompt], str]]:
+    """For each row of the grid: the image in its first column, what the pictures are drawn with, and its name."""
+    if mask and (combine or len(mask) != len(image)):
+        told = f"there are {len(mask)} --mask for {len(image)} --image" if not combine else "--combine is given, too"
+        raise InputError(f"--mask takes one mask for each reference image and no --combine, but {told}.")
+    if weights and not combine:
+        raise InputError("--weights are those of reference images that act as one; give --combine, too.")
+    images, names = [open_image(path) for path in image], ", ".join(map(str, image))
+    side_by_side = make_image_grid([ImageOps.fit(one, images[0].size) for one in images], 1, len(images))
+    shown = ImageOps.pad(side_by_side, images[0].size, color="white")
+    if mask:
+        return [
+            (shown, [ImagePrompt(one, mask=load_mask(m), **how) for one, m in zip(images, mask, strict=True)], names)
+        ]
+    if combine:
+        return [(shown, [ImagePrompt(images, combine=combine, weights=weights or 1.0, **how)], names)]
+    return [(one, [ImagePrompt(one, **how)], str(path)) for one, path in zip(images, image, strict=True)]
+
+
 def _draw(
-    pipe: ImagePromptPipeline, reference: Image.Image, prompt: str, seeds: range, scale: float, options: dict[str, Any]
+    pipe: ImagePromptPipeline,
+    reference: list[ImagePrompt],
+    prompt: str,
+    seeds: range,
+    scale: float,
+    options: dict[str, Any],
 ) -> tuple[list[Image.Image], list[bool]]:
     """Images of one prompt, and which of them a safety checker replaced by black."""
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    given = {"image_prompt": reference, "image_prompt_scale": scale, "generator": noise}
+    given = {"image_prompt": [reference], "image_prompt_scale": scale, "generator": noise}
     result = pipe(prompt=[prompt] * len(seeds), **given, **options)
     blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(seeds)
     return pipe.backbone.drawn_images(result), blackened

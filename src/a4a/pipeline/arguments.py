@@ -18,6 +18,11 @@ NATIVE = {
 """Arguments of diffusers' own IP-Adapters, and ours that mean the same."""
 
 
+def plain_call(pipe: Any) -> Any:
+    """The call of a pipeline without image prompts, which `load_a4a` may have added to it."""
+    return pipe.plain_call if hasattr(pipe, "plain_call") else pipe.__call__
+
+
 def bind(
     pipe: DiffusionPipeline, args: Sequence[Any], kwargs: Mapping[str, Any], own: Iterable[str] = ()
 ) -> inspect.BoundArguments:
@@ -25,7 +30,7 @@ def bind(
 
     `own` are further arguments that the caller takes itself; hints in errors name them, too.
     """
-    signature = inspect.signature(pipe.__call__)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    signature = inspect.signature(plain_call(pipe))
     named = {name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
     check_names(type(pipe).__name__, kwargs, named.union(own))
     return signature.bind(*args, **kwargs)

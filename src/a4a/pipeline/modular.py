@@ -22,7 +22,7 @@ from a4a.errors import InputError
 from a4a.features import SiteFeatures
 from a4a.injection import Injection, site_scales
 from a4a.pipeline.pipeline import ImagePromptPipeline
-from a4a.pipeline.references import ImagePrompt
+from a4a.pipeline.references import References
 
 Blocks = tuple[Any, PipelineState]
 """What every block returns: the pipeline, which holds the components, and the state."""
@@ -45,9 +45,7 @@ class ImagePromptStep(ModularPipelineBlocks):
     @property
     def inputs(self) -> list[InputParam]:
         return [
-            InputParam(
-                "image_prompt", type_hint=ImagePrompt, description="One reference for all prompts, or for each."
-            ),
+            InputParam("image_prompt", type_hint=References, description="One reference for all prompts, or for each."),
             InputParam("image_prompt_embeds", type_hint=Tensor, description="Image embeddings instead."),
             InputParam("image_prompt_scale", default=1.0, description="A number, or one for each site; 0 is without."),
             InputParam("prompt_embeds", required=True, description="One row a prompt; the text encoder makes them."),

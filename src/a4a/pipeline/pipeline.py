@@ -1,6 +1,8 @@
 """ImagePromptPipeline: a diffusers pipeline, an adapter and its image encoder, called as one pipeline."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar, Self
@@ -8,22 +10,26 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import PushToHubMixin
 from torch import Tensor, nn
 
 from a4a.adapters.base import ImagePromptAdapter
 from a4a.adapters.loading import load_adapter
 from a4a.adapters.multi_source import choose_source
 from a4a.backbones import Backbone, backbone_for, load_pipeline
-from a4a.encoders import CLIPImageEncoder, ImageEncoder
+from a4a.encoders import ImageEncoder
 from a4a.errors import InputError
 from a4a.features import SiteFeatures, differing_site
-from a4a.injection import Scale, attach, site_scales
-from a4a.pipeline.arguments import bind, prompt_count
-from a4a.pipeline.guidance import check_guidance, is_perturbed
-from a4a.pipeline.references import ImagePrompt, load_references
-
-ADAPTER_FOLDER = "image_prompt_adapter"
-"""Folder of the adapter inside that of a saved pipeline."""
+from a4a.injection import Injection
+from a4a.pipeline.adapter import Adapters, Encoders, encoded_adapters
+from a4a.pipeline.arguments import bind, plain_call, prompt_count
+from a4a.pipeline.course import Course, counted_steps
+from a4a.pipeline.guidance import check_guidance, check_negatives, is_perturbed
+from a4a.pipeline.image_prompt import ImagePrompt, ImagePrompts, courses_of, prompts_of_pictures
+from a4a.pipeline.references import References, load_references
+from a4a.pipeline.saving import load_saved_adapters, save_with_adapters
+from a4a.pipeline.scales import SiteScale, scales_of
+from a4a.pipeline.terms import image_terms
 
 _LOCKS: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()  # pyright: ignore[reportInvalidTypeForm]
 """One lock a denoiser: while features are attached to it, every other call waits."""
@@ -42,33 +48,34 @@ class ImagePromptPipeline:
     Args:
         pipe: pipeline of a denoiser that a backbone serves.
         adapter: an adapter for the sites of that denoiser; of several sources, that of one (`adapter.select(name)`).
+            Several adapters by names of your own: `ImagePrompt(..., adapter=name)` says which one it goes through.
         image_encoder: the encoder, or its name or folder; by default the one that the adapter names. An adapter that
-            names none, as published files do, then takes image embeddings alone.
+            names none, as published files do, then takes image embeddings alone. For several adapters, by their names.
 
-    Raises InputError where the adapter is for other sites or another image encoder, where `pipe` guides in a way that
+    Raises InputError where an adapter is for other sites or another image encoder, where `pipe` guides in a way that
     does not say which rows of its batches are prompts, and where one of diffusers' own IP-Adapters is loaded.
     """
 
-    _OWN: ClassVar = {"pipe", "backbone", "adapter", "image_encoder"}
+    _OWN: ClassVar = {"pipe", "backbone", "adapters"}
 
-    def __init__(
-        self,
-        pipe: DiffusionPipeline,
-        adapter: ImagePromptAdapter,
-        image_encoder: ImageEncoder | str | Path | None = None,
-    ):
+    def __init__(self, pipe: DiffusionPipeline, adapter: Adapters, image_encoder: Encoders = None):
         check_guidance(pipe)
-        adapter = choose_source(adapter)
         self.pipe, self.backbone = pipe, backbone_for(pipe)
         _check_no_native_adapter(pipe, self.backbone.denoiser)
-        self.backbone.choose_sites_of(adapter.sites)
-        _check_sites(pipe, self.backbone, adapter)
-        self.adapter = adapter.eval()
-        name = adapter.image_encoder_path if image_encoder is None else image_encoder
-        encoder = CLIPImageEncoder.from_pretrained(name) if isinstance(name, str | Path) else name
-        self.image_encoder = encoder.with_output(adapter.encoder_output) if encoder is not None else None
-        if self.image_encoder is not None:
-            self.image_encoder.check(adapter.image_embed_dim, type(adapter).__name__)
+        self.adapters = encoded_adapters(adapter, image_encoder)
+        self.backbone.choose_sites_of(self.adapter.sites)
+        for one in self.adapters.values():
+            _check_sites(pipe, self.backbone, one.adapter)
+
+    @property
+    def adapter(self) -> ImagePromptAdapter:
+        """The first adapter."""
+        return next(iter(self.adapters.values())).adapter
+
+    @property
+    def image_encoder(self) -> ImageEncoder | None:
+        """That of the first adapter."""
+        return next(iter(self.adapters.values())).image_encoder
 
     # --- loading and saving ------------------------------------------------------------------------------------------
 
@@ -93,25 +100,29 @@ class ImagePromptPipeline:
             options: of `DiffusionPipeline.from_pretrained`.
         """
         if adapter is None:
-            adapter = Path(model).expanduser() / ADAPTER_FOLDER
-            if not adapter.is_dir():
-                raise InputError(f"{model} has no folder {ADAPTER_FOLDER}; give adapter=.")
-        if not isinstance(adapter, ImagePromptAdapter):
-            adapter = load_adapter(adapter)
+            adapters: Adapters = load_saved_adapters(model)
+        else:
+            adapters = adapter if isinstance(adapter, ImagePromptAdapter) else load_adapter(adapter)
+        if isinstance(adapters, ImagePromptAdapter):
+            adapters = choose_source(adapters, source)
         pipe = load_pipeline(model, torch_dtype, **options)
-        return cls(pipe, choose_source(adapter, source), image_encoder).to(dtype=torch_dtype)
+        return cls(pipe, adapters, image_encoder).to(dtype=torch_dtype)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Save the pipeline, and in it the adapter with the name of its image encoder.
+        """Save the pipeline, and in it the adapters with the names of their image encoders.
 
-        `options` are those of `DiffusionPipeline.save_pretrained`.
+        `options` are those of `DiffusionPipeline.save_pretrained`. diffusers itself loads the folder with image
+        prompts: `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
         """
-        if self.image_encoder is not None:
-            if self.image_encoder.path is None:
-                raise InputError("The image encoder was made in memory; save it, and give the pipeline its folder.")
-            self.adapter.set_image_encoder(self.image_encoder.path)
+        if options.pop("push_to_hub", False):
+            raise InputError("save_pretrained writes a folder; to push it to the hub, call push_to_hub(name).")
+        for adapter in self.adapters.values():
+            adapter.check_saveable()
         self.pipe.save_pretrained(save_directory, **options)
-        self.adapter.save_pretrained(Path(save_directory) / ADAPTER_FOLDER)
+        save_with_adapters(self.pipe, self.adapters, Path(save_directory))
+
+    push_to_hub = PushToHubMixin.push_to_hub
+    """As of diffusers' pipelines; it pushes what `save_pretrained` writes."""
 
     # --- what the wrapped pipeline has -------------------------------------------------------------------------------
 
@@ -120,9 +131,8 @@ class ImagePromptPipeline:
         self.pipe.to(*args, **kwargs)
         kwargs.pop("silence_dtype_warnings", None)
         target = _device_and_dtype(*args, **kwargs)
-        self.adapter.to(**target)
-        if self.image_encoder is not None:
-            self.image_encoder.to(**target)
+        for adapter in self.adapters.values():
+            adapter.to(**target)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -148,52 +158,30 @@ class ImagePromptPipeline:
 
     # --- from references to features ---------------------------------------------------------------------------------
 
-    def encode_image_prompt(self, image_prompt: ImagePrompt) -> Tensor:
-        """Image embeddings, which a later call takes as `image_prompt_embeds`.
+    def encode_image_prompt(self, image_prompt: References, adapter: str | None = None) -> Tensor:
+        """Image embeddings, which a later call takes as `image_prompt_embeds`; by default for the first adapter.
 
         [references, image_embed_dim], or [references, encoder tokens, image_embed_dim] for an adapter of tokens.
         """
-        images = load_references(image_prompt)
-        if self.image_encoder is None:
-            raise InputError(
-                f"The adapter does not say where its image encoder is ({self.adapter.image_encoder or 'none named'}); "
-                f"give the pipeline image_encoder=, a CLIP vision model with embeddings of width "
-                f"{self.adapter.image_embed_dim}, or the call image_prompt_embeds=."
-            )
-        return self.image_encoder.to(self.backbone.device)(images)
+        chosen = next(iter(self.adapters)) if adapter is None else adapter
+        if chosen not in self.adapters:
+            raise InputError(f"adapter is {adapter!r}; the pipeline has {', '.join(self.adapters)}.")
+        return self.adapters[chosen].encode(load_references(image_prompt), self.backbone.device)
 
-    def reference_embeds(self, image_prompt: ImagePrompt | None, image_prompt_embeds: Tensor | None) -> Tensor | None:
+    def reference_embeds(self, image_prompt: References | None, image_prompt_embeds: Tensor | None) -> Tensor | None:
         """Image embeddings [references, image_embed_dim] of a call; None where it has no references.
 
         Raises InputError where both arguments are given, or embeddings of another shape.
         """
-        if image_prompt is not None and image_prompt_embeds is not None:
-            raise InputError("Both image_prompt and image_prompt_embeds are given; give one of them.")
+        _check_one(image_prompt, image_prompt_embeds)
         if image_prompt is not None:
             return self.encode_image_prompt(image_prompt)
-        if image_prompt_embeds is None:
-            return None
-        pooled = self.adapter.encoder_output == "pooled"
-        tokens = "" if pooled else "encoder tokens, "
-        expected = f"expected a tensor [references, {tokens}{self.adapter.image_embed_dim}]"
-        if not isinstance(image_prompt_embeds, Tensor):
-            raise InputError(f"image_prompt_embeds is of type {type(image_prompt_embeds).__name__}; {expected}.")
-        if (
-            image_prompt_embeds.ndim != (2 if pooled else 3)
-            or image_prompt_embeds.shape[-1] != self.adapter.image_embed_dim
-        ):
-            raise InputError(f"image_prompt_embeds has shape {list(image_prompt_embeds.shape)}; {expected}.")
-        return image_prompt_embeds
+        return None if image_prompt_embeds is None else next(iter(self.adapters.values())).check(image_prompt_embeds)
 
-    @torch.no_grad()
     def features(self, embeds: Tensor) -> tuple[SiteFeatures, SiteFeatures]:
         """Features of each reference, and as many of "no image". They hold for every step, prompt and seed."""
-        device: Any = self.backbone.device
-        self.adapter.to(device)  # only now, since the wrapped pipeline may have moved
-        embeds = embeds.to(device, self.adapter.dtype)
-        no_image = self.image_encoder.to(device).unconditional() if self.image_encoder is not None else None
-        negative = self.adapter(self.adapter.unconditional(embeds[:1], no_image))
-        return self.adapter(embeds), negative.map(lambda t: t.expand(len(embeds), -1, -1))
+        positive, negative = next(iter(self.adapters.values())).features(embeds, self.backbone.device)
+        return positive, negative.map(lambda t: t.expand(len(embeds), -1, -1))
 
     def features_for_batch(
         self, embeds: Tensor, prompts: int, images_per_prompt: int = 1
@@ -215,19 +203,21 @@ class ImagePromptPipeline:
     def __call__(
         self,
         *args: Any,
-        image_prompt: ImagePrompt | None = None,
+        image_prompt: ImagePrompts | None = None,
         image_prompt_embeds: Tensor | None = None,
-        image_prompt_scale: Scale = 1.0,
+        image_prompt_scale: SiteScale = 1.0,
         **kwargs: Any,
     ) -> Any:
-        """Generate images as the wrapped pipeline does, with one reference for all prompts or one for each.
+        """Generate images as the wrapped pipeline does, with one image prompt for all prompts or one for each.
 
         Args:
             args: of the wrapped pipeline, whose output this returns.
-            image_prompt: a PIL image, path, URL, array [height, width, 3], tensor [3, height, width] or
-                [images, 3, height, width], or a list of these.
+            image_prompt: a PIL image, path, URL, array [height, width, 3] or tensor [3, height, width]; an `ImagePrompt`,
+                which says more; or a list with one of these for each prompt. An inner list is for one picture: of
+                references, which act as one, or of ImagePrompts, for instance one for each region.
             image_prompt_embeds: [references, image_embed_dim] instead, from `encode_image_prompt`.
-            image_prompt_scale: weight of the image prompt: a number, or one for each site. 0 is the plain model.
+            image_prompt_scale: weight of the image prompt: a number, one for each site, or numbers by names of sites or
+                of groups (`{"style": 1.0}`). 0 is the plain model. The scales of ImagePrompts are multiplied by it.
             kwargs: of the wrapped pipeline.
 
         Raises InputError for an argument that the wrapped pipeline does not have, and for references or scales that do
@@ -239,18 +229,40 @@ class ImagePromptPipeline:
         for name in ("prompt", "negative_prompt"):
             if isinstance(given := call.arguments.get(name), list):
                 call.arguments[name] = list(given)  # Z-Image's pipeline writes its chat marks into the list
-        scales = site_scales(image_prompt_scale, len(self.backbone.sites), "image_prompt_scale")
-        with _LOCKS.setdefault(self.backbone.denoiser, RLock()):
+        scales_of(image_prompt_scale, self.backbone.sites, "image_prompt_scale")
+        _check_one(image_prompt, image_prompt_embeds)
+        with _LOCKS.setdefault(self.backbone.denoiser, RLock()), ExitStack() as stack:
             _check_no_native_adapter(self.pipe, self.backbone.denoiser)
-            embeds = self.reference_embeds(image_prompt, image_prompt_embeds)
-            with nullcontext() if embeds is None else self._attached(embeds, scales, call.arguments):
-                return self.pipe(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
+            if image_prompt_embeds is not None:
+                embeds = next(iter(self.adapters.values())).check(image_prompt_embeds)
+                image_prompt = [ImagePrompt(embeds=row) for row in embeds.split(1)]
+            if image_prompt is not None:
+                stack.enter_context(self._attached(image_prompt, image_prompt_scale, call.arguments))
+            return plain_call(self.pipe)(*call.args, **call.kwargs)
 
-    def _attached(self, embeds: Tensor, scales: list[float], options: dict[str, Any]) -> AbstractContextManager:
-        images_per_prompt = options.get("num_images_per_prompt") or options.get("num_videos_per_prompt") or 1
-        positive, negative = self.features_for_batch(embeds, prompt_count(options), images_per_prompt)
-        perturbed = is_perturbed(self.pipe, options)
-        return attach(self.backbone.denoiser, self.backbone.sites, positive, scales, negative, perturbed)
+    @contextmanager
+    def _attached(self, image_prompt: ImagePrompts, scale: SiteScale, options: dict[str, Any]) -> Iterator[None]:
+        """The image prompts of a call at the sites of its denoiser, and their scales on their course."""
+        pictures = prompts_of_pictures(image_prompt, prompt_count(options))
+        check_negatives(self.pipe, pictures, options)
+        images = options.get("num_images_per_prompt") or options.get("num_videos_per_prompt") or 1
+        terms = image_terms(pictures, images, self.adapters, self.backbone, scale)
+        courses = courses_of(pictures, images, len(terms))
+        with Injection(self.backbone.denoiser, self.backbone.sites) as injection, ExitStack() as stack:
+            injection.set_terms(terms, is_perturbed(self.pipe, options))
+            if courses is not None:
+                stack.enter_context(counted_steps(self.pipe, partial(_follow, injection, courses)))
+            yield
+
+
+def _check_one(image_prompt: Any, image_prompt_embeds: Any) -> None:
+    if image_prompt is not None and image_prompt_embeds is not None:
+        raise InputError("Both image_prompt and image_prompt_embeds are given; give one of them.")
+
+
+def _follow(injection: Injection, courses: list[list[Course]], step: int, steps: int) -> None:
+    """Sets the scales of one of so many steps."""
+    injection.multiply([[course.factor(step, steps) for course in rows] for rows in courses])
 
 
 def _check_no_native_adapter(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:

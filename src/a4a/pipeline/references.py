@@ -14,13 +14,13 @@ from a4a.errors import InputError, first_line
 from a4a.utils.images import open_image, rgb, to_pil
 
 Reference = Image.Image | str | Path | np.ndarray | Tensor
-ImagePrompt = Reference | Sequence[Reference]
+References = Reference | Sequence[Reference]
 
 _FORMS = "a PIL image, a path, a URL, an array [height, width, 3] or a tensor [3, height, width]"
 
 
-def load_references(image_prompt: ImagePrompt) -> list[Image.Image]:
-    """All images of an image prompt, upright and in RGB.
+def load_references(image_prompt: References) -> list[Image.Image]:
+    """All references of an image prompt, upright and in RGB.
 
     Args:
         image_prompt: a PIL image, a path, an `http(s)` URL, a NumPy array [height, width, 3] of uint8 or of floats in
@@ -31,19 +31,28 @@ def load_references(image_prompt: ImagePrompt) -> list[Image.Image]:
     if not isinstance(image_prompt, list | tuple):
         return _images(image_prompt)
     if not image_prompt:
-        raise InputError("image_prompt is an empty list; give one reference for all prompts or one for each.")
-    return [_single(item, i) for i, item in enumerate(image_prompt)]
+        raise InputError("image_prompt is an empty list; give at least one reference.")
+    return [image for item in image_prompt for image in _images(item)]
 
 
-def _single(item: Any, index: int) -> Image.Image:
-    """The image of one item of a list, which is the reference of one prompt."""
-    images = item if isinstance(item, list | tuple) else _images(item)
-    if images is item or len(images) != 1:
-        raise InputError(
-            f"image_prompt[{index}] holds {len(images)} images, but several references for one prompt "
-            f"cannot be combined yet; give one image for each prompt."
-        )
-    return images[0]
+def load_mask(mask: Reference) -> Tensor:
+    """A mask as [height, width] in [0, 1]; white is 1. A PIL image, a path, an array or a tensor [height, width].
+
+    Raises InputError, one sentence, for anything else.
+    """
+    if isinstance(mask, str | Path):
+        mask = open_image(mask)
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L"))
+    weights: Any = torch.from_numpy(np.ascontiguousarray(mask)) if isinstance(mask, np.ndarray) else mask
+    if not isinstance(weights, Tensor) or weights.ndim != 2 or not weights.numel():
+        found = f"of shape {list(weights.shape)}" if isinstance(weights, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(f"The mask is {found}; expected a PIL image, a path, or an array or tensor [height, width].")
+    weights = weights.float() / 255 if weights.dtype == torch.uint8 else weights.float()
+    low, high = (float(value) for value in weights.aminmax())
+    if not (low >= 0 and high <= 1):  # also where they are NaN
+        raise InputError(f"The mask has values from {low:g} to {high:g}; expected numbers in [0, 1].")
+    return weights
 
 
 def _images(reference: object) -> list[Image.Image]:
