@@ -54,9 +54,10 @@ def save_with_adapters(pipe: DiffusionPipeline, adapters: Mapping[str, EncodedAd
 
 def load_saved_adapters(model: str | Path) -> dict[str, ImagePromptAdapter]:
     """The adapters in the folder of a saved pipeline, by their names; InputError where there are none."""
-    own = Path(model).expanduser() / ADAPTER_FOLDER
-    if not Path(model).expanduser().is_dir():  # a hub name
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and not str(model).startswith("zoo:"):  # a hub name
         return {DEFAULT: load_adapter(f"{model}/{ADAPTER_FOLDER}")}
+    own = folder / ADAPTER_FOLDER
     folders = {path.parent.name: path.parent for path in sorted(own.glob("*/config.json"))}
     if (own / "config.json").is_file():
         folders = {DEFAULT: own}
