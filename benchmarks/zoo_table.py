@@ -17,6 +17,7 @@ ROWS = {
     "sdxl-mini": "sdxl-mini, text only",
     "ip-adapter-plus-sdxl-mini": "PTA-UM (Plus) on sdxl-mini",
     "a4a-plus-sdxl-mini": "**A4A (Plus) on sdxl-mini**",
+    "sd3-mini": "sd3-mini, text only",
 }
 
 if __name__ == "__main__":

@@ -43,12 +43,12 @@ def built(tmp_path_factory) -> Path:
 def test_every_stage_of_the_recipe_leaves_a_model_with_figures(built):
     for name in yaml.safe_load(RECIPE.read_text()):
         figures = json.loads((built / "models" / name / "figures.json").read_text())
-        assert figures or name == "t5", name
+        assert figures or name.startswith("t5"), name
         assert "a4a zoo build" in (built / "models" / name / "README.md").read_text()
 
 
 def test_built_models_load_through_the_public_functions(built):
-    for name in ("sd15-mini", "sdxl-mini", "pixart-mini"):
+    for name in ("sd15-mini", "sdxl-mini", "pixart-mini", "sd3-mini"):
         assert backbone_for(load_pipeline(built / "models" / name)).sites
     adapter = load_adapter(built / "models" / "a4a-plus-pixart-mini")
     assert "library_name: a4a" in (built / "models" / "a4a-plus-pixart-mini" / "README.md").read_text()

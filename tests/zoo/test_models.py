@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 import a4a
@@ -13,7 +13,12 @@ from a4a.utils.hub import ZOO
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sd15-mini", StableDiffusionPipeline), ("sdxl-mini", StableDiffusionXLPipeline)]
+    ("name", "kind"),
+    [
+        ("sd15-mini", StableDiffusionPipeline),
+        ("sdxl-mini", StableDiffusionXLPipeline),
+        ("sd3-mini", StableDiffusion3Pipeline),
+    ],
 )
 def test_diffusers_own_loading_draws_the_same_as_ours(name, kind):
     options = {"num_inference_steps": 1, "output_type": "latent"}
@@ -24,7 +29,7 @@ def test_diffusers_own_loading_draws_the_same_as_ours(name, kind):
     assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize("name", ["sd15-mini", "sdxl-mini", "pixart-mini"])
+@pytest.mark.parametrize("name", ["sd15-mini", "sdxl-mini", "pixart-mini", "sd3-mini"])
 def test_all_parts_are_loaded_in_one_precision(name):
     parts = DiffusionPipeline.from_pretrained(ZOO / name).components.values()
     assert {part.dtype for part in parts if isinstance(part, torch.nn.Module)} == {torch.float32}

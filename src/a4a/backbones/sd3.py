@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: transformers whose text and image rows attend to each other, trained by flow matching."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,17 +59,31 @@ class SD3(Backbone):
         for name, size in SIZES.items()
     }
 
+    @property
+    def _t5_tokens(self) -> int:
+        """Of a prompt: as many as the pipeline takes, or T5's tokenizer where that has fewer."""
+        tokens = self.default("max_sequence_length", "encode_prompt")
+        return tokens if self.pipe.tokenizer_3 is None else min(self.pipe.tokenizer_3.model_max_length, tokens)
+
+    def call_options(self) -> dict[str, Any]:
+        """T5's padding is attended to, so that a model with a shorter tokenizer needs its own number of tokens."""
+        return {"max_sequence_length": self._t5_tokens}
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """`states` [prompts, CLIP's and T5's tokens, width] and `pooled` [prompts, width] of both CLIPs."""
         states, _, pooled, _ = self.pipe.encode_prompt(
-            list(prompts), None, None, device=self.device, do_classifier_free_guidance=False
+            list(prompts),
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._t5_tokens,
         )
         return {"states": states.cpu(), "pooled": pooled.cpu()}
 
     def text_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        t5_tokens = self.default("max_sequence_length", "encode_prompt")
-        config, tokens = self.denoiser.config, self.pipe.tokenizer_max_length + t5_tokens
+        config, tokens = self.denoiser.config, self.pipe.tokenizer_max_length + self._t5_tokens
         return {
             "states": ((tokens, config.joint_attention_dim), None),
             "pooled": ((config.pooled_projection_dim,), None),

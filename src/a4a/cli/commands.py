@@ -259,7 +259,7 @@ COMMANDS = {
         target="a4a.cli.zoo:show",
         summary="Draw samples of a miniature text-to-image model, from prompts alone.",
         options={
-            "--model NAME": "sd15-mini, sdxl-mini or pixart-mini",
+            "--model NAME": "sd15-mini, sdxl-mini, pixart-mini or sd3-mini",
             "--output FILE": "PNG file (zoo.png)",
             "--count N": "images (24)",
             "--models FOLDER": "another zoo, as a4a zoo build makes it",

@@ -20,6 +20,7 @@ DESCRIPTIONS = {
     "sd15-mini": ("text-to-image, U-Net like SD1.5's: the base model", PROMPT_SCORES),
     "sdxl-mini": ("text-to-image, U-Net like SDXL's: an upgraded model", PROMPT_SCORES),
     "pixart-mini": ("text-to-image, transformer like PixArt's: an upgraded model", PROMPT_SCORES),
+    "sd3-mini": ("text-to-image, transformer like SD3.5's: an upgraded model", PROMPT_SCORES),
     "ip-adapter-plus-sd15-mini": ("IP-Adapter Plus for sd15-mini: the source adapter (PTA)", ADAPTER_SCORES),
     "ip-adapter-plus-sdxl-mini": ("IP-Adapter Plus for sdxl-mini, from scratch (PTA-UM)", ADAPTER_SCORES),
     "ip-adapter-plus-pixart-mini": ("IP-Adapter Plus for pixart-mini, from scratch (IP-Adapter*)", ADAPTER_SCORES),
@@ -31,6 +32,7 @@ DESCRIPTIONS = {
     "clip-medium": ("CLIP, whose text encoder is sdxl-mini's second", ("caption_of_256_found",)),
     "clip-small": ("CLIP, whose text encoder is sd15-mini's, and sdxl-mini's first", ("caption_of_256_found",)),
     "t5": ("text encoder of pixart-mini", ()),
+    "t5-wide": ("text encoder of sd3-mini, its third", ()),
     "vae": ("autoencoder of all text-to-image models", ("psnr_held_out",)),
     "identity": ("tells creatures apart: the identity score", ("found_of_100",)),
     "scene": ("reads scene, place and size: the prompt score", PROMPT_SCORES),
@@ -96,7 +98,7 @@ def show(model: str, output: Path = Path("zoo.png"), count: int = 24, models: Pa
     """Draw samples of a miniature text-to-image model, from prompts alone.
 
     Args:
-        model: sd15-mini, sdxl-mini or pixart-mini.
+        model: sd15-mini, sdxl-mini, pixart-mini or sd3-mini.
         output: PNG file.
         count: Images.
         models: The zoo's folder.

@@ -19,7 +19,7 @@ from a4a.zoo.adapters import build_adapter
 from a4a.zoo.autoencoder import build_vae
 from a4a.zoo.clip import build_clip
 from a4a.zoo.context import BuildContext
-from a4a.zoo.denoisers import build_pixart_mini, build_sd15_mini, build_sdxl_mini
+from a4a.zoo.denoisers import build_pixart_mini, build_sd3_mini, build_sd15_mini, build_sdxl_mini
 from a4a.zoo.evaluation import build_ceiling
 from a4a.zoo.scorers import build_identity_encoder, build_scene_classifier
 from a4a.zoo.t5 import build_t5
@@ -30,12 +30,14 @@ STAGES: dict[str, Callable[..., None]] = {
     "clip-medium": build_clip,
     "clip-large": build_clip,
     "t5": build_t5,
+    "t5-wide": build_t5,
     "identity": build_identity_encoder,
     "scene": build_scene_classifier,
     "ceiling": build_ceiling,
     "sd15-mini": build_sd15_mini,
     "pixart-mini": build_pixart_mini,
     "sdxl-mini": build_sdxl_mini,
+    "sd3-mini": build_sd3_mini,
 }
 """Stages by name, each called with the context, its name, the folder for its models, and the fields of its recipe.
 All other stages are adapters."""

@@ -1,4 +1,4 @@
-"""The zoo's three text-to-image models as diffusers pipelines, and their training."""
+"""The zoo's four text-to-image models as diffusers pipelines, and their training."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -8,8 +8,11 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -139,6 +142,43 @@ def pixart_mini(models: Path, layers: int, heads: int, head_width: int) -> PixAr
     )
 
 
+def sd3_mini(models: Path, layers: int, heads: int, head_width: int, shift: float) -> StableDiffusion3Pipeline:
+    """Text and image rows that attend to each other, as in SD3.5, trained by flow matching; two CLIPs and T5."""
+    clips = [
+        CLIPTextModelWithProjection.from_pretrained(models / folder, dtype=torch.float32)
+        for folder in ("clip-large", "clip-medium/text_encoder_with_projection")
+    ]
+    configs = [cast(Any, clip.config) for clip in clips]
+    t5 = T5EncoderModel.from_pretrained(models / "t5-wide" / "text_encoder", dtype=torch.float32)
+    vae = load_vae(models)
+    vae.register_to_config(shift_factor=0.0)  # SD3's pipeline needs a number
+    options: dict[str, Any] = {
+        "sample_size": LATENT_SIZE,
+        "pos_embed_max_size": LATENT_SIZE,
+        "patch_size": 1,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "attention_head_dim": head_width,
+        "caption_projection_dim": heads * head_width,
+        "joint_attention_dim": t5.config.d_model,
+        "pooled_projection_dim": sum(config.projection_dim for config in configs),
+        "qk_norm": "rms_norm",
+    }
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(**options),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+        vae=vae,
+        text_encoder=clips[0],
+        tokenizer=CLIPTokenizer.from_pretrained(models / "clip-large" / "tokenizer"),
+        text_encoder_2=clips[1],
+        tokenizer_2=CLIPTokenizer.from_pretrained(models / "clip-medium" / "tokenizer"),
+        text_encoder_3=t5,
+        tokenizer_3=T5Tokenizer.from_pretrained(models / "t5-wide" / "tokenizer"),
+    )
+
+
 def build_sd15_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
     """Stage: the base model."""
     _train_denoiser(context, name, target, sd15_mini(context.models, **model), **recipe)
@@ -152,6 +192,11 @@ def build_sdxl_mini(context: BuildContext, name: str, target: Path, model: dict[
 def build_pixart_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
     """Stage: the upgraded transformer."""
     _train_denoiser(context, name, target, pixart_mini(context.models, **model), **recipe)
+
+
+def build_sd3_mini(context: BuildContext, name: str, target: Path, model: dict[str, Any], **recipe: Any) -> None:
+    """Stage: the upgraded transformer of joint attention and flow matching."""
+    _train_denoiser(context, name, target, sd3_mini(context.models, **model), **recipe)
 
 
 def _train_denoiser(

@@ -1,4 +1,4 @@
-"""The zoo's T5: the text encoder of pixart-mini, trained on captions by span corruption."""
+"""The zoo's T5: the text encoder of pixart-mini, and a wider one for sd3-mini, trained on captions by span corruption."""
 
 from pathlib import Path
 from typing import Any
