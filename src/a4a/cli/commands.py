@@ -167,6 +167,20 @@ COMMANDS = {
         config="recipe",
         resume="Finished images are in the output folder; the same command draws all of them again.",
     ),
+    "push": Command(
+        target="a4a.cli.push:push",
+        summary="Put an adapter on the hub, with a model card that shows the pictures and scores of an evaluation.",
+        options={
+            "--adapter FOLDER": "adapter or checkpoint folder; of a checkpoint, what the trainer needs stays behind",
+            "--repo OWNER/NAME": "on the hub; made where there is none",
+            "--scores FOLDER": "output of a4a evaluate: its pictures, with their references, and its table",
+            "--method NAME": "of that evaluation, the one of this adapter; not needed where it is alone",
+            "--private": "make a new repository private",
+            "--output FOLDER": "write what is uploaded here, to look at it; without --repo nothing is uploaded",
+        },
+        example="a4a push --adapter runs/mine/adapter --scores runs/mine-scores --method A4A --repo me/my-adapter",
+        positional="adapter",
+    ),
     "evaluate": Command(
         target="a4a.evaluation.evaluate:evaluate",
         summary="Let several methods draw the same task, score them, and write tables and image grids.",
