@@ -42,6 +42,14 @@ def kontext():
     return tiny
 
 
+def flux2():
+    """Positions for each sample, as its pipelines give them: diffusers splits no others."""
+    tiny = tiny_transformers.flux2()
+    for name in ("img_ids", "txt_ids"):
+        tiny.inputs[name] = tiny.inputs[name].expand(2, -1, -1)
+    return tiny
+
+
 def qwen_image_edit():
     """Qwen-Image with a reference image of the same size behind the drawn one."""
     tiny = tiny_transformers.qwen_image()
@@ -53,6 +61,7 @@ def qwen_image_edit():
 MODELS = (
     tiny_transformers.flux,
     kontext,
+    flux2,
     tiny_transformers.qwen_image,
     qwen_image_edit,
     tiny_transformers.wan,

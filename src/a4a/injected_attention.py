@@ -118,7 +118,8 @@ class _AttentionProxy:
                 q, k, v, attn_mask=term.bias_for(q), enable_gqa=q.shape[1] != k.shape[1]
             )
             image = term.masked(image.transpose(1, 2).flatten(-2), drawn, context.name)
-            attended = attended + _padded(term.scale.to(image) * image, attended, drawn)
+            # in one pass over memory, which is what the sum costs
+            attended = torch.addcmul(attended, term.scale.to(image), _padded(image, attended, drawn))
         self._added = True
         return attended
 
