@@ -39,6 +39,8 @@ from diffusers import (
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
     KolorsPipeline,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -219,12 +221,12 @@ def glm_text():
     return model
 
 
-def gemma_text():
+def gemma_text(layers=1):
     config = Gemma2Config(
         vocab_size=len(gemma_tokenizer()),
         hidden_size=TEXT,
         intermediate_size=2 * TEXT,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,
@@ -679,6 +681,33 @@ def flux2():
     )
 
 
+def lumina2():
+    """Two query heads share a key head. Its pipeline wants eight pixels per latent, and reads Gemma's last layer but one."""
+    torch.manual_seed(10)
+    transformer = Lumina2Transformer2DModel(
+        sample_size=SIDE,
+        in_channels=4,
+        hidden_size=48,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=8,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=TEXT,
+    )
+    return _quiet(
+        Lumina2Pipeline(
+            transformer=shaken(transformer, 0.05),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+            vae=vae(4, 0.06, blocks=4),
+            text_encoder=gemma_text(layers=2),
+            tokenizer=copy.deepcopy(gemma_tokenizer()),
+        )
+    )
+
+
 def z_image():
     torch.manual_seed(8)
     transformer = ZImageTransformer2DModel(
@@ -718,6 +747,7 @@ PIPELINES = {
     "cogview4": cogview4,
     "qwen_image": qwen_image,
     "z_image": z_image,
+    "lumina2": lumina2,
 }
 """Builders by name: each name is a fixture, and every contract test runs on each."""
 
@@ -756,6 +786,7 @@ PUBLISHED = {
     "fal/AuraFlow-v0.3": ({3072: 36}, 6858.6),
     "THUDM/CogView4-6B": ({4096: 28}, 6369.1),
     "Qwen/Qwen-Image": ({3072: 60}, 20430.4),
+    "Alpha-VLLM/Lumina-Image-2.0": ({768: 26}, 2609.8),
     "Tongyi-MAI/Z-Image": ({3840: 30}, 6154.9),
     "Tongyi-MAI/Z-Image-Turbo": ({3840: 30}, 6154.9),
 }

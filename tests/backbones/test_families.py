@@ -11,6 +11,7 @@ import support
 import tiny_models
 from a4a.backbones import SizeConditions, backbone_for, families, load_pipeline
 from a4a.backbones.latents import unpack
+from a4a.backbones.lumina2 import Lumina2
 from a4a.backbones.pixart import PixArt
 from a4a.backbones.prediction import split_variance
 from a4a.backbones.qwen_image import QwenImage
@@ -67,6 +68,8 @@ def recorded(pipe, **kwargs):
         noisy = next(iter((*args, *kwargs.values())))
         if isinstance(noisy, list):  # Z-Image, which predicts the flow from noise to image
             noisy, out = torch.stack(noisy).squeeze(2), -torch.stack(out).squeeze(2)
+        if isinstance(backbone, Lumina2):  # this one, too
+            out = -out
         if noisy.ndim == 3:
             noisy, out = (unpack(rows, (tiny_models.SIDE,) * 2, backbone.patch_size) for rows in (noisy, out))
         timesteps = pipe.scheduler.timesteps[:1].expand(len(noisy))

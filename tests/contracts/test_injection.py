@@ -122,9 +122,9 @@ def image_attention(queries, keys, values):
     )
 
 
-def changed(a, b):
-    """Indices of the rows of a sequence [batch, rows, width] that differ."""
-    return (a - b).abs().amax((0, 2)).nonzero().flatten()
+def changed(a, b, sample):
+    """Indices of the rows of a sample's sequence that differ, of [batch, rows, width]."""
+    return (a[sample] - b[sample]).abs().amax(-1).nonzero().flatten()
 
 
 def test_query_rows_and_heads_at_every_site_are_the_models_own(backbone):
@@ -145,17 +145,16 @@ def test_query_rows_and_heads_at_every_site_are_the_models_own(backbone):
         own, projected = plain.queries[site.name], plain.projected[site.name]
         heads = own.shape[1]
         norms = [getattr(module, name, None) for name in (contract.query_norm, contract.key_norm)]
-
-        rows = changed(found.attended[site.name], plain.attended[site.name])
-        picture = changed(apart.projected[site.name], apart_too.projected[site.name])
-        assert set(picture.tolist()) <= set(rows.tolist()), "rows of the picture get no features"
-        if contract.image_rows != "all":
-            assert len(rows) < projected.shape[1], "rows of the text get features"
-        in_attention = changed(*(c.queries[site.name].transpose(1, 2).flatten(2) for c in (apart, apart_too)))
-        assert len(in_attention) == len(picture)
-
+        sequences = [c.queries[site.name].transpose(1, 2).flatten(2) for c in (apart, apart_too)]
         image = torch.zeros_like(plain.attended[site.name], dtype=torch.float64)
         for row in range(2):
+            rows = changed(found.attended[site.name], plain.attended[site.name], row)
+            picture = changed(apart.projected[site.name], apart_too.projected[site.name], row)
+            assert set(picture.tolist()) <= set(rows.tolist()), "rows of the picture get no features"
+            if contract.image_rows != "all":
+                assert len(rows) < projected.shape[1], "rows of the text get features"
+            in_attention = changed(*sequences, row)
+            assert len(in_attention) == len(picture)
             queries = normed_heads(projected[row], norms[0], heads)
             for h in range(heads):
                 lengths = own[row, h, in_attention].double().norm(dim=-1)

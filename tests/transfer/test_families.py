@@ -26,7 +26,9 @@ def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-@pytest.mark.parametrize("name", ["hunyuan_dit", "sana", "wan", "flux", "cogview4", "qwen_image", "z_image", "flux2"])
+@pytest.mark.parametrize(
+    "name", ["hunyuan_dit", "sana", "wan", "flux", "cogview4", "qwen_image", "z_image", "flux2", "lumina2"]
+)
 def test_an_adapter_is_planned_tried_transferred_and_used(name, request, tmp_path, capsys, monkeypatch):
     pipe = request.getfixturevalue(name)
     side = tiny_models.SIDE * backbone_for(pipe).vae_scale_factor

@@ -19,9 +19,10 @@ class PublishedModel:
     """Parameters of the text encoders, by their names in the pipeline."""
 
 
-CLIP_L, CLIP_G, T5_XXL, QWEN3_4B = 123_060_480, 694_659_840, 4_762_310_656, 4_022_468_096
+CLIP_L, CLIP_G, T5_XXL = 123_060_480, 694_659_840, 4_762_310_656
+GEMMA2_2B, QWEN3_4B = 2_614_341_888, 4_022_468_096
 """Parameters of text encoders that many models share: text sides of CLIP ViT-L/14 and OpenCLIP
-ViT-bigG/14, encoder of T5-XXL, a language model."""
+ViT-bigG/14, encoder of T5-XXL, two language models."""
 
 KL_VAE: Component = (
     "AutoencoderKL",

@@ -9,12 +9,9 @@ from torch import Tensor
 
 from a4a.backbones.base import Backbone, Text
 from a4a.backbones.prediction import Prediction, TimestepDensity
-from a4a.backbones.published import Component, PublishedModel
+from a4a.backbones.published import GEMMA2_2B, Component, PublishedModel
 from a4a.backbones.sizes import SizeConditions
 from a4a.errors import InputError
-
-GEMMA2_2B = 2_614_341_888
-"""Parameters of the text encoder."""
 
 BINNED_SIZES = (16, 32, 64, 128)
 """Latent sizes of the models for which the pipelines have tables of resolutions; SanaSprint's has one of 32 alone."""

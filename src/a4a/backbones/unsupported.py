@@ -45,9 +45,11 @@ _REASONS = {
         "AceStepTransformer1DModel",
         "AudioLDM2UNet2DConditionModel",
         "LongCatAudioDiTTransformer",
+        "MiniMaxMusic3RVQDepthDecoder",
         "MiniMaxMusic3Transformer1DModel",
         "StableAudio3DiTModel",
         "StableAudioDiTModel",
+        "T5FilmDecoder",
         "UNet1DModel",
     ),
     "it makes proteins": ("RFD4ProteinaTransformer",),
@@ -59,6 +61,7 @@ _REASONS = {
     ),
     "it is a part of a denoiser": (
         "DreamLiteTransformer2DModel",
+        "MotionAdapter",
         "Transformer2DModel",
         "TransformerTemporalModel",
     ),
@@ -74,6 +77,15 @@ _REASONS = {
         "LongCatImageTransformer2DModel",
         "OvisImageTransformer2DModel",
     ),
+    "a gate is between its attention and the output projection, for which no attention contract is written yet": (
+        "Krea2Transformer2DModel",
+    ),
+    "its sequence has other rows in the first step than in those that read its cache, for which no attention contract is "
+    "written yet": ("QwenImage21Transformer2DModel",),
+    "its blocks are a mixture of experts and it reads prompts with four text encoders, for which no backbone is written "
+    "yet": ("HiDreamImageTransformer2DModel",),
+    "it reads the words to draw with a second text encoder and is guided in several ways, for which no backbone is "
+    "written yet": ("HunyuanImageTransformer2DModel",),
     "its queries are made by a projection that holds keys and values too, for which no attention contract is written yet": (
         "PRXTransformer2DModel",
     ),
