@@ -47,7 +47,7 @@ class EncodedAdapter:
     def save(self, folder: Path) -> None:
         """Save the adapter with the name of its image encoder."""
         self.check_saveable()
-        if self.image_encoder is not None:
+        if self.image_encoder is not None and self.image_encoder.path is not None:
             self.adapter.set_image_encoder(self.image_encoder.path)
         self.adapter.save_pretrained(folder)
 

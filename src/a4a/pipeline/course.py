@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from a4a.errors import InputError
 
 EASINGS: dict[str, Callable[[float], float]] = {
@@ -70,8 +68,8 @@ class Course:
 
 
 @contextmanager
-def counted_steps(pipe: DiffusionPipeline, before_step: Callable[[int, int], None]) -> Iterator[None]:
-    """Calls `before_step(step, steps)` before each step of a call of the pipeline in the `with` block.
+def counted_steps(pipe: Any, before_step: Callable[[int, int], None]) -> Iterator[None]:
+    """Calls `before_step(step, steps)` before each step of a call of a diffusers pipeline in the `with` block.
 
     Steps are counted by the progress bar, which every pipeline of diffusers moves once a step, whatever its scheduler,
     its ways of guidance, and where in the schedule it begins. InputError where the bar was not used.

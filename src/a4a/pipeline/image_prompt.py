@@ -66,7 +66,8 @@ class ImagePrompt:
 
     def weights_for(self, references: int) -> Tensor:
         """The weights of so many references [references]; InputError for another number of them, or useless ones."""
-        given: Any = [self.weights] * references if isinstance(self.weights, Real) else list(self.weights)
+        weights: Any = self.weights
+        given = [weights] * references if isinstance(weights, Real) else list(weights)
         if len(given) != references:
             raise InputError(
                 f"There are {len(given)} weights for {references} references; give one number, or one each."

@@ -44,7 +44,7 @@ def load_mask(mask: Reference) -> Tensor:
         mask = open_image(mask)
     if isinstance(mask, Image.Image):
         mask = np.asarray(mask.convert("L"))
-    weights: Any = torch.from_numpy(np.ascontiguousarray(mask)) if isinstance(mask, np.ndarray) else mask
+    weights: Any = torch.from_numpy(np.array(mask)) if isinstance(mask, np.ndarray) else mask
     if not isinstance(weights, Tensor) or weights.ndim != 2 or not weights.numel():
         found = f"of shape {list(weights.shape)}" if isinstance(weights, Tensor) else f"a {type(mask).__name__}"
         raise InputError(f"The mask is {found}; expected a PIL image, a path, or an array or tensor [height, width].")
