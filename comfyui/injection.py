@@ -1,4 +1,4 @@
-"""One image prompt in one model: the second term of eq. 13, `scale Attention(q, k^, v^)`, at each site.
+"""Image prompts in one model: the second term of eq. 13, `scale mask Attention(q, k^, v^)`, at each site.
 
 ComfyUI calls a model with the rows of several conditionings in one batch and says which (`cond_or_uncond`) and at which
 noise level (`sigmas`). A wrapper around the call notes these; the patches inside the model (`patches.py`) then ask for
@@ -6,36 +6,62 @@ the term at each site.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from a4a import InputError, SiteFeatures
+from a4a import InputError
+from a4a.image_terms import RegionMask, TokenGrid
+
+from .features import ImagePrompts, Tokens
 
 CONDITIONINGS = ("the prompt", "the negative prompt")
 """By ComfyUI's numbers."""
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Where in the picture image prompts act."""
+
+    mask: Tensor
+    """[1 or images, height, width] in [0, 1], stretched over the picture."""
+    patch_size: int
+    """Latents along each side of one of the model's image rows."""
+    halved: bool
+    """Whether the model, a U-Net, runs on coarser grids inside."""
+
+    def fitted(self, latents: Tensor) -> RegionMask:
+        """The mask for latents [batch, channels, (frames,) height, width]."""
+        frames = latents.shape[2] if latents.ndim == 5 else 1
+        height, width = (-(-side // self.patch_size) for side in latents.shape[-2:])
+        region = RegionMask(self.mask.to(latents.device))
+        region.fit(TokenGrid(frames, height, width, self.halved))
+        return region
+
+
 class Injection:
-    """The terms of one image prompt.
+    """The terms of image prompts.
 
     Args:
-        features: one row for all images of a batch, or one for each.
-        negative: what the rows of the negative prompt get; as many rows.
+        prompts: with one row for all images of a batch, or one for each.
         scales: one for each site.
         course: a number for each noise level, by which all scales are multiplied.
+        region: where in the picture they act; everywhere by default.
     """
 
     def __init__(
         self,
-        features: SiteFeatures,
-        negative: SiteFeatures,
+        prompts: ImagePrompts,
         scales: Sequence[float],
         course: Callable[[float], float] = lambda sigma: 1.0,
+        region: Region | None = None,
     ):
-        self._features, self._scales, self._course = [features, negative], scales, course
+        self._sides, self._scales, self._course = [prompts.prompt, prompts.negative], scales, course
+        self._sites, self._region = prompts.sites, region
+        self._mask: RegionMask | None = None
         self._conditionings: Sequence[int] = ()
         self._factor = 0.0
         self._reached = False
@@ -63,7 +89,8 @@ class Injection:
                 f"prompt should do there; use a guider with a prompt and a negative prompt alone."
             )
         self._factor = self._course(float(options["sigmas"][0]) if "sigmas" in options else float(time[0]))
-        self._features = [f.to(latents.device) for f in self._features]
+        self._sides = [side.to(latents.device) for side in self._sides]
+        self._mask = None if self._region is None else self._region.fitted(latents)
         found = model(latents, time, c_concat, c_crossattn, control, transformer_options, **kwargs)
         if not self._reached:
             raise InputError(
@@ -73,7 +100,7 @@ class Injection:
         return found
 
     def term(self, site: int, query: Tensor, key_norm: nn.Module | None = None) -> Tensor | None:
-        """`scale Attention(q, k^, v^)` [batch, rows, width] at a site, by its number; None where the scale is 0.
+        """`scale mask Attention(q, k^, v^)` [batch, rows, width] at a site, by its number; None where the scale is 0.
 
         Args:
             site: its number.
@@ -84,25 +111,38 @@ class Injection:
         scale = self._scales[site] * self._factor
         if not scale:
             return None
-        key, value = (heads(t.to(query), query.shape[-1]) for t in self._rows(site, query.shape[0]))
-        key = key if key_norm is None else key_norm(key)
-        image = F.scaled_dot_product_attention(query, key, value)
-        return scale * image.transpose(1, 2).flatten(-2)
-
-    def _rows(self, site: int, batch: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [batch, tokens, width], in the order of the conditionings in the batch."""
-        images = batch // len(self._conditionings)
-        given = self._features[0].batch
-        if given not in (1, images):
-            raise InputError(
-                f"There are image prompts for {given} images but the model draws {images} at once; "
-                f"give one for all, or a batch of {given} latents."
-            )
-        features = [self._features[number] for number in self._conditionings]
-        return (
-            torch.cat([f.keys[site].expand(images, -1, -1) for f in features]),
-            torch.cat([f.values[site].expand(images, -1, -1) for f in features]),
+        parts = query.chunk(len(self._conditionings))
+        image = torch.cat(
+            [
+                _attention(part, self._sides[number], site, key_norm)
+                for part, number in zip(parts, self._conditionings, strict=True)
+            ]
         )
+        if self._mask is not None:
+            mask = self._mask.at(image.shape[1], self._sites[site].name).to(image)
+            image = image * _for_images(mask, len(parts[0]), "masks").repeat(len(parts), 1, 1)
+        return scale * image
+
+
+def _attention(query: Tensor, side: Tokens, site: int, key_norm: nn.Module | None) -> Tensor:
+    """Attention(q, k^, v^) [images, rows, width] of the images of one conditioning."""
+    key, value = (
+        heads(_for_images(t[site].to(query), len(query), "image prompts"), query.shape[-1])
+        for t in (side.features.keys, side.features.values)
+    )
+    key = key if key_norm is None else key_norm(key)
+    bias = None if side.counts is None else side.counts.to(query).log()[:, None, None]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(-2)
+
+
+def _for_images(rows: Tensor, images: int, what: str) -> Tensor:
+    """[1 or images, ...] as [images, ...]."""
+    if len(rows) not in (1, images):
+        raise InputError(
+            f"There are {what} for {len(rows)} images but the model draws {images} at once; give one for all, or a "
+            f"batch of {len(rows)} latents."
+        )
+    return rows.expand(images, *rows.shape[1:])
 
 
 def heads(rows: Tensor, head_width: int) -> Tensor:

@@ -9,14 +9,19 @@ from comfy.model_management import get_torch_device  # pyright: ignore[reportMis
 from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissingImports]
 
 from a4a import InputError
+from a4a.pipeline.adapter import EncodedAdapter
 
 from . import features
-from .apply import apply
+from .apply import WEIGHT_TYPE_NAMES, apply
 
 CATEGORY = "A4A"
 MODEL_FOLDER = "a4a"
 """Folder of adapters in ComfyUI's folder of models."""
 SUFFIX = ".safetensors"
+COMBINE = (
+    "concat: the model sees all images. average, norm average, add, subtract: of their embeddings. "
+    "batch: one image for each of a batch of latents."
+)
 
 Adapter = io.Custom("A4A_ADAPTER")
 ImagePrompts = io.Custom("A4A_IMAGE_PROMPTS")
@@ -54,13 +59,33 @@ class EncodeImagePrompt(io.ComfyNode):
             display_name="Encode A4A Image Prompt",
             category=CATEGORY,
             description="Features of reference images, which hold for every prompt, seed and step.",
-            inputs=[Adapter.Input("adapter"), io.Image.Input("image")],
+            inputs=[
+                Adapter.Input("adapter"),
+                io.Image.Input("image", tooltip="One reference or several."),
+                io.String.Input("weights", default="", tooltip="Of the images, separated by commas: 1, 0.5. Else 1."),
+                io.Combo.Input("combine", options=list(features.WAYS), tooltip=COMBINE),
+                io.Image.Input("image_2", optional=True, tooltip="More references, of another size."),
+                io.Image.Input("image_3", optional=True),
+                io.Image.Input("image_4", optional=True),
+                io.Image.Input("negative_image", optional=True, tooltip="What the picture shall not be like."),
+            ],
             outputs=[ImagePrompts.Output()],
         )
 
     @classmethod
-    def execute(cls, adapter: features.LoadedAdapter, image: Any) -> io.NodeOutput:
-        return io.NodeOutput(features.encode(adapter, image, get_torch_device()))
+    def execute(
+        cls,
+        adapter: EncodedAdapter,
+        image: Any,
+        weights: str,
+        combine: str,
+        image_2: Any = None,
+        image_3: Any = None,
+        image_4: Any = None,
+        negative_image: Any = None,
+    ) -> io.NodeOutput:
+        images = [batch for batch in (image, image_2, image_3, image_4) if batch is not None]
+        return io.NodeOutput(features.encode(adapter, images, weights, combine, negative_image, get_torch_device()))
 
 
 class ApplyImagePrompt(io.ComfyNode):
@@ -77,15 +102,24 @@ class ApplyImagePrompt(io.ComfyNode):
                 io.Float.Input("scale", default=1.0, min=-2.0, max=5.0, step=0.05),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01),
                 io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01),
+                io.Combo.Input("weight_type", options=list(WEIGHT_TYPE_NAMES), tooltip="Where in the model it acts."),
+                io.Mask.Input("mask", optional=True, tooltip="Where in the picture it acts."),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, image_prompts: features.ImagePrompts, scale: float, start: float, end: float
+        cls,
+        model: Any,
+        image_prompts: features.ImagePrompts,
+        scale: float,
+        start: float,
+        end: float,
+        weight_type: str,
+        mask: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(apply(model, image_prompts, optimized_attention, scale, start, end))
+        return io.NodeOutput(apply(model, image_prompts, optimized_attention, scale, start, end, weight_type, mask))
 
 
 class SaveImagePrompts(io.ComfyNode):

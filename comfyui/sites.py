@@ -13,7 +13,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
@@ -130,7 +130,7 @@ def _matching(names: _Names, modules: dict[str, nn.Module]) -> list[ModelSite]:
         if match is None or not all(hasattr(module, part) for part in names.parts):
             continue
         block, diffusers_name = names.translate(*map(int, match.groups()))
-        site = Site(diffusers_name, attrgetter(names.width)(module), 0.5)
+        site = Site(diffusers_name, attrgetter(names.width)(module), 0.0)  # depths depend on which sites count
         key_norm = f"{name}.{names.key_norm}" if names.key_norm else None
         sites.append(ModelSite(site, block, name, key_norm))
     return sites
@@ -151,4 +151,11 @@ def sites_of(adapter_sites: Sequence[Site], denoiser: nn.Module) -> tuple[Family
             f"The features are not for the model {type(denoiser).__name__}: {difference} (expected: the model, found: "
             f"the features); load the adapter that was made for this model."
         )
-    return family, found
+    return family, _with_depths(found)
+
+
+def _with_depths(sites: Sequence[ModelSite]) -> list[ModelSite]:
+    """The sites with their depths: they run in this order, but a U-Net's middle before its way up."""
+    order = sorted(range(len(sites)), key=lambda i: (sites[i].block[0] == "output", i))
+    depths = {number: place / max(len(sites) - 1, 1) for place, number in enumerate(order)}
+    return [replace(found, site=replace(found.site, depth=depths[i])) for i, found in enumerate(sites)]

@@ -211,6 +211,7 @@ class PixArt(Denoiser):
 
     def __init__(self, backbone):
         super().__init__(backbone)
+        self.patch_size = backbone.denoiser.config.patch_size
         attentions = [block.attn2 for block in backbone.denoiser.transformer_blocks]
         self.blocks = nn.ModuleList(
             _module(cross_attn=_module(q_linear=a.to_q, proj=a.to_out[0], num_heads=a.heads)) for a in attentions
@@ -220,17 +221,22 @@ class PixArt(Denoiser):
 class Flux(Denoiser):
     def __init__(self, backbone):
         super().__init__(backbone)
+        self.patch_size = backbone.patch_size
         model = backbone.denoiser
         self.double_blocks = nn.ModuleList(
             _module(img_attn=_module(norm=_module(key_norm=b.attn.norm_k), proj=b.attn.to_out[0]))
             for b in model.transformer_blocks
         )
         self.single_blocks = nn.ModuleList(
-            _module(norm=_module(key_norm=b.attn.norm_k), linear2=b.proj_out) for b in model.single_transformer_blocks
+            _module(
+                norm=_module(key_norm=b.attn.norm_k), linear2=b.proj_out if hasattr(b, "proj_out") else b.attn.to_out
+            )
+            for b in model.single_transformer_blocks
         )
         for kind, blocks in (("double", model.transformer_blocks), ("single", model.single_transformer_blocks)):
             for number, block in enumerate(blocks):
-                block.attn.set_processor(FluxAttention(self, kind, number))
+                packed = hasattr(block.attn, "to_qkv_mlp_proj")
+                block.attn.set_processor((PackedAttention if packed else FluxAttention)(self, kind, number))
 
 
 class JointAttention:
@@ -243,11 +249,8 @@ class JointAttention:
 
     def attend(self, image, text, rotation, mask=None):
         """`image` and `text` are q, k, v [batch, rows, heads, head width], normalised."""
-        joint = (
-            [torch.cat([t, i], 1).transpose(1, 2) for t, i in zip(text, image, strict=True)]
-            if text
-            else [i.transpose(1, 2) for i in image]
-        )
+        joint = [torch.cat(parts, 1) for parts in zip(text, image, strict=True)] if text else image
+        joint = [rows.transpose(1, 2) for rows in joint]
         patches = self.model.options.get("patches", {})
         options = dict(self.model.options, block_type=self.kind, block_index=self.number)
         if text:
@@ -281,9 +284,20 @@ class FluxAttention(JointAttention):
         return apply_rotary_emb(t, rotation)
 
 
+class PackedAttention(FluxAttention):
+    """Of FLUX.2's single blocks."""
+
+    def __call__(self, attn, hidden_states, attention_mask=None, image_rotary_emb=None, **_):
+        *qkv, mlp = attn.to_qkv_mlp_proj(hidden_states).tensor_split([attn.inner_dim * i for i in (1, 2, 3)], -1)
+        q, k, v = (t.unflatten(-1, (attn.heads, -1)) for t in qkv)
+        image = self.attend((attn.norm_q(q), attn.norm_k(k), v), None, image_rotary_emb)[1]
+        return attn.to_out(torch.cat([image, attn.mlp_act_fn(mlp)], -1))
+
+
 class QwenImage(Denoiser):
     def __init__(self, backbone):
         super().__init__(backbone)
+        self.patch_size = backbone.patch_size
         self.transformer_blocks = backbone.denoiser.transformer_blocks
         for number, block in enumerate(self.transformer_blocks):
             block.attn.set_processor(QwenAttention(self, "double", number))
@@ -325,6 +339,7 @@ DENOISERS = {
     "UNet2DConditionModel": UNet,
     "PixArtTransformer2DModel": PixArt,
     "FluxTransformer2DModel": Flux,
+    "Flux2Transformer2DModel": Flux,
     "QwenImageTransformer2DModel": QwenImage,
 }
 

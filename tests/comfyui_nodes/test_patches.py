@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
+import a4a
 import fake_comfyui
 import injecting
 import tiny_models
@@ -11,12 +12,16 @@ from a4a.backbones import backbone_for
 from a4a.backbones.attention import ImageRows
 from a4a.errors import InputError
 from a4a.features import SiteFeatures
+from a4a.image_terms import ImageTerm
 from a4a.injection import attach
+from a4a.pipeline.scales import weight_type_factors
+from comfyui.apply import apply
+from comfyui.features import ImagePrompts, Tokens
 from comfyui.injection import Injection
 from comfyui.patches import denoiser_of, patch_model
 from comfyui.sites import sites_of
 
-KINDS = {"sd15": None, "sdxl": None, "pixart": None, "flux": "all", "qwen_image": None}
+KINDS = {"sd15": None, "pixart": None, "flux": "all", "flux2": "all", "qwen_image": None}
 """Tiny pipelines, and which of their sites."""
 NEGATIVE_FIRST = (1, 0)
 
@@ -35,7 +40,8 @@ def model(backbone):
 
 def inject(model, backbone, features, negative, scale=0.7, **options):
     family, sites = sites_of(backbone.sites, denoiser_of(model))
-    injection = Injection(features, negative, [scale] * len(sites), **options)
+    prompts = ImagePrompts(backbone.sites, Tokens(features), Tokens(negative))
+    injection = Injection(prompts, [scale] * len(sites), **options)
     return patch_model(model, family, sites, injection, fake_comfyui.optimized_attention)
 
 
@@ -68,9 +74,24 @@ def test_prompts_add_up_and_each_image_of_a_batch_gets_its_own(backbone, model):
         both.run(*inputs, NEGATIVE_FIRST)
 
 
-def test_a_course_sets_the_scale_by_the_noise_level(model, backbone):
-    features = injecting.features(backbone)
-    inputs = tiny_models.inputs(backbone)
+def test_masks_token_counts_and_weight_types_are_those_of_our_own_terms(backbone, model):
+    features, inputs = injecting.features(backbone, 2), tiny_models.inputs(backbone, 2)
+    generator = torch.Generator().manual_seed(0)
+    mask, counts = torch.rand(2, 16, 16, generator=generator), torch.rand(2, features.tokens, generator=generator) + 0.5
+    scales = 0.7 * torch.from_numpy(weight_type_factors("ease out", backbone.sites)).expand(2, -1)
+    with a4a.Injection(backbone.denoiser, backbone.sites) as injection:
+        injection.set_terms([ImageTerm(features, scales.float(), counts=counts, mask=mask)])
+        expected = backbone.predict(*inputs)
+    prompts = ImagePrompts(backbone.sites, Tokens(features, counts), Tokens(features))
+    attention = fake_comfyui.optimized_attention
+    same(apply(model, prompts, attention, 0.7, weight_type="ease out", mask=mask).run(*inputs), expected)
+    for options in ({"weight_type": "ease out"}, {"mask": mask}):
+        assert not torch.allclose(apply(model, prompts, attention, 0.7, **options).run(*inputs), expected, atol=1e-4)
+
+
+def test_a_course_sets_the_scale_by_the_noise_level(pixart):
+    backbone, model = backbone_for(pixart), fake_comfyui.load_model(pixart)
+    features, inputs = injecting.features(backbone), tiny_models.inputs(backbone)
     patched = inject(model, backbone, features, features, course=lambda sigma: float(sigma > 5))
     assert torch.equal(patched.run(*inputs, sigma=4.0), model.run(*inputs))
     same(patched.run(*inputs, sigma=6.0), inject(model, backbone, features, features).run(*inputs))
