@@ -87,14 +87,19 @@ def test_python_runs_from_top_to_bottom(page, desk, own_registries):
 
 
 def quick_commands():
+    """One command for each adapter and model that stand in for those of the pages."""
+    found = {}
     for page in PAGES:
         for block in blocks(page, "bash"):
             for line in block.replace("\\\n", " ").splitlines():
                 if line.removeprefix("a4a ").startswith(QUICK):
-                    yield page.name, line
+                    words = shlex.split(swapped(line).replace(f"{MODELS}/", "zoo:"), comments=True)
+                    key = [w for i, w in enumerate(words) if i < 3 or words[i - 1] in ("--adapter", "--model")]
+                    found.setdefault(tuple(key), (page.name, line))
+    return found.values()
 
 
-@pytest.mark.parametrize("page, line", dict.fromkeys(quick_commands()), ids=lambda text: text[:40])
+@pytest.mark.parametrize("page, line", quick_commands(), ids=lambda text: text[:40])
 def test_quick_commands_run(page, line, desk, capsys):
     words = [swapped(word) for word in shlex.split(line, comments=True)[1:]]
     if "generate" in words:

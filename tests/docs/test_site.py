@@ -42,7 +42,7 @@ def test_every_page_is_in_the_navigation(pages):
         if a["href"].split("#")[0] and "://" not in a["href"]
     }
     missing = [file for file in pages if file.name != "404.html" and file.resolve() not in linked]
-    assert not missing
+    assert not missing, "give the page a line in the navigation of zensical.toml"
 
 
 def test_links_and_pictures_lead_somewhere(site, pages):
