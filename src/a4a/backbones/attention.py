@@ -187,7 +187,7 @@ DOUBLE = AttentionContract("double", text=("add_k_proj", "add_v_proj"))
 SINGLE_FIRST = AttentionContract("single-first", image_rows="first")
 SINGLE_LAST = AttentionContract("single-last", image_rows="last")
 PACKED = PackedContract(
-    "packed", image_rows="last", query="to_qkv_mlp_proj", fused_query=None, text=("to_qkv_mlp_proj",) * 2
+    "packed", image_rows="last", query="to_qkv_mlp_proj", fused_query=None, text=("to_qkv_mlp_proj", "to_qkv_mlp_proj")
 )
 
 CONTRACTS: dict[str, AttentionContract] = {c.name: c for c in (CROSS, DOUBLE, SINGLE_FIRST, SINGLE_LAST, PACKED)}
