@@ -132,6 +132,14 @@ def test_the_target_is_the_mixture_of_sample_and_noise(kind, share, seed):
     torch.testing.assert_close(prediction.target(x0, noise, t), a * x0 + b * noise, atol=1e-5, rtol=1e-5)
 
 
+@given(kind=kinds, share=st.floats(0.02, 0.8), seed=seeds)
+def test_clean_latents_are_recovered_from_a_perfect_prediction(kind, share, seed):
+    prediction, (x0, noise), t = KINDS[kind], latents_and_noise(seed), timesteps_at(kind, share)
+    noisy = prediction.add_noise(x0, noise, t)
+    found = prediction.clean_latents(noisy, prediction.target(x0, noise, t), t)
+    torch.testing.assert_close(found, x0, atol=1e-3, rtol=1e-3)
+
+
 @given(kind=kinds, other=kinds, share=st.floats(0.02, 0.6))  # noise that all four schedules reach
 def test_the_matching_time_step_of_another_schedule_leads_back(kind, other, share):
     one, two, t = KINDS[kind], KINDS[other], timesteps_at(kind, share)

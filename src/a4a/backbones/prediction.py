@@ -110,6 +110,12 @@ class Prediction(ABC):
     def mixture(alpha: Any, sigma: Any) -> tuple[Any, Any]:
         """a and b of the prediction a x0 + b eps."""
 
+    def clean_latents(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """x0 by a prediction [batch, channels, height, width] of noisy latents x at time steps [batch]."""
+        alpha, sigma = (level.reshape(-1, 1, 1, 1).to(noisy) for level in self.levels(timesteps))
+        a, b = self.mixture(alpha, sigma)
+        return (b * noisy - sigma * prediction) / (alpha * b - sigma * a)
+
     def noise_per_prediction(self, log_snr: float) -> float:
         """By how much eps changes where the prediction changes by one, at the same noisy latents."""
         alpha, sigma = self.levels_at(log_snr)

@@ -263,6 +263,22 @@ COMMANDS = {
         example="a4a demo --output demo",
         resume="The same command starts the transfer again; what is encoded already is kept.",
     ),
+    "web": Command(
+        target="a4a.web.app.launch:web",
+        summary="Serve a page in the browser that draws with an adapter; without options, with the zoo's.",
+        options={
+            "--model MODEL": "the upgraded model: diffusers folder, hub name or zoo:NAME",
+            "--adapter ADAPTER": "adapter folder, published IP-Adapter file, hub name or zoo:NAME",
+            "--image_encoder ENCODER": "the adapter's CLIP vision model (the one that the adapter names)",
+            "--source NAME": "the source to draw with, of an adapter that has several",
+            "--host ADDRESS": "where to listen (127.0.0.1: this machine alone); any other needs --auth",
+            "--port N": "port (7860); 0 takes a free one",
+            "--auth USER:PASSWORD": "what visitors must give; or a file with such a line for each of them",
+            "--report FOLDER": "output of a4a report for the last tab (the runs recorded in this repository)",
+        },
+        example="a4a web --model runs/my-model --adapter runs/my-adapter/adapter",
+        resume="Whatever visitors drew is gone.",
+    ),
     "zoo list": Command(
         target="a4a.cli.zoo:list_",
         summary="List the miniature models, what each is, and the figures it was shipped with.",

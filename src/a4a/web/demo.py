@@ -36,6 +36,8 @@ EVALUATED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the live run at which it is scored, besides its start and its end: the curve rises early."""
 SHOWN = (0, 1 / 16, 1 / 4, 1)
 """Shares of the live run at which the page shows images."""
+METRICS_HEAD = ("method", "samples", "identity [95 %]", "found", "CLIP", "as prompted")
+"""Heads of the columns of `score_table`."""
 METRICS = ("identity", "retrieval", "clip_image", "scene", "place", "size")
 
 
@@ -117,9 +119,9 @@ def demo(
         subjects=subjects,
         progress=[(count, list(map(data_url, images))) for count, images in _progress(output, progress)],
         progress_references=list(map(data_url, progress.preview.task.references)),
-        plots=_plots(output / "run" / "log.csv", zoo),
+        plots=recorded_plots(zoo, output / "run" / "log.csv"),
         live=_same_subjects(test, live_scores, samples, zoo, encoder),
-        table=_score_table(zoo),
+        table=score_table(zoo),
         samples=samples,
         minutes=minutes,
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -200,8 +202,8 @@ def _grid(
             yield LIVE.title, LIVE.note, live_images[: len(preview.task)]
 
 
-def _plots(live_log: Path, zoo: Path) -> list[str]:
-    """SVGs of identity against samples: the live run beside the recorded ones, for each upgraded model."""
+def recorded_plots(zoo: Path, live_log: Path | None = None) -> list[str]:
+    """SVGs of identity against samples: the recorded runs for each upgraded model, and the live one where there is one."""
 
     def curve(method: str, log: Path, live: bool = False) -> Curve:
         rows = [r for r in read_log(log) if "identity" in r]
@@ -214,10 +216,9 @@ def _plots(live_log: Path, zoo: Path) -> list[str]:
 
     pta = "PTA on its base"
     level = [Level(pta, figures(PTA, zoo)["identity"]["mean"], KNOWN_COLOURS[pta])]
-    to_pixart = [
-        curve("A4A", live_log, live=True),
-        *recorded({"A4A": "a4a-plus-pixart-mini", "IP-Adapter*": "ip-adapter-plus-pixart-mini"}),
-    ]
+    to_pixart = recorded({"A4A": "a4a-plus-pixart-mini", "IP-Adapter*": "ip-adapter-plus-pixart-mini"})
+    if live_log is not None:
+        to_pixart.insert(0, curve("A4A", live_log, live=True))
     to_sdxl = recorded({"A4A": "a4a-plus-sdxl-mini", "PTA-UM": "ip-adapter-plus-sdxl-mini"})
     plots = {"To the transformer": to_pixart, "To the larger U-Net": to_sdxl}
     return [curves(title, "identity, validation subjects", lines, level) for title, lines in plots.items() if lines]
@@ -251,8 +252,8 @@ def _same_subjects(
     return rows
 
 
-def _score_table(zoo: Path) -> list[list[str]]:
-    """Rows for the page: the recorded figures of the zoo, then the ceiling."""
+def score_table(zoo: Path) -> list[list[str]]:
+    """The recorded figures of the zoo, then the ceiling, as rows below METRICS_HEAD."""
     rows = []
     for column in _built(zoo):
         entry = figures(column.folder, zoo)
