@@ -80,7 +80,7 @@ def encode(
         images: as ComfyUI has them, batches [images, height, width, 3] in [0, 1] of any sizes.
         weights: of the images, separated by commas; nothing, or one number for all.
         combine: one of `WAYS`.
-        negative: an image that the picture shall not be like; several count alike.
+        negative: an image that the picture should not be like; several count alike.
         device: where adapter and encoder run; they and the features are on the CPU afterwards.
     """
     device = torch.device(device)

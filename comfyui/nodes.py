@@ -67,7 +67,7 @@ class EncodeImagePrompt(io.ComfyNode):
                 io.Image.Input("image_2", optional=True, tooltip="More references, of another size."),
                 io.Image.Input("image_3", optional=True),
                 io.Image.Input("image_4", optional=True),
-                io.Image.Input("negative_image", optional=True, tooltip="What the picture shall not be like."),
+                io.Image.Input("negative_image", optional=True, tooltip="What the picture should not be like."),
             ],
             outputs=[ImagePrompts.Output()],
         )

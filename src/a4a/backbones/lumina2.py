@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0: one sequence of caption and image, heads that share keys; reversed time."""
+"""Lumina-Image 2.0: one sequence of caption and image, grouped-query attention; reversed time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,18 +49,18 @@ class Lumina2(Backbone):
 
     @property
     def _tokens(self) -> int:
-        """Of a prompt, as many as the pipeline takes by default, the system's words before it included."""
+        """Of a prompt, as many as the pipeline takes by default, the system prompt before it included."""
         return self.default("max_sequence_length")
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """`states` [prompts, tokens, width] of Gemma, which reads the system's words first, and `mask` [prompts, tokens]."""
+        """`states` [prompts, tokens, width] of Gemma, which reads the system prompt first, and `mask` [prompts, tokens]."""
         states, mask, *_ = self.pipe.encode_prompt(list(prompts), False, device=self.device)
         return {"states": states.cpu(), "mask": mask.cpu()}
 
     @torch.no_grad()
     def no_text(self) -> Text:
-        """The empty prompt, without the system's words."""
+        """The empty prompt, without the system prompt."""
         *_, states, mask = self.pipe.encode_prompt([""], device=self.device)
         return {"states": states.cpu(), "mask": mask.cpu()}
 

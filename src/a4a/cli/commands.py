@@ -156,7 +156,7 @@ COMMANDS = {
             "--combine WAY": "all images for one picture: concat, average, norm average, add or subtract",
             "--weights X ...": "of the images that are combined",
             "--mask FILE ...": "one for each image, white where it acts: all images in one picture",
-            "--negative_image FILE": "what the pictures shall not have",
+            "--negative_image FILE": "what the pictures should not show",
             "--weight_type NAME": "spread of the scale over the sites: linear, ease in, style transfer, composition, ...",
             "--start X": "fraction of the steps after which the image prompt begins to act (0)",
             "--end X": "fraction of the steps after which it acts no longer (1)",
@@ -251,7 +251,7 @@ COMMANDS = {
     ),
     "demo": Command(
         target="a4a.web.demo:demo",
-        summary="Transfer an adapter in miniature, live, about five minutes on two cores, and write a page about it.",
+        summary="Transfer an adapter in miniature, live, about two minutes on two idle cores, and write a page about it.",
         options={
             "--output FOLDER": "for the page (index.html) and the run (demo)",
             "--samples N": "samples of the live transfer (3200)",

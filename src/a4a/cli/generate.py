@@ -64,7 +64,7 @@ def generate(
         combine: How all reference images act as one: concat, average, norm average, add, subtract.
         weights: Of the reference images that are combined.
         mask: Where in the picture each reference image acts, white there: one mask for each, in their order.
-        negative_image: What the pictures shall not have.
+        negative_image: What the pictures should not show.
         weight_type: How the scale is spread over the sites, by the names of ComfyUI's IP-Adapter nodes.
         start: Fraction of the steps after which the image prompt begins to act.
         end: Fraction of the steps after which it acts no longer.

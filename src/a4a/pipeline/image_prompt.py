@@ -51,7 +51,7 @@ class ImagePrompt:
     mask: Reference | None = None
     """Where in the picture it acts: white there, black elsewhere, stretched over the picture; everywhere by default."""
     negative: References | None = None
-    """What the picture shall not have: guidance sees this image, or several, where it sees none by default."""
+    """What the picture should not show: guidance sees this image, or several, where it sees none by default."""
     adapter: str | None = None
     """Which adapter of the pipeline makes the features; by default the first."""
 
