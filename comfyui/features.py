@@ -115,8 +115,7 @@ def _as_one(prompt: ImagePrompt, adapter: EncodedAdapter, device: torch.device) 
     embeds: Any = prompt.embeds
     weights = prompt.weights_for(len(embeds))
     features, no_image = adapter.features(combined(embeds, weights, prompt.combine), device)
-    alike = prompt.combine != "concat" or bool((weights == weights[0]).all())
-    counts = None if alike else weights.repeat_interleave(features.tokens)[None]
+    counts = prompt.counts_for(len(embeds), features.tokens)
     return Tokens(features.map(lambda t: t.flatten(0, 1)[None]), counts), no_image
 
 

@@ -78,6 +78,16 @@ class ImagePrompt:
             raise InputError(f"The weights are {given}; {self.combine} takes finite ones from 0 on, not all 0.")
         return weights
 
+    def counts_for(self, references: int, tokens: int) -> Tensor | None:
+        """How many times each token of all references counts in the attention [1, references * tokens], `tokens` each.
+
+        None for once each, which is also so where the references are combined before they have tokens.
+        """
+        weights = self.weights_for(references)
+        if self.combine != "concat" or bool((weights == weights[0]).all()):
+            return None
+        return weights.repeat_interleave(tokens)[None]
+
 
 def combined(embeds: Tensor, weights: Tensor, combine: str) -> Tensor:
     """Image embeddings [references, ...] as those that an adapter takes: one row, or for `concat` as many as before."""

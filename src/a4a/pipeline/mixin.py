@@ -14,7 +14,7 @@ from a4a.errors import InputError
 from a4a.pipeline.adapter import DEFAULT, EncodedAdapter
 from a4a.pipeline.image_prompt import ImagePrompts
 from a4a.pipeline.pipeline import ImagePromptPipeline
-from a4a.pipeline.saving import load_saved_adapters, save_with_adapters, stock_class
+from a4a.pipeline.saving import check_saving, load_saved_adapters, save_with_adapters, stock_class
 from a4a.pipeline.scales import SiteScale, scales_of
 
 
@@ -65,10 +65,7 @@ class WithImagePrompt:
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """As diffusers does, and the adapters, so that `from_pretrained` with `custom_pipeline` loads them, too."""
-        if options.pop("push_to_hub", False):
-            raise InputError("save_pretrained writes a folder; to push it to the hub, call push_to_hub(name).")
-        for adapter in self._adapters.values():
-            adapter.check_saveable()
+        check_saving(self._adapters, options)
         super().save_pretrained(save_directory, **options)  # pyright: ignore[reportAttributeAccessIssue]
         save_with_adapters(cast("DiffusionPipeline", self), self._adapters, Path(save_directory))
 

@@ -27,7 +27,7 @@ from a4a.pipeline.course import Course, counted_steps
 from a4a.pipeline.guidance import check_guidance, check_negatives, is_perturbed
 from a4a.pipeline.image_prompt import ImagePrompt, ImagePrompts, courses_of, prompts_of_pictures
 from a4a.pipeline.references import References, load_references
-from a4a.pipeline.saving import load_saved_adapters, save_with_adapters
+from a4a.pipeline.saving import check_saving, load_saved_adapters, save_with_adapters
 from a4a.pipeline.scales import SiteScale, scales_of
 from a4a.pipeline.terms import image_terms
 
@@ -114,10 +114,7 @@ class ImagePromptPipeline:
         `options` are those of `DiffusionPipeline.save_pretrained`. diffusers itself loads the folder with image
         prompts: `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
         """
-        if options.pop("push_to_hub", False):
-            raise InputError("save_pretrained writes a folder; to push it to the hub, call push_to_hub(name).")
-        for adapter in self.adapters.values():
-            adapter.check_saveable()
+        check_saving(self.adapters, options)
         self.pipe.save_pretrained(save_directory, **options)
         save_with_adapters(self.pipe, self.adapters, Path(save_directory))
 

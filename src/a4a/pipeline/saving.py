@@ -7,6 +7,7 @@ with image prompts: `DiffusionPipeline.from_pretrained(folder, custom_pipeline=f
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -35,6 +36,14 @@ def stock_class(pipe: DiffusionPipeline) -> type[DiffusionPipeline]:
     """The pipeline's class as diffusers has it, without `WithImagePrompt`."""
     stock = (kind for kind in type(pipe).__mro__ if kind.__module__.split(".")[0] == "diffusers")
     return next(kind for kind in stock if not hasattr(kind, "plain_call"))
+
+
+def check_saving(adapters: Mapping[str, EncodedAdapter], options: Mapping[str, Any]) -> None:
+    """InputError before anything is written: for an image encoder without a name, and for a push in the same call."""
+    if options.get("push_to_hub", False):
+        raise InputError("save_pretrained writes a folder; to push it to the hub, call push_to_hub(name).")
+    for adapter in adapters.values():
+        adapter.check_saveable()
 
 
 def save_with_adapters(pipe: DiffusionPipeline, adapters: Mapping[str, EncodedAdapter], folder: Path) -> None:

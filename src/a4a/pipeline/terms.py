@@ -93,7 +93,8 @@ def _tokens(
     features, no_image = adapter.features(torch.cat(rows), backbone.device)
     made = iter(_cut(features.to(backbone.dtype), [len(row) for row in rows]))
     positives = [
-        _Tokens(one, _counts(p, len(own), one.tokens)) for p, own, one in zip(prompts, parts, made, strict=False)
+        _Tokens(one, p.counts_for(len(own), one.tokens // len(own)))
+        for p, own, one in zip(prompts, parts, made, strict=False)
     ]
     nothing = _Tokens(no_image.to(backbone.dtype))
     negatives = [nothing if prompt.negative is None else _Tokens(next(made)) for prompt in prompts]
@@ -122,14 +123,6 @@ def _cut(features: SiteFeatures, lengths: Sequence[int]) -> list[SiteFeatures]:
         parts.append(rows.map(lambda t: t.flatten(0, 1).unsqueeze(0)))
         start += length
     return parts
-
-
-def _counts(prompt: ImagePrompt, references: int, tokens: int) -> Tensor | None:
-    """[1, tokens]: weights of the references whose tokens stand side by side."""
-    weights = prompt.weights_for(references)
-    if prompt.combine != "concat" or bool((weights == weights[0]).all()):
-        return None
-    return weights.repeat_interleave(tokens // references)[None]
 
 
 def _term(rows: Sequence[_Encoded | None], backbone: Backbone) -> ImageTerm:
