@@ -30,6 +30,9 @@ Sites that a mapping does not name have 0, as in diffusers; where two names hold
 """
 
 WEAK = 0.25
+"""Factor of what a weight type weakens."""
+THIRDS = {"down": "early", "mid": "middle", "up": "late"}
+"""What stands in for the parts of a U-Net in models without them."""
 
 
 def scales_of(scale: SiteScale, sites: Sequence[Site], name: str) -> np.ndarray:
@@ -77,8 +80,6 @@ def _by_group(elsewhere: float, **factors: float) -> Callable[[Sequence[Site]], 
 
     return profile
 
-
-THIRDS = {"down": "early", "mid": "middle", "up": "late"}
 
 WEIGHT_TYPES: dict[str, Callable[[Sequence[Site]], np.ndarray]] = {
     "linear": _by_depth(np.ones_like),
