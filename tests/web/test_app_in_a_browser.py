@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
+from gradio_client import Client
 from PIL import Image, ImageChops
 from playwright.sync_api import expect, sync_playwright
+
+from hostile_images import GOOD, HOSTILE
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason="Chromium is not installed (.ci/run installs it)")
@@ -64,6 +68,7 @@ def server(home):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+    assert not list((home / "tmp").glob("a4a-web-*"))  # all pictures are gone
 
 
 def _address(process, errors):
@@ -190,3 +195,119 @@ def test_a_drawing_is_stopped(context, server):
         page.locator("#steps input[type=number]").fill("2")
         generate(page)
         status(page, "2 steps")
+
+
+def test_a_hostile_upload_is_refused_in_one_sentence(context, server, tmp_path):
+    with visitor(context, server) as page:
+        for name in ("a bomb", "SVG"):
+            file = tmp_path / "upload.png"
+            file.write_bytes(HOSTILE[name][0])
+            if page.locator("#reference img").count():
+                page.locator("#reference").get_by_role("button", name="Remove Image").click()
+            page.locator("#reference input[type=file]").set_input_files(file)
+            expect(page.locator(".toast-body").last).to_contain_text(HOSTILE[name][1], timeout=SLOW)
+            expect(page.locator("#reference img")).to_have_count(0, timeout=SLOW)
+        file = tmp_path / "large.png"
+        file.write_bytes(os.urandom(11 * 2**20))
+        page.locator("#reference input[type=file]").set_input_files(file)
+        expect(page.locator(".toast-body").last).to_contain_text(re.compile("size", re.IGNORECASE), timeout=SLOW)
+
+
+def test_a_keyboard_is_enough(context, server):
+    with visitor(context, server) as page:
+        page.locator("#prompt textarea").focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.type("a small creature on the left, in the snow")
+        page.keyboard.press("Enter")
+        status(page, r"Seed 0, scale 1,")
+        first = addresses(page)
+        reached = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(
+                page.evaluate("document.activeElement.closest('[id]:not([id^=component]):not([id^=range])')?.id")
+            )
+            if page.evaluate("document.activeElement.closest('#scale input[type=range]') !== null"):
+                break
+        assert {"generate", "stop"} <= reached
+        for _ in range(10):
+            page.keyboard.press("ArrowLeft")
+        page.locator("#prompt textarea").focus()
+        page.keyboard.press("Enter")
+        status(page, r"Seed 0, scale 0.5,")
+        assert addresses(page)[0] != first[0]
+
+
+def test_methods_are_compared_and_the_report_is_shown(context, server):
+    with visitor(context, server) as page:
+        page.get_by_role("tab", name="Compare").click()
+        page.locator("#compare").click()
+        status(page, "Seed 0", "#compare-status")
+        captions = page.locator("#compared .caption-label").all_inner_texts()
+        assert len(captions) >= 4 and captions[0].startswith("Text alone: identity")
+        scores = [float(caption.rpartition(" ")[2]) for caption in captions]
+        assert max(scores) > scores[0] + 0.2
+        screenshot(page, "web-compare")
+        page.get_by_role("tab", name="Report").click()
+        frame = page.frame_locator("#report iframe")
+        expect(frame.locator("h2").first).to_be_visible(timeout=SLOW)
+
+
+def test_a_transfer_is_watched_and_used(context, server):
+    with visitor(context, server) as page:
+        page.get_by_role("tab", name="Transfer").click()
+        page.locator("#start").click()
+        status(page, "Done: 64 samples", "#transfer-status")
+        expect(page.locator("#transfer-view svg")).to_have_count(1, timeout=SLOW)
+        assert page.locator("#transfer-view th").all_inner_texts() == ["reference", "0", "32", "64"]
+        screenshot(page, "web-transfer")
+        page.locator("#use").click()
+        expect(page.locator("#adapter input")).to_have_value(re.compile("Yours 1: A4A, 64 samples"), timeout=SLOW)
+        generate(page)
+
+
+def test_a_full_queue_says_its_length(server):
+    client = Client(server, verbose=False, download_files=False)
+    jobs = [client.submit(prompt="a creature", steps=4, seed=seed, api_name="/generate") for seed in range(8)]
+    errors = [error for job in jobs if (error := job.exception(timeout=SLOW / 1000)) is not None]
+    assert 0 < len(errors) < len(jobs)  # one is drawn and two wait, as tests/web/serve_app.py sets
+    assert all("Queue is full" in str(error) for error in errors)
+
+
+def answer_to(server, reference):
+    """What a request to draw says in the end; without gradio_client, which would upload a file that it is given."""
+    given = [reference, "a creature", "pixart-mini", "A4A, transferred in 3,200 samples", 1.0, 0, 2, 3.0]
+    call = f"{server}/gradio_api/call/generate"
+    event = httpx.post(call, json={"data": given}, timeout=60).json()["event_id"]
+    return re.findall(r"^event: (\w+)", httpx.get(f"{call}/{event}", timeout=60).text, re.MULTILINE)[-1]
+
+
+def test_a_request_names_no_file_of_the_server_and_no_address(server):
+    said_to_be_a_file = {"meta": {"_type": "gradio.FileData"}}
+    (uploaded,) = httpx.post(f"{server}/gradio_api/upload", files={"files": ("a.png", GOOD)}, timeout=60).json()
+    assert answer_to(server, {"path": uploaded} | said_to_be_a_file) == "complete"
+    own = str(DOCS / "demo.png")
+    for path in (own, f"{uploaded}/../../../../../../../../../../..{own}", "http://127.0.0.1:9/demo.png"):
+        assert answer_to(server, {"path": path} | said_to_be_a_file) == "error"
+        assert answer_to(server, {"path": path}) == "error"
+        assert httpx.get(f"{server}/gradio_api/file={path}", timeout=60).status_code in (403, 404)
+    assert httpx.get(f"{server}/gradio_api/file=https://example.org/a.png", timeout=60).text == "Not found"
+    assert httpx.get(f"{server}/gradio_api/file={uploaded}", timeout=60).content == GOOD
+
+
+def test_the_example_of_the_docs_draws(server, tmp_path, monkeypatch):
+    text = (DOCS / "web.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Image.effect_noise((64, 64), 80).convert("RGB").save("my-creature.png")
+    exec(code.replace("http://127.0.0.1:7860", server), {})
+    assert Image.open("picture.png").size == Image.open("plain.png").size == (64, 64)
+
+
+def test_nothing_is_written_elsewhere(server, home):
+    assert not list((home / "work").iterdir())
+    at_home = [path.relative_to(home / "home") for path in (home / "home").rglob("*") if path.is_file()]
+    assert all(path.parts[:2] == (".cache", "matplotlib") for path in at_home)
+    files = [path.relative_to(home / "tmp") for path in (home / "tmp").rglob("*")]
+    pictures = [path for path in files if path.suffix in (".png", ".webp")]
+    assert pictures and all(path.parts[0].startswith("a4a-web-") for path in pictures)

@@ -98,8 +98,8 @@ def _reference(studio: Studio, session: gr.State) -> gr.Image:
         placeholder="Drop a picture here\nPNG, JPEG or WebP",
     )
     # a file that is refused disappears again
-    checked = reference.upload(lambda _: None, reference, None, queue=False, api_visibility="private")
-    checked.failure(lambda: None, None, reference, queue=False, api_visibility="private")
+    checked = reference.upload(lambda _: None, reference, None, api_visibility="private")
+    checked.failure(lambda: None, None, reference, api_visibility="private")
     if studio.catalogue.zoo:
         creatures_input(reference, session)
     return reference

@@ -88,10 +88,11 @@ def read_auth(auth: str | None) -> list[tuple[str, str]] | None:
 
 
 def _stay_private(folder: Path) -> None:
-    """Before gradio is imported: its files go to our folder, and it reports nothing to anybody."""
+    """Before anything is imported: gradio's files go to our folder, and nothing is reported to anybody."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "pictures")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_SHARE"] = "False"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of onnxruntime, which diffusers imports where it is installed
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:
@@ -170,15 +171,18 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class ContentPolicy:
-    """Adds POLICY to every answer."""
+    """Adds POLICY to every answer, and refuses to fetch addresses: `/file=https://...` is gradio's way to another host."""
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+        app = PlainTextResponse("Not found", 404) if "=http" in scope.get("path", "").lower() else self.app
+        await app(scope, receive, with_policy if scope["type"] == "http" else send)

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 from gradio import component_meta
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from a4a.errors import InputError, first_line
@@ -60,7 +61,8 @@ class ReferenceImage(gr.Image):
     def preprocess(self, payload: Any) -> Image.Image | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if payload is None:
             return None
-        if not payload.path or (payload.url or "").startswith("data:"):
+        # gradio checks the path of a request alone where the request calls it a file
+        if not payload.path or not Path(payload.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
             raise gr.Error("Upload the picture as a file.", title="Not accepted", print_exception=False)
         try:
             return decode(payload.path)
