@@ -112,7 +112,7 @@ def _compare(
     seed: int,
     steps: int,
     guidance: float,
-) -> Iterator[tuple[Any, str]]:
+) -> Iterator[tuple[Any, Any]]:
     """Values of the gallery and the status, one picture more each time."""
     image = check_reference(reference)
     settings = Settings(check_prompt(prompt), seed or 0, scale, int(steps), guidance)

@@ -212,6 +212,13 @@ def _progress(step: Step, drawn: int, count: int) -> str:
     return bar(done, f"Picture {drawn + 1} of {count}, step {step.number} of {step.total}")
 
 
+def _drawn(events: Iterator[Step | Image.Image]) -> Image.Image:
+    """The picture that a drawing ends with."""
+    *_, picture = events
+    assert isinstance(picture, Image.Image)
+    return picture
+
+
 def _api(studio: Studio, tab: GenerateTab) -> None:
     """The same as a function for `gradio_client`: three results, and none on the way."""
     picture = gr.Image(visible=False, label="picture", format="png")
@@ -235,8 +242,8 @@ def _api(studio: Studio, tab: GenerateTab) -> None:
         with shown_as_sentences():
             settings = Settings(check_prompt(prompt), seed or 0, scale, int(steps), guidance)
             load = studio.loader(Session(), model, adapter)
-            *_, drawn = studio.thread.draw(load, check_reference(reference), settings)
-            *_, alone = studio.thread.draw(load, None, settings)
+            image = check_reference(reference)
+            drawn, alone = (_drawn(studio.thread.draw(load, given, settings)) for given in (image, None))
         return drawn, alone, {"seed": settings.seed, "scale": scale, "model": model, "adapter": adapter}
 
     gr.Button(visible=False).click(
