@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -136,7 +136,12 @@ def generate(page):
 
 
 def addresses(page):
-    return [page.locator(f"#{name} img").get_attribute("src") for name in ("picture", "plain")]
+    return [source(page, name) for name in ("picture", "plain")]
+
+
+def source(page, name):
+    """Address of a picture of the page."""
+    return page.locator(f"#{name} img").get_attribute("src")
 
 
 def move_slider(page, name, value):
@@ -213,6 +218,25 @@ def test_a_hostile_upload_is_refused_in_one_sentence(context, server, tmp_path):
         expect(page.locator(".toast-body").last).to_contain_text(re.compile("size", re.IGNORECASE), timeout=SLOW)
 
 
+def test_two_visitors_at_once_get_their_own_pictures(context, browser, server, tmp_path):
+    with closing(browser.new_context()) as other, visitor(context, server) as ann, visitor(other, server) as ben:
+        ben.locator("#creatures button").nth(3).click()
+        expect(ben.locator("#reference img")).not_to_have_attribute("src", source(ann, "reference"), timeout=SLOW)
+        ann.locator("#generate").click()
+        ben.locator("#generate").click()
+        for page in (ann, ben):
+            status(page, r"Seed 0, scale")
+        same = re.compile(re.escape(source(ann, "plain").split("/")[-2]))  # files are named by what they hold
+        expect(ben.locator("#plain img")).to_have_attribute("src", same, timeout=SLOW)
+        assert source(ann, "picture") != source(ben, "picture")
+        files = [downloaded(page, source(page, "picture"), tmp_path, f"{i}.png") for i, page in enumerate((ann, ben))]
+        assert ImageChops.difference(*files).getbbox() is not None
+        ben.locator("#creatures button").nth(0).click()
+        expect(ben.locator("#reference img")).to_have_attribute("src", source(ann, "reference"), timeout=SLOW)
+        ben.locator("#generate").click()
+        expect(ben.locator("#picture img")).to_have_attribute("src", source(ann, "picture"), timeout=SLOW)
+
+
 def test_a_keyboard_is_enough(context, server):
     with visitor(context, server) as page:
         page.locator("#prompt textarea").focus()
@@ -236,6 +260,18 @@ def test_a_keyboard_is_enough(context, server):
         page.keyboard.press("Enter")
         status(page, r"Seed 0, scale 0.5,")
         assert addresses(page)[0] != first[0]
+
+
+def test_a_narrow_screen_has_all_of_it(context, server):
+    with visitor(context, server, width=390, height=844) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        generate(page)
+        boxes = [
+            page.locator(f"#{name}").bounding_box() for name in ("reference", "prompt", "generate", "picture", "scale")
+        ]
+        assert [box["y"] for box in boxes] == sorted(box["y"] for box in boxes)
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+        screenshot(page, "web-narrow")
 
 
 def test_methods_are_compared_and_the_report_is_shown(context, server):

@@ -44,7 +44,7 @@ def compare_tab(studio: Studio, session: gr.State, inputs: GenerateTab) -> None:
                "0 is any other." if studio.catalogue.zoo else ""),
         )
     )  # fmt: skip
-    with gr.Row(elem_classes="a4a-buttons"):
+    with gr.Row(elem_classes="a4a-compare"):
         model = gr.Dropdown(models, value=models[0], label="Model", min_width=180, elem_id="compare-model")
         run = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
         stop = gr.Button("Stop", min_width=80, elem_id="compare-stop")
