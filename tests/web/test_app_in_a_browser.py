@@ -283,6 +283,7 @@ def test_methods_are_compared_and_the_report_is_shown(context, server):
         assert len(captions) >= 4 and captions[0].startswith("Text alone: identity")
         scores = [float(caption.rpartition(" ")[2]) for caption in captions]
         assert max(scores) > scores[0] + 0.2
+        page.wait_for_function("[...document.querySelectorAll('#compared img')].every(image => image.naturalWidth > 0)")
         screenshot(page, "web-compare")
         page.get_by_role("tab", name="Report").click()
         frame = page.frame_locator("#report iframe")

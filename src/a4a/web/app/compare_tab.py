@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from a4a.web.app.catalogue import Catalogue, ModelChoice
@@ -116,7 +118,7 @@ def _compare(
     """Values of the gallery and the status, one picture more each time."""
     image = check_reference(reference)
     settings = Settings(check_prompt(prompt), seed or 0, scale, int(steps), guidance)
-    listed, drawn = methods(studio.catalogue, visitor, label), list[tuple[Image.Image, str]]()
+    listed, drawn = methods(studio.catalogue, visitor, label), list[tuple[str, str]]()
     yield [], bar(0, "Starting")
     for number, method in enumerate(listed):
         own = settings if method.scale is None else replace(settings, scale=method.scale)
@@ -129,7 +131,9 @@ def _compare(
             caption = method.caption
             if studio.catalogue.zoo:
                 caption += f": identity {identity(studio, image, event):.2f}"
-            drawn.append((enlarged(event), caption))
+            # as a file: gradio would write a picture anew at every step, also while a browser reads it
+            file = save_pil_to_cache(enlarged(event), get_upload_folder(), format="png")
+            drawn.append((file, caption))
             yield list(drawn), gr.skip()
         if len(drawn) == number:
             yield gr.skip(), note(STOPPED)
