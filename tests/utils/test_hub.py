@@ -12,7 +12,7 @@ def test_a_zoo_name_is_the_folder_that_ships_with_the_package():
 
 
 def test_an_unknown_zoo_name_is_refused_with_those_that_there_are():
-    with pytest.raises(InputError, match=r"The zoo has no sd16-mini; it has .*sd15-mini, sdxl-mini"):
+    with pytest.raises(InputError, match=r"The zoo has no sd16-mini; it has .*sd15-mini, sd3-mini, sdxl-mini"):
         resolve_zoo("zoo:sd16-mini")
 
 
