@@ -20,7 +20,7 @@ from typing import Literal
 from torch import nn
 
 from a4a import InputError, Site
-from a4a.features import differing_site
+from a4a.features import are_named, differing_site
 
 Family = Literal["unet", "flux", "qwen_image", "pixart"]
 Block = tuple[str, int] | tuple[str, int, int]
@@ -142,11 +142,11 @@ def sites_of(adapter_sites: Sequence[Site], denoiser: nn.Module) -> tuple[Family
     A published file numbers its sites instead of naming them. Raises InputError where they are not the denoiser's.
     """
     family, found = find_sites(denoiser)
-    names = not all(site.name.isdigit() for site in adapter_sites)
     if family == "flux":  # adapters are for the double blocks, or for all
         lists = {site.name.split(".")[0] for site in adapter_sites}
         found = [f for f in found if f.site.name.split(".")[0] in lists]
-    if (difference := differing_site([f.site for f in found], adapter_sites, names=names)) is not None:
+    own, names = [f.site for f in found], are_named(adapter_sites)
+    if (difference := differing_site(own, adapter_sites, names=names)) is not None:
         raise InputError(
             f"The features are not for the model {type(denoiser).__name__}: {difference} (expected: the model, found: "
             f"the features); load the adapter that was made for this model."

@@ -24,6 +24,11 @@ class Site:
     """Contract of the attention module (`backbones/attention.py`); known from the denoiser, not saved with adapters."""
 
 
+def are_named(sites: Sequence[Site]) -> bool:
+    """Whether sites have names; a published file numbers them instead."""
+    return not all(site.name.isdigit() for site in sites)
+
+
 def differing_site(expected: Sequence[Site], found: Sequence[Site], *, names: bool = True) -> str | None:
     """Describes the first site in which two lists of sites differ; None where they agree."""
     for i, (a, b) in enumerate(zip(expected, found, strict=False)):

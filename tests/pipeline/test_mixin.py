@@ -14,20 +14,12 @@ import a4a
 import tiny_models
 from a4a.errors import InputError
 from a4a.pipeline import Course, ImagePrompt, ImagePromptPipeline
-from tiny_encoders import image_encoder, photo
+from tiny_encoders import photo
 
 
 @pytest.fixture
 def own(sd15):
     return tiny_models.with_own_denoiser(sd15)
-
-
-@pytest.fixture
-def encoder_folder(tmp_path):
-    encoder, folder = image_encoder(), tmp_path / "encoder"
-    encoder.module.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
-    return folder
 
 
 def differ(a, b):

@@ -24,14 +24,6 @@ def prompted(pipe):
     return ImagePromptPipeline(own, tiny_models.ip_adapter(own), image_encoder())
 
 
-@pytest.fixture
-def encoder_folder(tmp_path):
-    encoder, folder = image_encoder(), tmp_path / "encoder"
-    encoder.module.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
-    return folder
-
-
 def differ(a, b):
     return (a - b).abs().max() > 1e-3
 

@@ -19,7 +19,7 @@ from a4a.adapters.multi_source import choose_source
 from a4a.backbones import Backbone, backbone_for, load_pipeline
 from a4a.encoders import ImageEncoder
 from a4a.errors import InputError
-from a4a.features import SiteFeatures, differing_site
+from a4a.features import SiteFeatures, are_named, differing_site
 from a4a.injection import Injection
 from a4a.pipeline.adapter import Adapters, Encoders, encoded_adapters
 from a4a.pipeline.arguments import bind, plain_call, prompt_count
@@ -273,8 +273,7 @@ def _check_no_native_adapter(pipe: DiffusionPipeline, denoiser: nn.Module) -> No
 
 def _check_sites(pipe: DiffusionPipeline, backbone: Backbone, adapter: ImagePromptAdapter) -> None:
     """InputError where the adapter is for other sites; a published file numbers its sites instead of naming them."""
-    names = not all(site.name.isdigit() for site in adapter.sites)
-    if (difference := differing_site(backbone.sites, adapter.sites, names=names)) is not None:
+    if (difference := differing_site(backbone.sites, adapter.sites, names=are_named(adapter.sites))) is not None:
         raise InputError(
             f"The adapter is not for the {type(backbone.denoiser).__name__} of {type(pipe).__name__}: {difference} "
             f"(expected: the model, found: the adapter); load the adapter that was made for this model, or transfer it."

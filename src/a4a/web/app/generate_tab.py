@@ -181,27 +181,25 @@ def _generate(
     image, load = check_reference(reference), studio.loader(visitor, model, adapter)
     key = (model, settings.prompt, settings.seed, settings.steps, settings.guidance)
     known = visitor.plain[1] if visitor.plain is not None and visitor.plain[0] == key else None
-    count = 1 if known else 2
+    references = [image] if known else [image, None]
     began = time.perf_counter()
     yield gr.skip(), enlarged(known) if known else gr.skip(), bar(0, "Starting"), settings.seed, gr.skip()
     event = None
-    for event in studio.thread.draw(load, image, settings, visitor.owner):
-        if isinstance(event, Step):
-            shown = gr.skip() if event.preview is None else enlarged(event.preview)
-            yield shown, gr.skip(), _progress(event, 0, count), gr.skip(), gr.skip()
-        else:
-            yield enlarged(event), gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    if known is None and isinstance(event, Image.Image):
-        for event in studio.thread.draw(load, None, settings, visitor.owner):
+    for number, given in enumerate(references):
+        for event in studio.thread.draw(load, given, settings, visitor.owner):
+            picture = event.preview if isinstance(event, Step) else event
+            shown = gr.skip() if picture is None else enlarged(picture)
+            places = (shown, gr.skip()) if given is image else (gr.skip(), shown)
             if isinstance(event, Step):
-                shown = gr.skip() if event.preview is None else enlarged(event.preview)
-                yield gr.skip(), shown, _progress(event, 1, count), gr.skip(), gr.skip()
+                yield *places, _progress(event, number, len(references)), gr.skip(), gr.skip()
+            elif given is image:
+                yield *places, gr.skip(), gr.skip(), gr.skip()
             else:
                 visitor.plain = (key, event)
-                yield gr.skip(), enlarged(event), gr.skip(), gr.skip(), visitor
-    if not isinstance(event, Image.Image):  # the last one was a step
-        yield gr.skip(), gr.skip(), note(STOPPED), gr.skip(), gr.skip()
-        return
+                yield *places, gr.skip(), gr.skip(), visitor
+        if not isinstance(event, Image.Image):  # the last one was a step
+            yield gr.skip(), gr.skip(), note(STOPPED), gr.skip(), gr.skip()
+            return
     seconds = time.perf_counter() - began
     words = f"Seed {settings.seed}, scale {scale:g}, {settings.steps} steps, {seconds:.1f} s"
     yield gr.skip(), gr.skip(), note(words), gr.skip(), gr.skip()
